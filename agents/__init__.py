@@ -1,0 +1,1 @@
+"""Agents whose training shapes the tail of their failures."""

@@ -1,0 +1,1 @@
+"""Risk environments: worlds that expose per-episode failure probabilities."""

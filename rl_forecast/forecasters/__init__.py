@@ -1,0 +1,43 @@
+"""Forecasters of the worst score: one method to a file, one interface (:mod:`rl_forecast.forecasters.base`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rl_forecast.forecasters.base import FittedTail, Forecaster
+from rl_forecast.forecasters.exponential_pivot import ExponentialPivot
+from rl_forecast.forecasters.gumbel_tail import GumbelTail
+from rl_forecast.forecasters.log_normal import LogNormal
+
+__all__ = [
+    "FORECASTERS",
+    "ExponentialPivot",
+    "FittedTail",
+    "Forecaster",
+    "GumbelTail",
+    "LogNormal",
+    "make_forecaster",
+]
+
+FORECASTERS: dict[str, type[Any]] = {
+    "gumbel_tail": GumbelTail,
+    "exponential_pivot": ExponentialPivot,
+    "log_normal": LogNormal,
+}
+
+
+def make_forecaster(name: str, tail_k: int | None = None) -> Forecaster:
+    """Forecaster by name.
+
+    :param name: a key of :data:`FORECASTERS`
+    :param tail_k: number of largest scores used; ``None`` takes the method's own default, and methods that use all
+        scores have none
+    :raises ValueError: unknown name, or ``tail_k`` below 2
+    """
+    if name not in FORECASTERS:
+        raise ValueError(f"unknown forecaster {name!r}: choose one of {', '.join(FORECASTERS)}")
+    if tail_k is not None and tail_k < 2:
+        raise ValueError(f"tail_k must be at least 2, it is {tail_k}")
+    cls = FORECASTERS[name]
+    forecaster: Forecaster = cls() if tail_k is None or name == "log_normal" else cls(tail_k=tail_k)
+    return forecaster

@@ -1,0 +1,129 @@
+"""Failure scores: ``psi = -log(-log p)``, always computed from ``log p``.
+
+The probability ``p`` of a failure is mapped to the score in which a Gumbel (exponential) tail is
+a straight line (Jones et al. 2025, arXiv 2502.16797). Scores are carried as ``log_p`` and never
+as ``p``: near ``p = 0`` a probability underflows long before its logarithm does. Near ``p = 1``
+the logarithm itself loses all digits, so where ``q = P(no failure)`` is known the two-sided form
+``log p = log1p(-q)`` is used.
+
+Every function takes numpy arrays (or anything ``numpy.asarray`` takes) or torch tensors and
+returns the same kind; torch results are differentiable.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike, NDArray
+
+    ArrayT = TypeVar("ArrayT", NDArray[np.float64], torch.Tensor)
+
+__all__ = ["is_tensor", "log_odds_from_psi", "log_p_from_psi", "log_p_two_sided", "psi_from_log_p", "psi_from_p"]
+
+
+def is_tensor(x: object) -> bool:
+    """Whether ``x`` is a torch tensor, answered without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _namespace(x: Any) -> tuple[Any, Any]:
+    if is_tensor(x):
+        return sys.modules["torch"], x
+    return np, np.asarray(x, dtype=np.float64)
+
+
+def psi_from_log_p(log_p: Any) -> Any:
+    """Failure score of a log-probability.
+
+    :param log_p: natural log of failure probabilities, any shape, in ``[-inf, 0]``
+    :return: psi score ``-log(-log_p)``, same shape; ``-inf`` at ``p = 0``, ``+inf`` at ``p = 1``
+    :raises ValueError: a value above 0 or NaN (numpy input only: on tensors the check would synchronise a GPU)
+    """
+    xp, log_p = _namespace(log_p)
+    if xp is np:
+        if np.isnan(log_p).any() or (log_p > 0).any():
+            bad = log_p[np.isnan(log_p) | (log_p > 0)].flat[0]
+            raise ValueError(f"log_p must be at most 0, found {bad!r}")
+        with np.errstate(divide="ignore"):
+            return -np.log(-log_p)
+    return -xp.log(-log_p)
+
+
+def psi_from_p(p: ArrayLike) -> NDArray[np.float64]:
+    """Failure score of a probability, for users whose scores exist only as ``p``.
+
+    :param p: failure probabilities in ``[0, 1]``, any shape
+    :return: psi score, same shape
+    :raises ValueError: a value outside ``[0, 1]`` or NaN
+    """
+    p = np.asarray(p, dtype=np.float64)
+    bad = ~((p >= 0) & (p <= 1))
+    if bad.any():
+        raise ValueError(f"p must lie in [0, 1], found {float(p[bad].flat[0])!r}")
+    with np.errstate(divide="ignore"):
+        result: NDArray[np.float64] = psi_from_log_p(np.log(p))
+    return result
+
+
+def log_p_from_psi(psi: Any) -> Any:
+    """Log-probability of a failure score, ``log p = -exp(-psi)``.
+
+    :param psi: psi scores, any shape; ``-inf`` gives ``-inf``
+    :return: log-probability, same shape
+    """
+    xp, psi = _namespace(psi)
+    if xp is np:
+        with np.errstate(over="ignore"):
+            return -np.exp(-psi)
+    return -xp.exp(-psi)
+
+
+def log_p_two_sided(p: ArrayT, q: ArrayT) -> ArrayT:
+    """Log failure probability that keeps its digits at both ends.
+
+    ``log p`` loses digits as ``p -> 1``; ``log1p(-q)`` as ``p -> 0``. Each is used on its good side.
+
+    :param p: failure probability, shape (...)
+    :param q: probability of no failure, same shape, computed on its own (not as ``1 - p``)
+    :return: log-probability, same shape; in torch both branches carry gradients, and neither is NaN
+    :raises ValueError: shapes differ
+    """
+    if tuple(p.shape) != tuple(q.shape):
+        raise ValueError(f"p has shape {tuple(p.shape)}, q has shape {tuple(q.shape)}")
+    xp, p = _namespace(p)
+    xp, q = _namespace(q)
+    low = p <= 0.5
+    # double-where: the branch not taken is evaluated at a harmless point, so its gradient is finite
+    safe_p = xp.where(low, p, xp.full_like(p, 0.5))
+    safe_q = xp.where(low, xp.full_like(q, 0.5), q)
+    if xp is np:
+        with np.errstate(divide="ignore"):
+            return np.where(low, np.log(safe_p), np.log1p(-safe_q))  # type: ignore[return-value]
+    result: ArrayT = xp.where(low, xp.log(safe_p), xp.log1p(-safe_q))
+    return result
+
+
+def log_odds_from_psi(psi: Any, p_min: float = 0.0, p_max: float = 1.0) -> Any:
+    """Log-odds ``log(p / (1 - p))`` of a failure score, with ``p`` clipped to ``[p_min, p_max]``.
+
+    :param psi: psi scores, any shape
+    :param p_min: lower clip, probability
+    :param p_max: upper clip, probability
+    :return: log-odds (nats), same shape
+    """
+    xp, psi = _namespace(psi)
+    log_p = log_p_from_psi(psi)
+    low = float(np.log(p_min)) if p_min > 0 else -np.inf
+    high = float(np.log(p_max)) if p_max < 1 else 0.0
+    log_p = xp.clip(log_p, low, high)
+    # log(1 - p) = log(-expm1(log p)) keeps its digits for every p that is not 1
+    if xp is np:
+        with np.errstate(divide="ignore"):
+            return log_p - np.log(-np.expm1(log_p))
+    return log_p - xp.log(-xp.expm1(log_p))
