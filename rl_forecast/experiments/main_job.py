@@ -1,0 +1,256 @@
+"""The main job: train, fine-tune, forecast, check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import torch
+from rich.console import Console
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+
+from agents.baselines import TopRiskPPO
+from agents.callbacks import ForecastEvalCallback
+from agents.forecast_ppo import ForecastPPO
+from envs.gridworld.vec_env import GridVecEnv
+from rl_forecast.experiments.agent_files import policy_kwargs, save_agent
+from rl_forecast.experiments.config import Config
+from rl_forecast.experiments.held_out import PARTS, AgentResult, agent_result, held_out_tasks, metrics_table
+from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.tensorboard import record_outcome
+from rl_forecast.experiments.worlds import make_world, score_tasks
+from rl_forecast.figures import survival_figure
+from rl_forecast.forecasters import make_forecaster
+from rl_forecast.tasks import SPLITS
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from stable_baselines3.common.policies import BasePolicy
+
+    from envs.gridworld.recolor import RecolorWorld
+    from rl_forecast.experiments.run_folder import RunFolder
+
+__all__ = ["TITLES", "run_main_job"]
+
+#: What the agents are called in tables and figures.
+TITLES = {"base": "base", "ppo": "PPO", "forecast_ppo": "ForecastPPO", "top_risk": "top-risk penalty"}
+
+
+def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Run it and fill the run folder.
+
+    :param config: the configuration
+    :param folder: an empty run folder
+    :return: agent name to metrics, as in ``metrics.json``
+    """
+    console = Console()
+    # Without a terminal rich would wrap the table at 80 columns, in the middle of its numbers.
+    table_console = console if console.is_terminal else Console(width=160)
+    console.print(f"run folder: {folder.path}", highlight=False)
+    with PhaseProgress(console) as progress:
+        results = _Job(config, folder, progress).run()
+    metrics = {name: result.metrics for name, result in results.items()}
+    table_console.print(metrics_table({TITLES[name]: row for name, row in metrics.items()}, _title(config)))
+    console.print(f"curves and figures: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False)
+    folder.write_json("timings.json", progress.seconds)
+    return metrics
+
+
+def _title(config: Config) -> str:
+    e = config.evaluation
+    return (
+        f"{e.forecaster}, k = {e.tail_k}: forecast from m = {e.n_eval} tasks ({e.n_eval_sets} sets) against the worst "
+        f"of n = {e.n_deploy} ({e.n_deploy_sets} sets), seed {config.seed}"
+    )
+
+
+class _Job:
+    """State of one run; its methods are the steps in order."""
+
+    def __init__(self, config: Config, folder: RunFolder, progress: PhaseProgress) -> None:
+        self.config = config
+        self.folder = folder
+        self.progress = progress
+        torch.set_num_threads(config.threads)
+        try:
+            self.device = torch.device(config.device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"--device {config.device!r} is not available here: use cpu") from error
+        self.world: RecolorWorld = make_world(config.world)
+        self.pool = SPLITS["train"].task_ids(config.world.pool_size, config.seed)
+
+    def run(self) -> dict[str, AgentResult]:
+        base = self._train_base()
+        models = {"base": base}
+        for name in self.config.agents:
+            if name != "base":
+                models[name] = self._fine_tune(name, base)
+        for name, model in models.items():
+            save_agent(self.folder, name, model)
+        scores = self._score(models)
+        self.folder.write_table("scores.parquet", pl.concat(scores.values()))
+        results = {
+            name: agent_result(table, scores["base"], self.config.evaluation) for name, table in scores.items()
+        }
+        self.folder.write_json("metrics.json", {name: result.metrics for name, result in results.items()})
+        deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in scores.items()}
+        figure = survival_figure(
+            {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
+            n_eval=self.config.evaluation.n_eval,
+            n_deploy=self.config.evaluation.n_deploy,
+        )
+        self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
+        for name, result in results.items():
+            model = models[name]
+            record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figure)
+        return results
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def _train_base(self) -> PPO:
+        config = self.config.base
+        pool = self.pool if config.include_rare else self.pool[~self.world.tasks(self.pool).rare]
+        env = GridVecEnv(self.world, pool, config.n_envs, seed=self.config.seed)
+        model = PPO(
+            "MlpPolicy",
+            env,
+            n_steps=config.n_steps,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=_linear(config.learning_rate),
+            ent_coef=config.ent_coef,
+            gamma=config.gamma,
+            policy_kwargs=policy_kwargs(config),
+            seed=self.config.seed,
+            device=self.device,
+        )
+        for round_ in range(config.max_rounds):
+            self._learn("base", model, config.total_timesteps, TITLES["base"])
+            success = self._validation_success(model)
+            if success >= config.success_threshold:
+                break
+            last = round_ + 1 == config.max_rounds
+            self.progress.say(
+                f"success on validation tasks is {success:.3f}, below {config.success_threshold}: "
+                + ("going on with it after the last round" if last else "training another round")
+            )
+        return model
+
+    def _fine_tune(self, name: str, base: PPO) -> PPO:
+        config, base_config = self.config.fine_tune, self.config.base
+        env = GridVecEnv(self.world, self.pool, config.n_envs, config.episodes_per_task, seed=self.config.seed)
+        shared: dict[str, Any] = {
+            "n_steps": config.n_steps,
+            "batch_size": config.batch_size,
+            "n_epochs": config.n_epochs,
+            "learning_rate": _linear(config.learning_rate),
+            "ent_coef": config.ent_coef,
+            "gamma": base_config.gamma,
+            "policy_kwargs": policy_kwargs(base_config),
+            "seed": self.config.seed,
+            "device": self.device,
+        }
+        model: PPO
+        if name == "ppo":
+            model = PPO("MlpPolicy", env, **shared)
+        elif name == "forecast_ppo":
+            model = ForecastPPO("MlpPolicy", env, **shared, **self._term(self.config.forecast.coef))
+        else:
+            penalty = self.config.top_risk
+            model = TopRiskPPO(
+                "MlpPolicy", env, **shared, **self._term(penalty.coef), top_fraction=penalty.top_fraction
+            )
+        model.policy.load_state_dict(base.policy.state_dict())
+        self._learn(name, model, config.total_timesteps, TITLES[name])
+        return model
+
+    def _term(self, coef: float) -> dict[str, Any]:
+        """Arguments of ForecastPPO and its kin from the configuration."""
+        config = self.config.forecast
+        return {
+            "forecast_coef": coef,
+            "tail_k": config.tail_k,
+            "n_partitions": config.n_partitions,
+            "n_eval": config.n_eval,
+            "n_deploy": config.n_deploy,
+            "n_known_tasks": config.n_known_tasks,
+            "episodes_per_task": self.config.fine_tune.episodes_per_task,
+            "error_space": config.error_space,
+            "penalty": config.penalty,
+            "forecast_gradient": config.gradient,
+            "psi_cap": config.psi_cap,
+            "forecast_interval": config.interval,
+            "forecast_max_grad_norm": config.max_grad_norm,
+        }
+
+    def _learn(self, name: str, model: PPO, total_timesteps: int, title: str) -> None:
+        if model.num_timesteps == 0:
+            model.set_logger(configure(str(self.folder.file(f"tensorboard/{name}")), ["tensorboard"]))
+        validation = self.config.validation
+        forecaster = make_forecaster(self.config.evaluation.forecaster, self.config.evaluation.tail_k)
+        with self.progress.phase(f"train {title}", total_timesteps) as phase:
+            model.learn(
+                total_timesteps,
+                callback=[
+                    phase.callback(),
+                    ForecastEvalCallback(self._validation_scores, forecaster, validation.every),
+                ],
+                reset_num_timesteps=model.num_timesteps == 0,
+            )
+
+    def _hyper_parameters(self, name: str) -> dict[str, Any]:
+        """What distinguishes an agent, flat, for TensorBoard's HParams page."""
+        shown: dict[str, Any] = {"agent": name, "seed": self.config.seed, "severity": self.config.world.severity}
+        settings: Any = self.config.base if name == "base" else self.config.fine_tune
+        shown |= asdict(settings)
+        if name == "forecast_ppo":
+            shown |= {f"forecast.{key}": value for key, value in asdict(self.config.forecast).items()}
+        if name == "top_risk":
+            shown |= {f"top_risk.{key}": value for key, value in asdict(self.config.top_risk).items()}
+        return shown
+
+    # -- scores ---------------------------------------------------------------------------------------------------
+
+    def _validation_tasks(self) -> NDArray[np.int64]:
+        v = self.config.validation
+        return SPLITS["validation"].task_ids(v.n_eval * v.n_eval_sets + v.n_deploy, self.config.seed)
+
+    def _validation_scores(self, policy: BasePolicy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        v = self.config.validation
+        psi = score_tasks(self.world, policy, self._validation_tasks())["psi"].to_numpy()  # type: ignore[arg-type]
+        n_evaluation = v.n_eval * v.n_eval_sets
+        return psi[:n_evaluation].reshape(v.n_eval_sets, -1), psi[None, n_evaluation:]
+
+    def _validation_success(self, model: PPO) -> float:
+        table = score_tasks(self.world, model.policy, self._validation_tasks())
+        return float(table["success"].to_numpy().mean())
+
+    def _score(self, models: dict[str, PPO]) -> dict[str, pl.DataFrame]:
+        tasks = held_out_tasks(self.config.evaluation, self.config.seed)
+        total = len(models) * sum(len(ids) for ids in tasks.values())
+        scores = {}
+        with self.progress.phase("score held-out tasks", total) as phase:
+            for name, model in models.items():
+                parts = [
+                    score_tasks(self.world, model.policy, tasks[part], phase.advance).select(
+                        pl.lit(name).alias("agent"), pl.lit(part).alias("part"), pl.all()
+                    )
+                    for part in PARTS
+                ]
+                scores[name] = pl.concat(parts)
+        return scores
+
+
+def _linear(initial: float) -> Callable[[float], float]:
+    """Learning rate that falls linearly to 0 as the remaining progress does."""
+
+    def rate(remaining: float) -> float:
+        return initial * remaining
+
+    return rate
