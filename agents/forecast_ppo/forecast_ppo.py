@@ -310,9 +310,9 @@ class ForecastPPO(PPO):
             loss = replace(loss, n_eval=n_eval, n_deploy=len(psi) - n_eval)
         weight, terms = loss.task_weights(psi, self._forecast_rng)
         self.logger.record("train/forecast_loss", float(terms.loss))
-        self.logger.record("train/forecast_error", float(terms.error.mean()))
+        self.logger.record("train/forecast_error", float(terms.error.nanmean()))
         self.logger.record("train/forecast_under_prediction_rate", float(terms.under_prediction_rate))
-        self.logger.record("train/forecast_tail_scale", float(terms.tail_scale.mean()))
+        self.logger.record("train/forecast_tail_scale", float(terms.tail_scale.nanmean()))
         return np.asarray(weight, dtype=np.float64)
 
     def _add_forecast_gradient(self) -> None:

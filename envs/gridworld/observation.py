@@ -88,21 +88,20 @@ class EgocentricObservation:
         """Length of an observation."""
         return int(self.window.shape[1] * self.features.shape[1] + self.goal_offset.shape[2])
 
-    def encode(
-        self, tasks: TaskBatch, rows: NDArray[np.intp], state: NDArray[np.intp], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, tasks: TaskBatch, rows: NDArray[np.intp], state: NDArray[np.intp]) -> NDArray[np.float32]:
         """Observations of (task, state) pairs.
 
         :param tasks: the batch
         :param rows: shape (b,), row of each pair's task in the batch
         :param state: shape (b,), state of each pair
-        :param out: shape (b, dimension), written in place if given
         :return: shape (b, dimension), values in [0, 1]
         """
-        if out is None:
-            out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        n_view = self.window.shape[1] * self.features.shape[1]
-        codes = tasks.tile[rows[:, None], self.window[state]]
-        out[:, :n_view] = self.features[codes].reshape(len(rows), n_view)
-        out[:, n_view:] = self.goal_offset[state, tasks.goal_cell[rows]]
-        return out
+        n, n_view = len(rows), self.window.shape[1] * self.features.shape[1]
+        # Flat ``take`` instead of indexing by pairs: three times faster, and this is where stepping spends its time.
+        seen = self.window.take(state, axis=0) + (rows * tasks.tile.shape[1])[:, None]
+        observation = np.empty((n, self.dimension), dtype=np.float32)
+        observation[:, :n_view] = self.features.take(tasks.tile.ravel().take(seen), axis=0).reshape(n, n_view)
+        n_cells = self.goal_offset.shape[1]
+        goal = self.goal_offset.reshape(-1, self.goal_offset.shape[2])
+        observation[:, n_view:] = goal.take(state * n_cells + tasks.goal_cell[rows], axis=0)
+        return observation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -13,13 +13,13 @@ import jsonargparse
 
 from rl_forecast.usage import UsageError, closest
 
-__all__ = ["Parser", "option_names", "parse_config", "preset_names"]
+__all__ = ["Parser", "option_names", "parse_config", "parse_fields", "preset_names"]
 
 ConfigT = TypeVar("ConfigT")
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse's parser, every error of which is a :class:`UsageError`."""
+    """jsonargparse's parser without abbreviations, every error of which is a :class:`UsageError`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -67,7 +67,6 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
     :param description: first lines of the help
     :raises UsageError: unknown name, wrong value or unreadable file, in one line naming the closest valid one
     """
-    argv = _normalised(argv)
     parser = Parser(
         prog=prog,
         usage="%(prog)s [--preset NAME] [--config FILE.yaml] [--field value ...]",
@@ -75,39 +74,51 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
         epilog=f"Presets: {', '.join(preset_names())}. Dashes and underscores in names are the same.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
-    parser.add_class_arguments(cls, nested_key=None)  # type: ignore[arg-type]
-    options = option_names(cls)
-
+    argv = _normalised(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    preset = first.parse_known_args(argv)[0].preset if "--preset" in " ".join(argv) else None
+    first.add_argument("--preset", nargs="?")
+    preset = first.parse_known_args(argv)[0].preset
     if preset is not None and preset not in preset_names():
         raise UsageError(f"unknown preset {preset!r}: {closest(preset, preset_names())}")
     defaults = [] if preset is None else ["--config", str(_preset_path(preset))]
-    _check_names(argv, options)
+    return parse_fields(parser, cls, defaults + argv)[0]
+
+
+def parse_fields(
+    parser: Parser, cls: type[ConfigT], argv: list[str], defaults: ConfigT | None = None
+) -> tuple[ConfigT, Any]:
+    """Parse the fields of a dataclass beside a parser's own arguments.
+
+    :param parser: parser that already has its own arguments
+    :param cls: dataclass whose fields become options
+    :param argv: command-line arguments
+    :param defaults: values of the fields that are not given, those of the class if ``None``
+    :return: the dataclass, and the namespace with the parser's own arguments
+    :raises UsageError: as for :func:`parse_config`
+    """
+    argv = _normalised(argv)
+    options = option_names(cls)
+    own = {name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    parser.add_class_arguments(cls, nested_key=None)  # type: ignore[arg-type]
+    if defaults is not None:
+        parser.set_defaults(asdict(defaults))  # type: ignore[call-overload]
+    _check_names(argv, options, own)
     try:
-        namespace = parser.parse_args(defaults + argv)
-        config: ConfigT = parser.instantiate(namespace)
-    except UsageError as error:
+        namespace = parser.parse_args(argv)
+        instance = parser.instantiate(namespace)
+    except (UsageError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise UsageError(_one_line(str(error), options)) from error
-    except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise UsageError(_one_line(str(error), options)) from error
-    return _without_extras(cls, config)
-
-
-def _without_extras(cls: type[ConfigT], namespace: Any) -> ConfigT:
-    """The dataclass from the instantiated namespace, which also holds ``config``."""
-    return cls(**{f.name: getattr(namespace, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+    return cls(**{f.name: getattr(instance, f.name) for f in fields(cls)}), instance  # type: ignore[arg-type]
 
 
 def _preset_path(name: str) -> Path:
     return Path(str(resources.files("rl_forecast.experiments") / "presets" / f"{name}.yaml"))
 
 
-def _check_names(argv: list[str], options: dict[str, Any]) -> None:
+def _check_names(argv: list[str], options: dict[str, Any], own: set[str]) -> None:
     """Refuse misspelt options with the closest name before jsonargparse words it less well."""
     groups = {name.rpartition(".")[0] for name in options} - {""}
-    known = {*options, *groups, "config", "help", "print_config", "print_shtab"}
+    known = {*options, *groups, *own}
     for argument in argv:
         if argument.startswith("--"):
             name = argument[2:].partition("=")[0]

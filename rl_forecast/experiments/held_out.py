@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from rich.console import Console
 from rich.table import Table
 
 from rl_forecast.backtest import HeldOutErrors, held_out_errors
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.config import EvaluationConfig
 
-__all__ = ["PARTS", "AgentResult", "agent_result", "held_out_tasks", "metrics_table"]
+__all__ = [
+    "PARTS",
+    "TITLES",
+    "AgentResult",
+    "agent_result",
+    "evaluation_title",
+    "held_out_tasks",
+    "metrics_table",
+    "print_metrics",
+]
+
+#: What the agents are called in tables and figures.
+TITLES = {"base": "base", "ppo": "PPO", "forecast_ppo": "ForecastPPO", "top_risk": "top-risk penalty"}
 
 #: Held-out tasks serve one of two purposes, never both.
 PARTS = ("evaluation", "deployment")
@@ -128,6 +141,26 @@ LEGEND = (
     "p >= 0.999 (an error is '-' above one half); sigma: tail scale; risk: probability of failure; risen: share of "
     "tasks whose psi is more than 0.1 above the base agent's"
 )
+
+
+def evaluation_title(config: EvaluationConfig, seed: int) -> str:
+    """What a table shows, in one line."""
+    return (
+        f"{config.forecaster}, k = {config.tail_k}: forecast from m = {config.n_eval} tasks ({config.n_eval_sets} sets) "
+        f"against the worst of n = {config.n_deploy} ({config.n_deploy_sets} sets), seed {seed}"
+    )
+
+
+def print_metrics(console: Console, metrics: dict[str, dict[str, Any]], title: str) -> None:
+    """Print the table of all agents.
+
+    :param console: where the rest of the output went
+    :param metrics: agent name to its metrics
+    :param title: what was evaluated
+    """
+    # Away from a terminal rich assumes 80 columns and would cut the numbers.
+    wide = console if console.is_terminal else Console(width=170)
+    wide.print(metrics_table({TITLES.get(name, name): row for name, row in metrics.items()}, title))
 
 
 def metrics_table(results: dict[str, dict[str, Any]], title: str) -> Table:

@@ -18,7 +18,15 @@ from agents.forecast_ppo import ForecastPPO
 from envs.gridworld.vec_env import GridVecEnv
 from rl_forecast.experiments.agent_files import policy_kwargs, save_agent
 from rl_forecast.experiments.config import Config
-from rl_forecast.experiments.held_out import PARTS, AgentResult, agent_result, held_out_tasks, metrics_table
+from rl_forecast.experiments.held_out import (
+    PARTS,
+    TITLES,
+    AgentResult,
+    agent_result,
+    evaluation_title,
+    held_out_tasks,
+    print_metrics,
+)
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.tensorboard import record_outcome
 from rl_forecast.experiments.worlds import make_world, score_tasks
@@ -35,11 +43,7 @@ if TYPE_CHECKING:
     from envs.gridworld.recolor import RecolorWorld
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["TITLES", "run_main_job"]
-
-#: What the agents are called in tables and figures.
-TITLES = {"base": "base", "ppo": "PPO", "forecast_ppo": "ForecastPPO", "top_risk": "top-risk penalty"}
-
+__all__ = ["run_main_job"]
 
 def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Run it and fill the run folder.
@@ -49,24 +53,14 @@ def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]
     :return: agent name to metrics, as in ``metrics.json``
     """
     console = Console()
-    # Without a terminal rich would wrap the table at 80 columns, in the middle of its numbers.
-    table_console = console if console.is_terminal else Console(width=160)
     console.print(f"run folder: {folder.path}", highlight=False)
     with PhaseProgress(console) as progress:
         results = _Job(config, folder, progress).run()
     metrics = {name: result.metrics for name, result in results.items()}
-    table_console.print(metrics_table({TITLES[name]: row for name, row in metrics.items()}, _title(config)))
+    print_metrics(console, metrics, evaluation_title(config.evaluation, config.seed))
     console.print(f"curves and figures: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False)
     folder.write_json("timings.json", progress.seconds)
     return metrics
-
-
-def _title(config: Config) -> str:
-    e = config.evaluation
-    return (
-        f"{e.forecaster}, k = {e.tail_k}: forecast from m = {e.n_eval} tasks ({e.n_eval_sets} sets) against the worst "
-        f"of n = {e.n_deploy} ({e.n_deploy_sets} sets), seed {config.seed}"
-    )
 
 
 class _Job:

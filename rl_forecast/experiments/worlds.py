@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["make_world", "score_tasks"]
 
 # Tasks scored between two reports of progress.
-_CHUNK = 2000
+_CHUNK = 500
 
 
 def make_world(config: WorldConfig) -> RecolorWorld:
