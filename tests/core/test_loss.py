@@ -9,11 +9,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rl_forecast.differentiable import ErrorSpace, gumbel_tail_forecast, to_error_space
+from rl_forecast.expected_loss import ExpectedQuadraticLoss
 from rl_forecast.forecasters import GumbelTail
 from rl_forecast.loss import ForecastabilityLoss, GradientMode, Penalty, one_sided_anchor
 from rl_forecast.partitions import Partitions
@@ -127,6 +128,7 @@ def test_second_derivatives_are_refused_rather_than_wrong() -> None:
         torch.autograd.backward(gradient.sum())
 
 
+@settings(deadline=None)
 @given(
     x=st.lists(st.floats(-5, 20), min_size=2, max_size=12).map(lambda v: sorted(v, reverse=True)),
     n_eval=st.integers(12, 10**6),
@@ -285,6 +287,7 @@ def test_loss_equals_exact_enumeration_within_its_sampling_error() -> None:
     assert abs(loss.item() - exact.mean()) < 3.5 * exact.std() / math.sqrt(40_000)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-20, 20), n_unused=st.sampled_from([0, 7]))
 def test_order_of_tasks_and_origin_of_psi_do_not_matter(seed: int, shift: float, n_unused: int) -> None:
     rng = np.random.default_rng(seed)
@@ -498,6 +501,24 @@ def test_task_weights_keep_the_kind_of_the_scores_and_touch_nothing() -> None:
     single, _ = loss.task_weights(psi.detach().float(), parts)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_scores_on_a_gpu_give_the_same_weights_there(dtype: torch.dtype) -> None:
+    psi = scores(2000, seed=25).to(dtype)
+    for space in SPACES:
+        loss = ForecastabilityLoss(300, 900, error_space=space, penalty="huber", psi_cap=5.0)
+        parts = loss.partitions(2000, np.random.default_rng(26))
+        weight, terms = loss.task_weights(psi, parts)
+        on_gpu, gpu_terms = loss.task_weights(psi.cuda(), parts)
+        assert on_gpu.device.type == gpu_terms.error.device.type == "cuda"
+        assert on_gpu.dtype == dtype
+        torch.testing.assert_close(on_gpu.cpu(), weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(gpu_terms.loss.cpu(), terms.loss, rtol=1e-4, atol=1e-4)
+    exact = ExpectedQuadraticLoss.exponential(2000, 300)
+    torch.testing.assert_close(exact.task_weights(psi.cuda())[0].cpu(), exact.task_weights(psi)[0])
+    assert one_sided_anchor(psi.cuda(), psi.cuda() - 0.1).item() == pytest.approx(100 * 0.01 / 2000, rel=1e-3)
 
 
 def test_descent_makes_scores_forecastable() -> None:
