@@ -26,6 +26,9 @@ __all__ = ["ExpectedQuadraticLoss", "ExpectedQuadraticTerms", "blup_coefficients
 # Probability that a partition reaches below the window; far under the rounding of float32 scores.
 _WINDOW_RISK = 1e-12
 
+# Largest matrix built (128 MiB); reached where about one task in eighty is evaluation (k = 10).
+_MAX_WINDOW = 4096
+
 
 def blup_coefficients(tail_k: int, n_eval: int, n_deploy: int) -> tuple[float, ...]:
     """Coefficients of the best linear unbiased forecast of the maximum on an exponential tail.
@@ -75,13 +78,18 @@ def quadratic_form(
     :param coefficients: c_1 ... c_k, largest score first, at most m of them
     :return: ``A`` of shape (K', K') and ``mu`` of shape (K',), for the K' largest scores; a partition looks below
         them with probability at most 1e-12. Read-only, cached.
-    :raises ValueError: sizes that do not fit
+    :raises ValueError: sizes that do not fit, or so small an evaluation share that K' exceeds 4096
     """
     k = len(coefficients)
     if not 1 <= k <= n_eval < n_tasks:
         raise ValueError(f"needs 1 <= {k} coefficients <= n_eval = {n_eval} < n_tasks = {n_tasks}")
     c = np.asarray(coefficients, dtype=np.float64)
     size = _window(n_tasks, n_eval, k)
+    if size > _MAX_WINDOW:
+        raise ValueError(
+            f"the exact loss would need a matrix of {size} x {size} scores, more than {_MAX_WINDOW}: "
+            f"raise n_eval = {n_eval} or use fewer of the {n_tasks} tasks"
+        )
     rank = np.arange(1, size + 1)
     log_total = _log_binomial(n_tasks, n_eval)
 
@@ -94,13 +102,14 @@ def quadratic_form(
     is_maximum = np.exp(log_pi(rank, rank - 1))
     mu = is_ith @ c - is_maximum
 
-    a, b = rank[:, None], rank[None, :]
+    # C(b-a-1, .) depends on the difference of ranks alone: tabulated once, spread over the matrix by indexing
+    difference = np.abs(rank[None, :] - rank[:, None])
     upper = np.zeros((size, size))
     for i in range(k):
         above = _log_binomial(rank - 1, i)[:, None]
         for l in range(i + 1, k):  # noqa: E741 -- the formula's letter
-            both = above + _log_binomial(b - a - 1, l - i - 1) + log_pi(b, l + 1)
-            upper += np.exp(both) * (c[i] * c[l])
+            between = _log_binomial(np.arange(-1, size - 1), l - i - 1)[difference]
+            upper += np.exp(above + between + log_pi(rank, l + 1)) * (c[i] * c[l])
     # a is the deployment maximum, so everything above it is evaluation: only a <= k leaves room for an evaluation b
     for top in range(1, min(k, size) + 1):
         below = rank[top:]
@@ -186,8 +195,10 @@ class ExpectedQuadraticLoss:
 
         :param psi: scores, shape (n_tasks,), float32 or float64, any device; differentiable
         :return: loss and mean error in the dtype of ``psi``
-        :raises ValueError: wrong shape or dtype, NaN, or an infinite score among the largest ones: a linear form has
-            no value there (:class:`rl_forecast.loss.ForecastabilityLoss` masks ``-inf``)
+        :raises TypeError: psi is not a float32 or float64 tensor
+        :raises ValueError: wrong shape, an evaluation share so small that the matrix would be huge, NaN, or an infinite
+            score among the largest ones: a linear form has no value there
+            (:class:`rl_forecast.loss.ForecastabilityLoss` masks ``-inf``)
         """
         if psi.shape != (self.n_tasks,):
             raise ValueError(f"psi must have shape ({self.n_tasks},), it has {tuple(psi.shape)}")

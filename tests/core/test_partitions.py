@@ -10,7 +10,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -131,6 +131,7 @@ def test_samplers_agree_on_many_tasks(n_tasks: int, n_eval: int, n_deploy: int) 
         assert parts.deploy_rank.mean() + 1 == pytest.approx(deploy_mean + 1, rel=0.06 if n_deploy == 20 else 0.03)
 
 
+@settings(deadline=None)
 @given(
     sizes=st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 40)),
     tail_k=st.integers(1, 50),
