@@ -11,28 +11,25 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from rl_forecast.tasks import FATAL_PROBABILITY, TASK_ID, BatchedRiskEnv
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 __all__ = ["RiskTape", "has_risk_contract"]
 
 
-def _batched_source(env: VecEnv) -> BatchedRiskEnv | None:
-    """The environment below the wrappers that gives its risk as arrays, if there is one."""
-    while True:
-        if isinstance(env, BatchedRiskEnv):
-            return env
-        if not isinstance(env, VecEnvWrapper):
-            return None
+def _source(env: VecEnv) -> BatchedRiskEnv | VecEnv:
+    """The environment below the wrappers, or the first one that gives its risk as arrays.
+
+    A wrapper has ``reset_infos`` of its own, which stay empty; those of the wrapped environment are the real ones.
+    """
+    while not isinstance(env, BatchedRiskEnv) and isinstance(env, VecEnvWrapper):
         env = env.venv
+    return env
 
 
 def has_risk_contract(env: VecEnv) -> bool:
     """Whether an environment that has been reset says how risky its actions are."""
-    if _batched_source(env) is not None:
-        return True
-    return all(FATAL_PROBABILITY in info for info in env.reset_infos)
+    source = _source(env)
+    return isinstance(source, BatchedRiskEnv) or all(FATAL_PROBABILITY in info for info in source.reset_infos)
 
 
 class RiskTape(BaseCallback):
@@ -62,17 +59,16 @@ class RiskTape(BaseCallback):
         self._current = None
 
     def _on_rollout_start(self) -> None:
-        env = self.training_env
         if self._current is None:
-            self._current = self._read(env, env.reset_infos)
-        shape = (self.model.n_steps, env.num_envs)  # type: ignore[attr-defined]
+            self._current = self._read(None, None)
+        shape = (self.model.n_steps, self.training_env.num_envs)  # type: ignore[attr-defined]
         self.fatal = np.zeros((*shape, self._current.shape[1]), dtype=np.float32)
         self.done = np.zeros(shape, dtype=np.bool_)
         self.task_id = np.full(shape, -1, dtype=np.int64)
         self._position = 0
 
     def _on_step(self) -> bool:
-        t, env = self._position, self.training_env
+        t = self._position
         dones: NDArray[np.bool_] = self.locals["dones"]
         infos: list[dict[str, Any]] = self.locals["infos"]
         assert self._current is not None
@@ -82,16 +78,17 @@ class RiskTape(BaseCallback):
             if TASK_ID not in infos[i]:
                 raise ValueError(f"the last info of an episode must carry {TASK_ID!r}, it has {sorted(infos[i])}")
             self.task_id[t, i] = infos[i][TASK_ID]
-        # After an automatic reset the current state is the new episode's first one, described by the reset's info.
-        self._current = self._read(
-            env, [reset if done else info for done, info, reset in zip(dones, infos, env.reset_infos, strict=True)]
-        )
+        self._current = self._read(dones, infos)
         self._position += 1
         return True
 
-    @staticmethod
-    def _read(env: VecEnv, infos: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
-        source = _batched_source(env)
-        if source is not None:
+    def _read(self, dones: NDArray[np.bool_] | None, infos: list[dict[str, Any]] | None) -> NDArray[np.float32]:
+        """Fatal probabilities of the current states, shape (n_envs, n_actions); right after a reset without infos."""
+        source = _source(self.training_env)
+        if isinstance(source, BatchedRiskEnv):
             return source.fatal_probability()
-        return np.stack([np.asarray(info[FATAL_PROBABILITY], dtype=np.float32) for info in infos])
+        current = source.reset_infos
+        if infos is not None and dones is not None:
+            # After an automatic reset the current state is the new episode's first, described by the reset's info.
+            current = [reset if done else info for done, info, reset in zip(dones, infos, current, strict=True)]
+        return np.stack([np.asarray(info[FATAL_PROBABILITY], dtype=np.float32) for info in current])

@@ -113,7 +113,7 @@ class RecolorEnv(MiniGridEnv):
         self._features = tile_features(severity)
         self._requested: int | None = None
         super().__init__(
-            mission_space=MissionSpace(mission_func=lambda: "avoid the lava and get to the goal"),
+            mission_space=MissionSpace(mission_func=self._mission),
             width=size + 2,
             height=size + 2,
             max_steps=max_steps,
@@ -211,7 +211,11 @@ class RecolorEnv(MiniGridEnv):
         self.put_obj(Goal(), *self._goal)
         self.agent_pos = (start // 4 % size + 1, start // 4 // size + 1)
         self.agent_dir = start % 4
-        self.mission = "avoid the lava and get to the goal"
+        self.mission = self._mission()
+
+    @staticmethod
+    def _mission() -> str:
+        return "avoid the lava and get to the goal"
 
     def _reward(self) -> float:
         """Reward at the goal: 1, whenever it is reached; the discount makes the agent hurry."""
