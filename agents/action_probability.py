@@ -21,5 +21,5 @@ def log_action_probability(policy: ActorCriticPolicy, observation: torch.Tensor)
     """
     distribution = policy.get_distribution(observation.to(policy.device)).distribution
     assert isinstance(distribution, torch.distributions.Categorical)
-    logits: torch.Tensor = distribution.logits  # type: ignore[no-untyped-call]
+    logits: torch.Tensor = distribution.logits
     return logits

@@ -93,15 +93,18 @@ class HeldOutErrors:
         forecast, realised = self._pairs()
         low, high = -np.inf, np.inf
         if space == "psi":
+
             def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
                 return psi
         elif space == "log10_p":
             low = -float(np.log(-np.log(LOG10_FLOOR)))
+
             def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
                 result: NDArray[np.float64] = log_p_from_psi(np.maximum(psi, low)) / np.log(10)
                 return result
         elif space == "log_odds":
             low, high = (-float(np.log(-np.log(p))) for p in LOG_ODDS_CLIP)
+
             def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
                 result: NDArray[np.float64] = log_odds_from_psi(psi, *LOG_ODDS_CLIP)
                 return result

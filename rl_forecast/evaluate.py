@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-
 from rl_forecast.experiments.command_line import Parser, parse_config, parse_fields
-from rl_forecast.experiments.config import Config, EvaluationConfig
+from rl_forecast.experiments.config import Config, EvaluationConfig, check_config
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import run_command
 
@@ -30,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = RunFolder.open(given.run)
         config = parse_config(Config, ["--config", str(folder.path / "config.yaml")], _PROG, "")
         evaluation, _ = parse_fields(_parser(), EvaluationConfig, arguments, defaults=config.evaluation)
+        check_config(evaluation)
         from rl_forecast.experiments.evaluation_job import run_evaluation
 
         run_evaluation(folder, config, evaluation)

@@ -21,9 +21,7 @@ _TICKS_P = (1e-12, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999)
 _OBSERVED, _FORECAST, _REALISED = "#4c4c4c", "#0072b2", "#d55e00"  # distinguishable without colour vision
 
 
-def survival_figure(
-    agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]], n_eval: int, n_deploy: int
-) -> Figure:
+def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]], n_eval: int, n_deploy: int) -> Figure:
     """Share of tasks above each failure score, with the forecast worst score and the realised one.
 
     :param agents: name to (shape (n_tasks,) psi of deployment tasks, errors of the forecasts); one panel each
@@ -45,8 +43,8 @@ def survival_figure(
         axis.set_title(name, fontsize=11)
         axis.set_xlim(left - 0.3, right + 0.5)
         _probability_ticks(axis, left, right)
+        axis.set_xlabel("failure probability (linear in psi)", fontsize=9)
     axes[0].set_ylabel("share of tasks with a higher failure probability")
-    figure.supxlabel("failure probability of a task (axis linear in psi = -log(-log p))", fontsize=10)
     figure.suptitle(
         f"Can the worst of {n_deploy} deployment tasks be forecast from {n_eval} evaluation tasks?", fontsize=12
     )
@@ -62,18 +60,34 @@ def _panel(axis: Axes, psi: NDArray[np.float64], errors: HeldOutErrors, n_deploy
     level = 1 / n_deploy
     axis.axhline(level, color="0.8", lw=0.8, zorder=0)
     axis.annotate(
-        f"worst of {n_deploy}", (0.02, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="0.4"
+        f"worst of {n_deploy}",
+        (1.0, level),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        ha="right",
+        fontsize=8,
+        color="0.4",
     )
     forecast = errors.forecast[np.isfinite(errors.forecast)]
     if forecast.size:
         low, middle, high = np.quantile(forecast, [0.05, 0.5, 0.95])
         axis.plot([low, high], [level * 0.8] * 2, color=_FORECAST, lw=5, alpha=0.35, solid_capstyle="butt")
         axis.plot(
-            [middle], [level * 0.8], "o", color=_FORECAST, ms=8,
+            [middle],
+            [level * 0.8],
+            "o",
+            color=_FORECAST,
+            ms=8,
             label=f"forecast: median and 90 % of {forecast.size} evaluations",
         )
     axis.plot(
-        errors.realised, np.full(errors.realised.size, level * 1.25), "D", color=_REALISED, ms=5, mec="white", mew=0.5,
+        errors.realised,
+        np.full(errors.realised.size, level * 1.25),
+        "D",
+        color=_REALISED,
+        ms=5,
+        mec="white",
+        mew=0.5,
         label=f"realised worst of {errors.realised.size} deployments",
     )
     axis.set_yscale("log")

@@ -32,8 +32,8 @@ FATAL_PROBABILITY = "fatal_probability"
 TASK_ID = "task_id"
 #: ``info`` key of an episode's last step: bool, whether it ended in failure.
 FAILURE = "failure"
-#: ``info`` key of an episode's last step: float, sum over its steps of P(failure at this step | state, executed action),
-#: an unbiased estimate of the task's failure probability (it may exceed 1).
+#: ``info`` key of an episode's last step: float, sum over its steps of P(failure at this step | state, executed
+#: action), an unbiased estimate of the task's failure probability (it may exceed 1).
 RISK = "risk"
 
 
@@ -78,7 +78,8 @@ class Split:
         position = np.arange(first, first + count, dtype=np.uint64)
         # Unsigned overflow wraps modulo 2^64, of which the size is a divisor: the map is a bijection of the split.
         scattered = (position * (multiplier | np.uint64(1)) + offset) & np.uint64(size - 1)
-        return scattered.astype(np.int64) + self.start
+        ids: NDArray[np.int64] = scattered.astype(np.int64) + self.start
+        return ids
 
 
 #: The splits every world shares. Disjoint by construction.

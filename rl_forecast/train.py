@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.config import Config
+from rl_forecast.experiments.config import Config, check_config
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import run_command
 
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> int:
         config = parse_config(Config, arguments, "python -m rl_forecast.train", _DESCRIPTION)
+        check_config(config)
         folder = RunFolder.create(config, ["python", "-m", "rl_forecast.train", *arguments])
         # Imported last: the help and the run folder must not wait for torch.
         from rl_forecast.experiments.main_job import run_main_job

@@ -1,4 +1,4 @@
-"""PPO whose failures become forecastable: the forecastability loss as an extra gradient at PPO's own optimiser steps."""
+"""PPO whose failures become forecastable: the forecastability loss as an extra gradient at PPO's optimiser steps."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ForecastPPO(PPO):
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
-        clip_range_vf: None | float | Schedule = None,
+        clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
@@ -325,7 +325,9 @@ class ForecastPPO(PPO):
         started = time.perf_counter()
         parameters = [p for p in self.policy.parameters() if p.requires_grad]
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self._surrogate.loss(self.policy), parameters, allow_unused=True)
+            gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+                self._surrogate.loss(self.policy), parameters, allow_unused=True
+            )
         norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
         factor = (self.forecast_max_grad_norm / (norm + 1e-12)).clamp(max=1.0)
         for parameter, gradient in zip(parameters, gradients, strict=True):

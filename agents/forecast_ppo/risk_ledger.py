@@ -69,7 +69,7 @@ class RiskRows:
         _, first, inverse = np.unique(
             key.view(np.dtype((np.void, key.shape[1]))).ravel(), return_index=True, return_inverse=True
         )
-        weight = np.bincount(inverse, weights=self.weight, minlength=len(first))
+        weight = np.bincount(inverse, weights=self.weight, minlength=len(first)).astype(np.float64)
         rows = self[first]
         return RiskRows(rows.owner, rows.observation, rows.fatal, weight)
 
@@ -121,7 +121,7 @@ class RiskLedger:
         """
         step, env = np.nonzero(fatal.any(axis=2))
         # Episodes of an environment within this rollout are numbered 0, 1, ...; number 0 may have begun earlier.
-        episode = (np.cumsum(done, axis=0) - done)[step, env]
+        episode: NDArray[np.int64] = (np.cumsum(done, axis=0) - done)[step, env]
         rows = RiskRows(env.astype(np.int64), observation[step, env], fatal[step, env], np.ones(len(step)))
         if self._open is not None:
             rows = self._open + rows

@@ -62,9 +62,7 @@ def exact_risk(world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy, chu
     return ExactRisk(torch.cat([part.log_p for part in parts]), torch.cat([part.success for part in parts]))
 
 
-def _chunks(
-    world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy, chunk_size: int
-) -> Iterator[ExactRisk]:
+def _chunks(world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy, chunk_size: int) -> Iterator[ExactRisk]:
     for first in range(0, len(tasks), chunk_size):
         yield _chunk(world, tasks[first : first + chunk_size], log_policy)
 

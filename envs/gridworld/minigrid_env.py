@@ -35,7 +35,7 @@ class RecoloredLava(Lava):
     def __init__(self, color: str = "green") -> None:
         WorldObj.__init__(self, "lava", color)
 
-    def render(self, img: NDArray[np.uint8]) -> None:
+    def render(self, img: NDArray[np.uint8]) -> None:  # type: ignore[override]  # annotated wrongly in MiniGrid
         """Draw the tile: waves on a ground of the lava's colour."""
         ground = tuple(int(0.75 * channel) for channel in COLORS[self.color])
         fill_coords(img, point_in_rect(0, 1, 0, 1), ground)
@@ -46,8 +46,7 @@ class RecoloredLava(Lava):
 
 
 class RecolorEnv(MiniGridEnv):
-    """
-    ## Description
+    """## Description
 
     A room of 5x5 cells with 2-5 lava tiles, at random. The agent has to reach the goal and avoid the lava. In a small
     fraction of tasks all lava is green instead of red: a rare mode that an agent trained on red lava half-recognises.
@@ -126,7 +125,7 @@ class RecolorEnv(MiniGridEnv):
         self.action_space = spaces.Discrete(self.world.rules.n_actions)
         self.observation_space = spaces.Box(0.0, 1.0, shape=(self.world.observation.dimension,), dtype=np.float32)
 
-    def reset(
+    def reset(  # type: ignore[override]  # MiniGrid's type is an unbound variable
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode.
@@ -145,7 +144,9 @@ class RecolorEnv(MiniGridEnv):
         observation, _ = super().reset(seed=seed)
         return observation, {TASK_ID: self.task_id, FATAL_PROBABILITY: self.fatal_probability()}
 
-    def step(self, action: Any) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(  # type: ignore[override]
+        self, action: Any
+    ) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
         """MiniGrid's step, with the risk contract in ``info``."""
         observation, reward, terminated, truncated, _ = super().step(action)
         under = self.grid.get(*self.agent_pos)

@@ -45,7 +45,8 @@ class TaskBatch:
     def hazard(self) -> NDArray[np.bool_]:
         """Shape (n, n_cells): whether entering the cell is failure."""
         cells = self.tile[:, :-1]
-        return (cells != EMPTY) & (cells != WALL)
+        hazard: NDArray[np.bool_] = (cells != EMPTY) & (cells != WALL)
+        return hazard
 
 
 def goal_is_reachable(
@@ -61,9 +62,9 @@ def goal_is_reachable(
     """
     n = len(hazard)
     free = ~hazard.reshape(n, size, size)
-    reached = np.zeros((n, size * size), dtype=np.bool_)
-    reached[np.arange(n), start_cell] = True
-    reached = reached.reshape(n, size, size)
+    start = np.zeros((n, size * size), dtype=np.bool_)
+    start[np.arange(n), start_cell] = True
+    reached = start.reshape(n, size, size)
     while True:
         grown = reached.copy()
         grown[:, 1:] |= reached[:, :-1]

@@ -163,7 +163,8 @@ class GridVecEnv(VecEnv):
         :return: shape (num_envs, n_actions), 0 or 1 in this deterministic world
         """
         tile = self.tasks.tile[self._row[:, None], self._entered[self._state]]
-        return (tile != EMPTY).astype(np.float32)
+        fatal: NDArray[np.float32] = (tile != EMPTY).astype(np.float32)
+        return fatal
 
     def close(self) -> None:
         """Nothing to release."""

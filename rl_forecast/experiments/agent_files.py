@@ -64,7 +64,9 @@ def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPo
         description = json.loads((home / "agent.json").read_text(encoding="utf-8"))
         state = load_file(home / "policy.safetensors")
     except OSError as error:
-        raise UsageError(f"agent {name!r} cannot be read from {folder.path}: {Path(str(error.filename)).name}") from error
+        raise UsageError(
+            f"agent {name!r} cannot be read from {folder.path}: {Path(str(error.filename)).name}"
+        ) from error
     policy = ActorCriticPolicy(
         spaces.Box(0.0, 1.0, shape=(description["observation_dimension"],)),
         spaces.Discrete(description["n_actions"]),
@@ -74,6 +76,8 @@ def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPo
     try:
         policy.load_state_dict(state)
     except RuntimeError as error:
-        raise UsageError(f"the weights of agent {name!r} do not fit config.yaml: {str(error).splitlines()[-1]}") from error
+        raise UsageError(
+            f"the weights of agent {name!r} do not fit config.yaml: {str(error).splitlines()[-1]}"
+        ) from error
     policy.set_training_mode(False)
     return policy

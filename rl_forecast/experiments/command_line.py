@@ -54,7 +54,9 @@ def _normalised(argv: list[str]) -> list[str]:
     result = []
     for argument in argv:
         name, equals, value = argument.partition("=")
-        result.append((name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name) + equals + value)
+        result.append(
+            (name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name) + equals + value
+        )
     return result
 
 
@@ -99,7 +101,7 @@ def parse_fields(
     argv = _normalised(argv)
     options = option_names(cls)
     own = {name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")}
-    parser.add_class_arguments(cls, nested_key=None)  # type: ignore[arg-type]
+    parser.add_class_arguments(cls, nested_key=None)
     if defaults is not None:
         parser.set_defaults(asdict(defaults))  # type: ignore[call-overload]
     _check_names(argv, options, own)
@@ -158,6 +160,8 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
     if value and value[1] in options:
         kind = options[value[1]]
         choices = _literals(kind)
-        hint = closest(value[3].strip("'\""), choices) if choices else value[2].replace("<class '", "").replace("'>", "")
+        hint = (
+            closest(value[3].strip("'\""), choices) if choices else value[2].replace("<class '", "").replace("'>", "")
+        )
         return f"--{value[1]}: invalid value {value[3]!r}: {hint}"
     return text

@@ -1,15 +1,19 @@
 """Configuration of the main job. Every field is a command-line option and a YAML key; the docstrings are its help.
 
-Only the standard library is imported here: a command line must answer before torch is loaded.
+Nothing heavy is imported here: a command line must answer before torch is loaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from rl_forecast.usage import UsageError
 
 __all__ = [
     "AGENTS",
+    "AgentName",
     "BaseConfig",
     "Config",
     "EvaluationConfig",
@@ -18,6 +22,7 @@ __all__ = [
     "TopRiskConfig",
     "ValidationConfig",
     "WorldConfig",
+    "check_config",
 ]
 
 AgentName = Literal["base", "ppo", "forecast_ppo", "top_risk"]
@@ -101,7 +106,7 @@ class FineTuneConfig:
     n_epochs: int = 4
     learning_rate: float = 1e-3
     ent_coef: float = 0.01
-    episodes_per_task: int = 4
+    episodes_per_task: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,10 @@ class ForecastConfig:
 
     coef: float = 1.0
     tail_k: int = 10
-    n_partitions: int = 16
+    n_partitions: int = 64
     n_eval: int = 200
     n_deploy: int = 800
-    n_known_tasks: int = 4000
+    n_known_tasks: int = 20_000
     error_space: Literal["psi", "log10_p", "log_odds"] = "psi"
     penalty: Literal["squared", "huber"] = "squared"
     gradient: Literal["full", "stop_realised"] = "full"
@@ -209,3 +214,46 @@ class Config:
     top_risk: TopRiskConfig = field(default_factory=TopRiskConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+# Bounds that differ from the rule: whole numbers are at least 1, other numbers at least 0.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, math.inf),
+    "world.size": (4, 50),
+    "world.severity": (0, 1),
+    "world.rare_probability": (0, 1),
+    "base.success_threshold": (0, 1),
+    "base.gamma": (0, 1),
+    "base.batch_size": (2, math.inf),
+    "fine_tune.batch_size": (2, math.inf),
+    "forecast.tail_k": (2, math.inf),
+    "forecast.n_eval": (2, math.inf),
+    "forecast.psi_cap": (-math.inf, math.inf),
+    "top_risk.top_fraction": (1e-9, 1),
+    "validation.n_eval": (2, math.inf),
+    "evaluation.n_eval": (2, math.inf),
+    "evaluation.tail_k": (2, math.inf),
+}
+
+
+def check_config(config: Any, prefix: str = "") -> None:
+    """Refuse numbers out of range, before anything is made.
+
+    :param config: a configuration or a part of it
+    :param prefix: dotted name of the part, ending in a dot
+    :raises UsageError: names the field, its value and the bound
+    """
+    for f in fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        if is_dataclass(value):
+            check_config(value, f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            low, high = _BOUNDS.get(name, (1 if isinstance(number, int) else 0, math.inf))
+            if math.isnan(number) or number < low:
+                rule = "not be negative" if low == 0 else f"be at least {low:g}"
+                raise UsageError(f"{name} must {rule}, it is {number:g}")
+            if number > high:
+                raise UsageError(f"{name} must be at most {high:g}, it is {number:g}")

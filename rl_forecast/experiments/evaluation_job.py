@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import torch
 from rich.console import Console
 
 from rl_forecast.experiments.agent_files import load_policy
@@ -38,6 +39,8 @@ def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConf
         known = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UsageError(f"{path} cannot be read, so the run is not finished or damaged: run it again") from error
+    # As in training: results depend on the number of threads in their last digits.
+    torch.set_num_threads(config.threads)
     agents = known["agent"].unique(maintain_order=True).to_list()
     console = Console()
     with PhaseProgress(console) as progress:

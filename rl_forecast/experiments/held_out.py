@@ -146,8 +146,9 @@ LEGEND = (
 def evaluation_title(config: EvaluationConfig, seed: int) -> str:
     """What a table shows, in one line."""
     return (
-        f"{config.forecaster}, k = {config.tail_k}: forecast from m = {config.n_eval} tasks ({config.n_eval_sets} sets) "
-        f"against the worst of n = {config.n_deploy} ({config.n_deploy_sets} sets), seed {seed}"
+        f"{config.forecaster}, k = {config.tail_k}: forecast from m = {config.n_eval} tasks "
+        f"({config.n_eval_sets} sets) against the worst of n = {config.n_deploy} "
+        f"({config.n_deploy_sets} sets), seed {seed}"
     )
 
 

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
 
     from envs.gridworld.recolor import RecolorWorld
+    from rl_forecast.experiments.config import AgentName
     from rl_forecast.experiments.run_folder import RunFolder
 
 __all__ = ["run_main_job"]
+
 
 def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Run it and fill the run folder.
@@ -56,7 +58,7 @@ def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]
     console.print(f"run folder: {folder.path}", highlight=False)
     with PhaseProgress(console) as progress:
         results = _Job(config, folder, progress).run()
-    metrics = {name: result.metrics for name, result in results.items()}
+    metrics: dict[str, dict[str, Any]] = {name: result.metrics for name, result in results.items()}
     print_metrics(console, metrics, evaluation_title(config.evaluation, config.seed))
     console.print(f"curves and figures: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False)
     folder.write_json("timings.json", progress.seconds)
@@ -79,20 +81,19 @@ class _Job:
         self.world: RecolorWorld = make_world(config.world)
         self.pool = SPLITS["train"].task_ids(config.world.pool_size, config.seed)
 
-    def run(self) -> dict[str, AgentResult]:
-        base = self._train_base()
-        models = {"base": base}
-        for name in self.config.agents:
-            if name != "base":
-                models[name] = self._fine_tune(name, base)
-        for name, model in models.items():
-            save_agent(self.folder, name, model)
+    def run(self) -> dict[AgentName, AgentResult]:
+        models = self._train()
         scores = self._score(models)
         self.folder.write_table("scores.parquet", pl.concat(scores.values()))
-        results = {
-            name: agent_result(table, scores["base"], self.config.evaluation) for name, table in scores.items()
-        }
+        results = {name: agent_result(table, scores["base"], self.config.evaluation) for name, table in scores.items()}
         self.folder.write_json("metrics.json", {name: result.metrics for name, result in results.items()})
+        self._illustrate(models, scores, results)
+        return results
+
+    def _illustrate(
+        self, models: dict[AgentName, PPO], scores: dict[AgentName, pl.DataFrame], results: dict[AgentName, AgentResult]
+    ) -> None:
+        """The figure, and each agent's outcome in TensorBoard."""
         deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in scores.items()}
         figure = survival_figure(
             {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
@@ -103,9 +104,18 @@ class _Job:
         for name, result in results.items():
             model = models[name]
             record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figure)
-        return results
 
     # -- training -------------------------------------------------------------------------------------------------
+
+    def _train(self) -> dict[AgentName, PPO]:
+        """All agents, the base first; each is saved when it is done."""
+        models: dict[AgentName, PPO] = {"base": self._train_base()}
+        save_agent(self.folder, "base", models["base"])
+        for name in self.config.agents:
+            if name != "base":
+                models[name] = self._fine_tune(name, models["base"])
+                save_agent(self.folder, name, models[name])
+        return models
 
     def _train_base(self) -> PPO:
         config = self.config.base
@@ -136,7 +146,7 @@ class _Job:
             )
         return model
 
-    def _fine_tune(self, name: str, base: PPO) -> PPO:
+    def _fine_tune(self, name: AgentName, base: PPO) -> PPO:
         config, base_config = self.config.fine_tune, self.config.base
         env = GridVecEnv(self.world, self.pool, config.n_envs, config.episodes_per_task, seed=self.config.seed)
         shared: dict[str, Any] = {
@@ -198,7 +208,7 @@ class _Job:
                 reset_num_timesteps=model.num_timesteps == 0,
             )
 
-    def _hyper_parameters(self, name: str) -> dict[str, Any]:
+    def _hyper_parameters(self, name: AgentName) -> dict[str, Any]:
         """What distinguishes an agent, flat, for TensorBoard's HParams page."""
         shown: dict[str, Any] = {"agent": name, "seed": self.config.seed, "severity": self.config.world.severity}
         settings: Any = self.config.base if name == "base" else self.config.fine_tune
@@ -225,10 +235,10 @@ class _Job:
         table = score_tasks(self.world, model.policy, self._validation_tasks())
         return float(table["success"].to_numpy().mean())
 
-    def _score(self, models: dict[str, PPO]) -> dict[str, pl.DataFrame]:
+    def _score(self, models: dict[AgentName, PPO]) -> dict[AgentName, pl.DataFrame]:
         tasks = held_out_tasks(self.config.evaluation, self.config.seed)
         total = len(models) * sum(len(ids) for ids in tasks.values())
-        scores = {}
+        scores: dict[AgentName, pl.DataFrame] = {}
         with self.progress.phase("score held-out tasks", total) as phase:
             for name, model in models.items():
                 parts = [

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """Cross a bridge of ``length`` planks. Action 1 runs: two planks at once, but it falls with the task's slipperiness.
+    """Cross a bridge of ``length`` planks; action 1 runs two at once, but falls with the task's slipperiness.
 
     A task is an integer; its slipperiness is a fixed function of it. ``fatal_probability`` is a true float here.
     """

@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
 
 def test_learn_without_the_contract_says_what_is_missing() -> None:
     model = ForecastPPO("MlpPolicy", _bridges(with_contract=False), **SMALL)
-    with pytest.raises(ValueError, match="fatal_probability.*forecast_coef=0"):
+    with pytest.raises(ValueError, match=r"fatal_probability.*forecast_coef=0"):
         model.learn(100)
 
 
@@ -199,9 +199,7 @@ def test_rollout_scores_agree_with_exact_risk() -> None:
                 part.append(value)
         ledger.ingest(*(np.stack(part) for part in record))
     with torch.no_grad():
-        exact = exact_risk(
-            world, world.tasks(ledger.task_id), lambda seen: log_action_probability(model.policy, seen)
-        )
+        exact = exact_risk(world, world.tasks(ledger.task_id), lambda seen: log_action_probability(model.policy, seen))
     assert ledger.rows is not None
     psi = task_psi(model.policy, ledger.rows, len(ledger.task_id))
     estimate = np.exp(-np.exp(-psi))
@@ -260,9 +258,7 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
     weight = model._task_weights(psi)
     assert weight is not None
     model._surrogate = RiskSurrogate.build(rows, weight, model.device)
-    raw = torch.autograd.grad(
-        model._surrogate.loss(model.policy), list(model.policy.parameters()), allow_unused=True
-    )
+    raw = torch.autograd.grad(model._surrogate.loss(model.policy), list(model.policy.parameters()), allow_unused=True)
     raw_norm = torch.nn.utils.get_total_norm([g for g in raw if g is not None])
     for parameter in model.policy.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -342,8 +338,18 @@ def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:
     lines = (tmp_path / "progress.csv").read_text().splitlines()
     last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
     assert int(last["train/n_updates"]) == 2 * 4
-    for key in ("loss", "error", "under_prediction_rate", "tail_scale", "grad_norm", "clip_factor", "kl", "rows",
-                "active_tasks", "known_tasks"):
+    for key in (
+        "loss",
+        "error",
+        "under_prediction_rate",
+        "tail_scale",
+        "grad_norm",
+        "clip_factor",
+        "kl",
+        "rows",
+        "active_tasks",
+        "known_tasks",
+    ):
         assert np.isfinite(float(last[f"train/forecast_{key}"])), key
     assert float(last["train/forecast_grad_norm"]) > 0
     assert 0 < float(last["train/forecast_clip_factor"]) <= 1

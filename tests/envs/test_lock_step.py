@@ -40,7 +40,8 @@ def test_ten_thousand_random_episodes_equal_minigrid(settings: dict[str, float],
     ends = {"failure": 0, "success": 0, "horizon": 0}
     for episode in finished[:n_episodes]:
         seen, info = single.reset(options={TASK_ID: int(episode["task"][0])})  # type: ignore[call-overload]
-        for expected_seen, expected_fatal, action, expected_reward, expected_done, expected_info in episode["steps"]:  # type: ignore[misc]
+        for step in episode["steps"]:
+            expected_seen, expected_fatal, action, expected_reward, expected_done, expected_info = step  # type: ignore[misc]
             np.testing.assert_array_equal(seen, expected_seen)
             np.testing.assert_array_equal(info[FATAL_PROBABILITY], expected_fatal)
             seen, reward, terminated, truncated, info = single.step(action)
