@@ -103,7 +103,7 @@ class ForecastPPO(PPO):
         *,
         forecast_coef: float = 1.0,
         tail_k: int = 10,
-        n_partitions: int = 16,
+        n_partitions: int = 64,
         n_eval: int = 200,
         n_deploy: int = 800,
         n_known_tasks: int = 4000,
@@ -113,7 +113,7 @@ class ForecastPPO(PPO):
         forecast_gradient: str = "full",
         psi_cap: float | None = 3.0,
         forecast_interval: int = 4,
-        forecast_max_grad_norm: float = 0.5,
+        forecast_max_grad_norm: float = 0.25,
     ) -> None:
         # Plain attributes under the arguments' own names: SB3 saves and loads them as such.
         self.forecast_coef = forecast_coef

@@ -46,6 +46,17 @@ class RiskRows:
         """The same rows with other owners, shape (r,)."""
         return RiskRows(owner, self.observation, self.fatal, self.weight)
 
+    def placed(self, place: NDArray[np.int64]) -> RiskRows:
+        """The rows whose owner has a place, owned by that place.
+
+        :param place: shape (n_owners,), new owner of each old one, negative to drop its rows
+        """
+        owner = place[self.owner]
+        if (owner >= 0).all():
+            return self.owned_by(owner)
+        kept = self[owner >= 0]
+        return kept.owned_by(owner[owner >= 0])
+
     def __add__(self, other: RiskRows) -> RiskRows:
         return RiskRows(
             np.concatenate([self.owner, other.owner]),
@@ -155,13 +166,16 @@ class RiskLedger:
 
         _, replaced = _find(task[order], self.task_id)
         known = np.concatenate([self.task_id[~replaced], task])
-        rows = new.owned_by(new.owner + len(known) - len(task))
-        if self.rows is not None:
-            old = self.rows[~replaced[self.rows.owner]]
-            rows = old.owned_by((np.cumsum(~replaced) - 1)[old.owner]) + rows
         forgotten = max(0, len(known) - self._capacity)
-        rows = rows[rows.owner >= forgotten]
-        self.rows, self.task_id = rows.owned_by(rows.owner - forgotten), known[forgotten:]
+        self.task_id = known[forgotten:]
+        # Where each task, old or new, stands among the remembered ones; negative if forgotten or replaced.
+        n_old = len(known) - len(task)
+        old_place = np.where(replaced, -1, np.cumsum(~replaced) - 1 - forgotten)
+        new_place = np.arange(n_old, len(known)) - forgotten
+        parts = [new.placed(new_place)]
+        if self.rows is not None:
+            parts.insert(0, self.rows.placed(old_place))
+        self.rows = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return task
 
 

@@ -53,12 +53,17 @@ class RiskTape(BaseCallback):
         super().__init__()
         self._current: NDArray[np.float32] | None = None
         self._position = 0
+        self._source: Any = None
+        self._batched = False
 
     def forget(self) -> None:
         """Drop the state before the next step: the environments have been reset."""
         self._current = None
 
     def _on_rollout_start(self) -> None:
+        # Looked up once a rollout: checking a protocol at every step would cost as much as stepping.
+        self._source = _source(self.training_env)
+        self._batched = isinstance(self._source, BatchedRiskEnv)
         if self._current is None:
             self._current = self._read(None, None)
         shape = (self.model.n_steps, self.training_env.num_envs)  # type: ignore[attr-defined]
@@ -84,10 +89,10 @@ class RiskTape(BaseCallback):
 
     def _read(self, dones: NDArray[np.bool_] | None, infos: list[dict[str, Any]] | None) -> NDArray[np.float32]:
         """Fatal probabilities of the current states, shape (n_envs, n_actions); right after a reset without infos."""
-        source = _source(self.training_env)
-        if isinstance(source, BatchedRiskEnv):
-            return source.fatal_probability()
-        current = source.reset_infos
+        if self._batched:
+            fatal: NDArray[np.float32] = self._source.fatal_probability()
+            return fatal
+        current = self._source.reset_infos
         if infos is not None and dones is not None:
             # After an automatic reset the current state is the new episode's first, described by the reset's info.
             current = [reset if done else info for done, info, reset in zip(dones, infos, current, strict=True)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gymnasium import spaces
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import nn
 
 from rl_forecast.experiments.config import BaseConfig
+from rl_forecast.experiments.models import policy_kwargs
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["load_policy", "policy_kwargs", "save_agent"]
-
-
-def policy_kwargs(base: BaseConfig) -> dict[str, Any]:
-    """Arguments of the policy network that all agents of a run share."""
-    return {"net_arch": list(base.hidden), "activation_fn": nn.ReLU}
+__all__ = ["load_policy", "save_agent"]
 
 
 def save_agent(folder: RunFolder, name: str, model: PPO) -> None:

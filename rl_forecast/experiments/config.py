@@ -132,13 +132,13 @@ class ForecastConfig:
     n_partitions: int = 64
     n_eval: int = 200
     n_deploy: int = 800
-    n_known_tasks: int = 20_000
+    n_known_tasks: int = 4000
     error_space: Literal["psi", "log10_p", "log_odds"] = "psi"
     penalty: Literal["squared", "huber"] = "squared"
     gradient: Literal["full", "stop_realised"] = "full"
     psi_cap: float = 3.0
     interval: int = 4
-    max_grad_norm: float = 0.5
+    max_grad_norm: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 from rich.console import Console
-from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
-from agents.baselines import TopRiskPPO
 from agents.callbacks import ForecastEvalCallback
-from agents.forecast_ppo import ForecastPPO
-from envs.gridworld.vec_env import GridVecEnv
-from rl_forecast.experiments.agent_files import policy_kwargs, save_agent
+from rl_forecast.experiments.agent_files import save_agent
 from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.held_out import (
     PARTS,
@@ -27,6 +22,7 @@ from rl_forecast.experiments.held_out import (
     held_out_tasks,
     print_metrics,
 )
+from rl_forecast.experiments.models import make_base, make_fine_tuned
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.tensorboard import record_outcome
 from rl_forecast.experiments.worlds import make_world, score_tasks
@@ -38,6 +34,7 @@ from rl_forecast.usage import UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from stable_baselines3 import PPO
     from stable_baselines3.common.policies import BasePolicy
 
     from envs.gridworld.recolor import RecolorWorld
@@ -79,7 +76,6 @@ class _Job:
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"--device {config.device!r} is not available here: use cpu") from error
         self.world: RecolorWorld = make_world(config.world)
-        self.pool = SPLITS["train"].task_ids(config.world.pool_size, config.seed)
 
     def run(self) -> dict[AgentName, AgentResult]:
         models = self._train()
@@ -119,23 +115,9 @@ class _Job:
 
     def _train_base(self) -> PPO:
         config = self.config.base
-        pool = self.pool if config.include_rare else self.pool[~self.world.tasks(self.pool).rare]
-        env = GridVecEnv(self.world, pool, config.n_envs, seed=self.config.seed)
-        model = PPO(
-            "MlpPolicy",
-            env,
-            n_steps=config.n_steps,
-            batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
-            learning_rate=_linear(config.learning_rate),
-            ent_coef=config.ent_coef,
-            gamma=config.gamma,
-            policy_kwargs=policy_kwargs(config),
-            seed=self.config.seed,
-            device=self.device,
-        )
+        model = make_base(self.config, self.world, self.device)
         for round_ in range(config.max_rounds):
-            self._learn("base", model, config.total_timesteps, TITLES["base"])
+            self._learn("base", model, config.total_timesteps)
             success = self._validation_success(model)
             if success >= config.success_threshold:
                 break
@@ -147,58 +129,16 @@ class _Job:
         return model
 
     def _fine_tune(self, name: AgentName, base: PPO) -> PPO:
-        config, base_config = self.config.fine_tune, self.config.base
-        env = GridVecEnv(self.world, self.pool, config.n_envs, config.episodes_per_task, seed=self.config.seed)
-        shared: dict[str, Any] = {
-            "n_steps": config.n_steps,
-            "batch_size": config.batch_size,
-            "n_epochs": config.n_epochs,
-            "learning_rate": _linear(config.learning_rate),
-            "ent_coef": config.ent_coef,
-            "gamma": base_config.gamma,
-            "policy_kwargs": policy_kwargs(base_config),
-            "seed": self.config.seed,
-            "device": self.device,
-        }
-        model: PPO
-        if name == "ppo":
-            model = PPO("MlpPolicy", env, **shared)
-        elif name == "forecast_ppo":
-            model = ForecastPPO("MlpPolicy", env, **shared, **self._term(self.config.forecast.coef))
-        else:
-            penalty = self.config.top_risk
-            model = TopRiskPPO(
-                "MlpPolicy", env, **shared, **self._term(penalty.coef), top_fraction=penalty.top_fraction
-            )
-        model.policy.load_state_dict(base.policy.state_dict())
-        self._learn(name, model, config.total_timesteps, TITLES[name])
+        model = make_fine_tuned(name, self.config, self.world, base, self.device)
+        self._learn(name, model, self.config.fine_tune.total_timesteps)
         return model
 
-    def _term(self, coef: float) -> dict[str, Any]:
-        """Arguments of ForecastPPO and its kin from the configuration."""
-        config = self.config.forecast
-        return {
-            "forecast_coef": coef,
-            "tail_k": config.tail_k,
-            "n_partitions": config.n_partitions,
-            "n_eval": config.n_eval,
-            "n_deploy": config.n_deploy,
-            "n_known_tasks": config.n_known_tasks,
-            "episodes_per_task": self.config.fine_tune.episodes_per_task,
-            "error_space": config.error_space,
-            "penalty": config.penalty,
-            "forecast_gradient": config.gradient,
-            "psi_cap": config.psi_cap,
-            "forecast_interval": config.interval,
-            "forecast_max_grad_norm": config.max_grad_norm,
-        }
-
-    def _learn(self, name: str, model: PPO, total_timesteps: int, title: str) -> None:
+    def _learn(self, name: AgentName, model: PPO, total_timesteps: int) -> None:
         if model.num_timesteps == 0:
             model.set_logger(configure(str(self.folder.file(f"tensorboard/{name}")), ["tensorboard"]))
         validation = self.config.validation
         forecaster = make_forecaster(self.config.evaluation.forecaster, self.config.evaluation.tail_k)
-        with self.progress.phase(f"train {title}", total_timesteps) as phase:
+        with self.progress.phase(f"train {TITLES[name]}", total_timesteps) as phase:
             model.learn(
                 total_timesteps,
                 callback=[
@@ -249,12 +189,3 @@ class _Job:
                 ]
                 scores[name] = pl.concat(parts)
         return scores
-
-
-def _linear(initial: float) -> Callable[[float], float]:
-    """Learning rate that falls linearly to 0 as the remaining progress does."""
-
-    def rate(remaining: float) -> float:
-        return initial * remaining
-
-    return rate
