@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["survival_figure"]
 
-_TICKS_P = (1e-12, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999)
+_TICKS_P = (1e-24, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999)
 _OBSERVED, _FORECAST, _REALISED = "#4c4c4c", "#0072b2", "#d55e00"  # distinguishable without colour vision
 
 
@@ -32,18 +32,22 @@ def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]
 
     figure = Figure(figsize=(3.4 * len(agents) + 0.6, 4.6), layout="constrained")
     axes = figure.subplots(1, len(agents), sharex=True, sharey=True, squeeze=False)[0]
-    # The bulk of very safe tasks is cut off: what is forecast is the right end.
-    tops = [np.sort(psi[np.isfinite(psi)])[-psi.size // 10 :] for psi, _ in agents.values()]
-    forecasts = [errors.forecast[np.isfinite(errors.forecast)] for _, errors in agents.values()]
-    everything = np.concatenate([*tops, *forecasts])
-    left = max(float(everything.min()), float(psi_from_p(1e-12)))
-    right = min(float(everything.max()), 12.0)
+    left, right = _limits(agents)
     for axis, (name, (psi, errors)) in zip(axes, agents.items(), strict=True):
         _panel(axis, psi, errors, n_deploy)
         axis.set_title(name, fontsize=11)
         axis.set_xlim(left - 0.3, right + 0.5)
         _probability_ticks(axis, left, right)
         axis.set_xlabel("failure probability (linear in psi)", fontsize=9)
+    # On the first panel only: its left end is free of marks.
+    axes[0].annotate(
+        f"worst of {n_deploy}",
+        (0.02, 1 / n_deploy),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize=8,
+        color="0.4",
+    )
     axes[0].set_ylabel("share of tasks with a higher failure probability")
     figure.suptitle(
         f"Can the worst of {n_deploy} deployment tasks be forecast from {n_eval} evaluation tasks?", fontsize=12
@@ -53,21 +57,23 @@ def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]
     return figure
 
 
+def _limits(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]) -> tuple[float, float]:
+    """Range of psi that shows every agent's right end: the bulk of very safe tasks and stray forecasts are cut off."""
+    left, right = [], []
+    for psi, errors in agents.values():
+        finite = psi[np.isfinite(psi)]
+        forecast = errors.forecast[np.isfinite(errors.forecast)]
+        left.append(np.quantile(finite, 0.9) if finite.size else 0.0)
+        right += [finite.max(initial=-1.0), np.quantile(forecast, 0.95) if forecast.size else -1.0]
+    return max(min(left), float(psi_from_p(1e-24))), min(max(right), 12.0)
+
+
 def _panel(axis: Axes, psi: NDArray[np.float64], errors: HeldOutErrors, n_deploy: int) -> None:
     ordered = np.sort(psi)[::-1]
     share = np.arange(1, ordered.size + 1) / ordered.size
     axis.step(ordered, share, where="post", color=_OBSERVED, lw=1.8, label="held-out tasks")
     level = 1 / n_deploy
     axis.axhline(level, color="0.8", lw=0.8, zorder=0)
-    axis.annotate(
-        f"worst of {n_deploy}",
-        (1.0, level),
-        xycoords=("axes fraction", "data"),
-        va="bottom",
-        ha="right",
-        fontsize=8,
-        color="0.4",
-    )
     forecast = errors.forecast[np.isfinite(errors.forecast)]
     if forecast.size:
         low, middle, high = np.quantile(forecast, [0.05, 0.5, 0.95])
@@ -96,10 +102,10 @@ def _panel(axis: Axes, psi: NDArray[np.float64], errors: HeldOutErrors, n_deploy
 
 
 def _probability_ticks(axis: Axes, left: float, right: float) -> None:
-    """Ticks at probabilities, kept apart by a twelfth of the axis."""
+    """Ticks at probabilities, kept apart by a ninth of the axis."""
     shown: list[tuple[float, float]] = []
     for p, position in zip(_TICKS_P, psi_from_p(_TICKS_P), strict=True):
-        far_enough = not shown or position - shown[-1][0] > (right - left) / 12
+        far_enough = not shown or position - shown[-1][0] > (right - left) / 9
         if left - 0.3 <= position <= right + 0.5 and far_enough:
             shown.append((float(position), p))
     axis.set_xticks([position for position, _ in shown], [_label(p) for _, p in shown], fontsize=8)

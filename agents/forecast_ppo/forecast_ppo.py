@@ -158,6 +158,11 @@ class ForecastPPO(PPO):
             _init_setup_model=_init_setup_model,
         )
 
+    @property
+    def known_task_ids(self) -> NDArray[np.int64]:
+        """Tasks whose scores enter the loss, oldest first, shape (n_tasks,)."""
+        return self._ledger.task_id
+
     # -- set-up ---------------------------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:

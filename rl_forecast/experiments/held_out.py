@@ -135,6 +135,9 @@ _COLUMNS = (
     ("risen", "{:.1%}", "share_risen"),
 )
 
+# Columns of a terminal that hold one agent a row without cutting numbers.
+_WIDE = 150
+
 LEGEND = (
     "error = forecast - realised worst, over all pairs of an evaluation and a deployment set; under: share of pairs "
     "with error < 0; at low/high clip: share of pairs whose forecast and realised worst are both p <= 1e-6 or both "
@@ -159,18 +162,27 @@ def print_metrics(console: Console, metrics: dict[str, dict[str, Any]], title: s
     :param metrics: agent name to its metrics
     :param title: what was evaluated
     """
-    # Away from a terminal rich assumes 80 columns and would cut the numbers.
-    wide = console if console.is_terminal else Console(width=170)
-    wide.print(metrics_table({TITLES.get(name, name): row for name, row in metrics.items()}, title))
+    # Away from a terminal rich assumes 80 columns; a file has no width.
+    target = console if console.is_terminal else Console(width=_WIDE)
+    rows = {TITLES.get(name, name): row for name, row in metrics.items()}
+    target.print(metrics_table(rows, title, tall=target.width < _WIDE))
 
 
-def metrics_table(results: dict[str, dict[str, Any]], title: str) -> Table:
+def metrics_table(results: dict[str, dict[str, Any]], title: str, tall: bool = False) -> Table:
     """The table people see.
 
     :param results: agent name to its metrics
     :param title: what was evaluated
+    :param tall: one row a metric instead of one row an agent, for narrow terminals
     """
     table = Table(title=title, title_justify="left", caption=LEGEND, caption_justify="left", header_style="bold")
+    if tall:
+        table.add_column("")
+        for name in results:
+            table.add_column(name, justify="right")
+        for heading, layout, key in _COLUMNS:
+            table.add_row(heading.replace("\n", " "), *(_cell(row, layout, key) for row in results.values()))
+        return table
     table.add_column("agent", no_wrap=True)
     for heading, _, _ in _COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)

@@ -172,7 +172,7 @@ def test_arrays_and_infos_are_the_same_contract() -> None:
 def test_trains_behind_vec_normalize() -> None:
     model = ForecastPPO("MlpPolicy", VecNormalize(_bridges(16)), **SMALL, **TERM)
     model.learn(16 * 32 * 4)
-    assert len(model._ledger.task_id) > 100
+    assert len(model.known_task_ids) > 100
 
 
 # -- the estimate and its gradient --------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_rollout_scores_agree_with_exact_risk() -> None:
 def test_surrogate_gradient_is_the_weighted_gradient_of_psi() -> None:
     model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
     model.learn(64 * 32 * 3)
-    rows, n_tasks = model._ledger.rows, len(model._ledger.task_id)
+    rows, n_tasks = model._ledger.rows, len(model.known_task_ids)
     assert rows is not None
     risk = np.exp(-np.exp(-task_psi(model.policy, rows, n_tasks)))
     # An untrained policy has estimates near and above 1, where the surrogate's factor is clamped on purpose.
@@ -254,7 +254,7 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
     model.forecast_max_grad_norm = limit
     rows = model._ledger.rows
     assert rows is not None
-    psi = task_psi(model.policy, rows, len(model._ledger.task_id))
+    psi = task_psi(model.policy, rows, len(model.known_task_ids))
     weight = model._task_weights(psi)
     assert weight is not None
     model._surrogate = RiskSurrogate.build(rows, weight, model.device)
@@ -335,6 +335,7 @@ def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:
     model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(64 * 32 * 4)
+    model.logger.close()
     lines = (tmp_path / "progress.csv").read_text().splitlines()
     last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
     assert int(last["train/n_updates"]) == 2 * 4
