@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -28,6 +29,8 @@ SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 
 # The forecast generator's stream: any constant, so that the term never shares draws with anything else.
 _STREAM = 0xF0CA57
+# Tasks begun without one completed from which on the term is called idle.
+_MANY_TASKS = 1000
 
 
 class ForecastPPO(PPO):
@@ -176,6 +179,7 @@ class ForecastPPO(PPO):
         self._log_policy_before: torch.Tensor | None = None
         self._minibatch = 0
         self._forecast_seconds = 0.0
+        self._warned = False
         self._grad_norms: list[float] = []
         # Registering changes no number; the hook returns at once while there is no surrogate.
         self.policy.optimizer.register_step_pre_hook(lambda *_: self._add_forecast_gradient())
@@ -283,6 +287,7 @@ class ForecastPPO(PPO):
             self.rollout_buffer.observations, self._tape.fatal, self._tape.done, self._tape.task_id
         )
         rows, n_known = self._ledger.rows, len(self._ledger.task_id)
+        self._warn_if_idle(n_known)
         self._grad_norms = []
         self._minibatch = 0
         if rows is None or len(rows) == 0:
@@ -299,6 +304,17 @@ class ForecastPPO(PPO):
             self._surrogate = surrogate
             with torch.no_grad():
                 self._log_policy_before = surrogate.log_policy(self.policy)
+
+    def _warn_if_idle(self, n_known: int) -> None:
+        """Say so when no task is ever complete: a term that silently does nothing is worse than none."""
+        if n_known == 0 and self._ledger.n_waiting > _MANY_TASKS and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._ledger.n_waiting} tasks have been played but none episodes_per_task={self.episodes_per_task} "
+                "times, so the forecast term has no effect: lower episodes_per_task, or let the environment play each "
+                "task that often in a row",
+                stacklevel=2,
+            )
 
     def _task_weights(self, psi: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """``dL / d psi`` of each known task: the one thing a different objective overrides.
@@ -334,6 +350,9 @@ class ForecastPPO(PPO):
                 self._surrogate.loss(self.policy), parameters, allow_unused=True
             )
         norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        self._grad_norms.append(float(norm))
+        if not np.isfinite(self._grad_norms[-1]):
+            return  # scaled by its norm it would be NaN and end the run; the log shows it
         factor = (self.forecast_max_grad_norm / (norm + 1e-12)).clamp(max=1.0)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
@@ -342,7 +361,6 @@ class ForecastPPO(PPO):
                 parameter.grad = gradient * factor
             else:
                 parameter.grad.add_(gradient * factor)
-        self._grad_norms.append(float(norm))
         self._forecast_seconds += time.perf_counter() - started
 
     def _log_term(self) -> None:

@@ -175,6 +175,14 @@ def test_trains_behind_vec_normalize() -> None:
     assert len(model.known_task_ids) > 100
 
 
+def test_a_term_without_effect_is_announced() -> None:
+    """Tasks that never come again are never complete when four episodes of each are asked for."""
+    model = ForecastPPO("MlpPolicy", _bridges(64, n_tasks=10**9), **SMALL, **TERM, episodes_per_task=4)
+    with pytest.warns(UserWarning, match="none episodes_per_task=4 times, so the forecast term has no effect"):
+        model.learn(64 * 32 * 5)
+    assert not model._grad_norms
+
+
 # -- the estimate and its gradient --------------------------------------------------------------------------------
 
 
