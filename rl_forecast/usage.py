@@ -1,0 +1,42 @@
+"""Bad input, answered like a well-kept command line: one clear line that names the value and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["UsageError", "closest", "unknown_name"]
+
+
+class UsageError(Exception):
+    """Bad input or bad usage. Command lines print its message and exit with code 2, never with a traceback."""
+
+
+def closest(name: str, options: Iterable[str]) -> str:
+    """Valid name nearest to a mistyped one.
+
+    :param name: what the user wrote
+    :param options: the valid names
+    :return: the nearest valid name by spelling (case ignored), or ``""`` where none is near
+    """
+    by_folded = {option.casefold(): option for option in options}
+    match = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return by_folded[match[0]] if match else ""
+
+
+def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
+    """Error line for a name that does not exist.
+
+    :param kind: what was to be named, for example ``"method"``
+    :param name: what the user wrote
+    :param options: the valid names
+    :return: one line: the value, the closest valid name if there is one, and all valid names (at most 12)
+    """
+    options = list(options)
+    near = closest(name, options)
+    shown = ", ".join(options[:12]) + (f" and {len(options) - 12} more" if len(options) > 12 else "")
+    guess = f": did you mean {near!r}?" if near else ";"
+    return f"unknown {kind} {name!r}{guess} choose from: {shown}"
