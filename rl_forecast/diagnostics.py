@@ -274,8 +274,8 @@ def _about_extrapolation(
         found.append(
             _warning(
                 "far_extrapolation",
-                f"n = {format_count(largest)} lies further out than the scores identify the shape of the tail: its "
-                f"uncertainty alone moves the forecast by {d.shape_effect:.1f} tail scales, the maximum's own scatter by 1.3.",
+                f"n = {format_count(largest)} lies further out than the scores identify the shape of the tail: that "
+                f"alone moves the forecast by {d.shape_effect:.1f} tail scales, the maximum's scatter by 1.3.",
                 shape_effect=d.shape_effect,
             )
         )

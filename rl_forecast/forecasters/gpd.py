@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["GPD", "GPDFit", "fit_generalised_pareto"]
 
 _SHAPE_RANGE = (-0.999, 0.999)
+_OUTSIDE = 1e12  # minus log-likelihood where an excess is impossible; finite, for the optimiser's arithmetic
 
 
 def _log_likelihood(excesses: NDArray[np.float64], shape: float, scale: float) -> float:
@@ -48,7 +49,7 @@ def fit_generalised_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]
             return float(z.size)
         xi = float(np.log1p(theta * z).mean())
         if not _SHAPE_RANGE[0] < xi < _SHAPE_RANGE[1]:
-            return np.inf
+            return _OUTSIDE
         return float(z.size * (np.log(xi / theta) + 1.0 + xi))
 
     near_end = np.geomspace(1e-4, 1.0, 40)
@@ -115,7 +116,7 @@ class GPDFit:
         def above_cut(psi: float) -> float:
             def negative(shape: float) -> float:
                 scale = (psi - self.threshold) / float(_box_cox(exponent, shape))
-                return -_log_likelihood(self.excesses, shape, scale)
+                return min(-_log_likelihood(self.excesses, shape, scale), _OUTSIDE)
 
             grid = np.linspace(*_SHAPE_RANGE, 80)
             values = np.array([negative(xi) for xi in grid])

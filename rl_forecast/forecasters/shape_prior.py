@@ -92,7 +92,7 @@ class ShapePrior(FitsFiniteScores):
         )
 
     def _grid(self, k: int, mean_excess: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Grid of shapes (3 prior sd either way) and log scales, fine enough for the posterior at any k."""
+        """Centres of cells in shape (the outermost at 3 prior sd) and log scale, fine enough for any k."""
         # the posterior of xi narrows as 1 / sqrt(k): at least two points per standard deviation
         n_shape = 2 * max(6, int(np.ceil(6.0 * self.shape_sd * np.sqrt(k) / 2.0))) + 1
         n_scale = 31
