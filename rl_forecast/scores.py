@@ -90,9 +90,9 @@ def psi_from_counts(failures: ArrayLike, samples: ArrayLike) -> NDArray[np.float
     :return: psi score, shape of ``failures``
     :raises ValueError: a count that is negative or not whole, no samples, or more failures than samples
     """
-    f, j = np.broadcast_arrays(np.asarray(failures, dtype=np.float64), np.asarray(samples, dtype=np.float64))
-    if f.shape != np.shape(failures):
+    if np.shape(samples) not in ((), np.shape(failures)):
         raise ValueError(f"failures have shape {np.shape(failures)}, samples have shape {np.shape(samples)}")
+    f, j = np.broadcast_arrays(np.asarray(failures, dtype=np.float64), np.asarray(samples, dtype=np.float64))
     for name, x, least in (("failures", f, 0), ("samples", j, 1)):
         bad = ~((x >= least) & (x == np.floor(x)) & np.isfinite(x))
         if bad.any():

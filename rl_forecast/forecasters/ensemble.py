@@ -165,7 +165,10 @@ class TailEnsemble:
     top: NDArray[np.float64]
 
     def maximum_exceedance(self, psi: float, n_deploy: int) -> float:
-        """Predictive probability that the largest of ``n_deploy`` new scores exceeds ``psi``."""
+        """Predictive probability that the largest of ``n_deploy`` new scores exceeds ``psi``.
+
+        ``nan`` where psi lies below every score the summary kept and n is too small to make it certain.
+        """
         if self.rate is not None and psi < self.threshold:
             return -float(np.expm1(self._body_log_cdf(psi, n_deploy)))
         log_s = self.tails.log_survival(np.array([psi]))[:, 0]
@@ -216,7 +219,8 @@ class TailEnsemble:
         assert self.rate is not None
         cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
         if psi < self.top[-1]:
-            return float("nan")
+            # below every score the summary kept: certain to be exceeded, or not known
+            return -np.inf if np.isneginf(psi) or cdf[-1] < np.log(1e-6) else float("nan")
         return float(np.interp(psi, self.top[::-1], cdf[::-1]))
 
     def _body_quantile(self, level: float, n_deploy: int) -> float:

@@ -90,5 +90,5 @@ def test_missed_mode_table() -> None:
 
 @pytest.mark.parametrize("arguments", [(1, 100, 10), (200, 100, 10), (5, 100, 0)])
 def test_impossible_sizes_are_refused(arguments: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="tail_k|n_deploy"):
+    with pytest.raises(ValueError, match=r"tail_k|n_deploy"):
         finite_k_terms(*arguments)

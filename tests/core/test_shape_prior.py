@@ -14,7 +14,7 @@ def test_number_of_tail_scores() -> None:
 
 
 def test_predictive_distribution_is_the_brute_force_posterior() -> None:
-    """scipy's genpareto on a fine, wide grid (cells end at 3.25 sd), the rate integrated over its own quantiles."""
+    """Scipy's genpareto on a fine, wide grid (cells end at 3.25 sd), the rate integrated over its own quantiles."""
     m, n, k, tau = 400, 8_000, 40, 0.15
     psi = np.random.default_rng(5).gumbel(size=m)
     fit = ShapePrior(k, tau).fit_finite(TailSummary.from_scores(psi))
