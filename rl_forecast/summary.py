@@ -126,16 +126,53 @@ class TailSummary:
         :param n_unscored: queries without any scored sample
         :raises ValueError: negative or fractional counts, more failures than samples, no samples
         """
+        psi_from_counts(failures, samples)  # checks both
+        f = np.asarray(failures, dtype=np.float64)
+        if f.ndim != 1 or f.size == 0:
+            raise ValueError(f"failures must be a non-empty vector, its shape is {f.shape}")
+        j = np.broadcast_to(np.asarray(samples, dtype=np.float64), f.shape)
+        pairs, repeats = np.unique(np.column_stack([f, j]), axis=0, return_counts=True)
+        return cls.from_count_table(pairs[:, 0], pairs[:, 1], repeats, capacity, n_unscored)
+
+    @classmethod
+    def from_count_table(
+        cls,
+        failures: ArrayLike,
+        samples: ArrayLike,
+        repeats: ArrayLike,
+        capacity: int = DEFAULT_CAPACITY,
+        n_unscored: int = 0,
+    ) -> TailSummary:
+        """The same from distinct pairs of counts and how many queries have each.
+
+        :param failures: shape (T,), failures f
+        :param samples: shape (T,), samples J
+        :param repeats: shape (T,), number of queries with this pair, at least 1
+        :param capacity: number K of largest scores kept
+        :param n_unscored: queries without any scored sample
+        :raises ValueError: as :meth:`from_counts`
+        """
         psi = psi_from_counts(failures, samples)
-        f = np.asarray(failures, dtype=np.int64)
-        pairs, repeats = np.unique(
-            np.column_stack([np.broadcast_to(np.asarray(samples, dtype=np.int64), f.shape), f]),
-            axis=0,
-            return_counts=True,
+        c = np.asarray(repeats, dtype=np.int64)
+        order = np.argsort(-psi, kind="stable")
+        ranked, m = c[order], int(c.sum())
+        kept = np.diff(np.minimum(np.cumsum(np.append(0, ranked)), capacity))
+        mean = float(c @ psi / m)
+        log_survival = log_survival_from_psi(psi)
+        pairs = zip(np.asarray(samples).tolist(), np.asarray(failures).tolist(), c.tolist(), strict=True)
+        return cls(
+            count=m,
+            top=np.repeat(psi[order], kept),
+            n_neg_inf=0,
+            n_pos_inf=0,
+            mean_psi=mean,
+            sum_squared_deviations=float(c @ np.square(psi - mean)),
+            sum_log_survival=float(c @ log_survival),
+            sum_log_survival_squared=float(c @ np.square(log_survival)),
+            capacity=capacity,
+            count_table=dict(sorted({(int(j), int(f)): n for j, f, n in pairs}.items())),
+            n_unscored=n_unscored,
         )
-        plain = cls.from_scores(psi, capacity, n_unscored)
-        table = {(int(j), int(f)): int(c) for (j, f), c in zip(pairs, repeats, strict=True)}
-        return cls(**{**_fields(plain), "count_table": table})
 
     def merge(self, other: TailSummary) -> TailSummary:
         """Summary of both sets of scores together.
