@@ -1,6 +1,6 @@
 """Simulation study: how good are the forecasters, on families of score distributions whose tails are known?
 
-Run ``python benchmarks/forecasters.py`` (about half an hour on one core); ``--replications 100`` for a quick look.
+Run ``python benchmarks/forecasters.py`` (about an hour on one core); ``--replications 100`` for a quick look.
 Every method sees the same data. Errors are in units of the family's local tail scale; coverage is of nominal 90 %
 prediction intervals for the realised maximum. Results go to ``benchmarks/results/forecasters.{json,md}``.
 """
@@ -198,7 +198,7 @@ def _key(m: int, n: int) -> str:
 def main() -> int:
     """Run the study; exit code 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--replications", type=int, default=2_000)
+    parser.add_argument("--replications", type=int, default=6_000)
     parser.add_argument("--pivot-replications", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=2_000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "forecasters")

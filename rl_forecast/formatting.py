@@ -22,11 +22,12 @@ def format_probability(psi: float) -> str:
         return "1"
     if log_p == -np.inf:
         return "0"
-    if log_p > np.log(0.99):
+    if log_p > np.log1p(-0.0095):
         return f"1 - {-np.expm1(log_p):.2g}"
     if log_p < -690.0:  # below the smallest double
-        exponent = np.floor(log_p / np.log(10.0))
-        return f"{10.0 ** (log_p / np.log(10.0) - exponent):.1f}e{exponent:.0f}"
+        log10 = log_p / np.log(10.0)
+        exponent = np.floor(log10 + np.log10(20.0 / 19.9))  # 9.97 reads 10.0, the next power
+        return f"{10.0 ** (log10 - exponent):.1f}e{exponent:.0f}"
     return f"{np.exp(log_p):.3g}"
 
 

@@ -62,12 +62,24 @@ def tail_curve(fc: Forecast, level: float = 0.90, n_points: int = 60) -> Curve:
     ensemble = fc.fitted.ensemble.thinned(2048)
     finite = fc.summary.top[np.isfinite(fc.summary.top)]
     start = ensemble.threshold if np.isfinite(ensemble.threshold) else float(finite[-1])
-    ends = fc.worst_query_psi[np.isfinite(fc.worst_query_psi)]
-    stop = max(float(ends.max()) if ends.size else start, float(finite[0])) + 0.5 * fc.fitted.tail_scale
+    stop = _right_end(fc, start, level)
     x = np.linspace(start, stop, n_points)
     levels = (0.5, 0.5 - level / 2, 0.5 + level / 2)
     shares = np.array([[ensemble.frequency_quantile(q, float(t)) for q in levels] for t in x])
     return Curve(x, shares[:, 0], shares[:, 1], shares[:, 2])
+
+
+def _right_end(fc: Forecast, start: float, level: float) -> float:
+    """Last score to draw: the largest upper end, but no further from the forecast than that is from the data."""
+    assert fc.fitted is not None
+    points = fc.worst_query_psi[np.isfinite(fc.worst_query_psi)]
+    upper = fc.prediction_interval(level, "psi")[:, 1]
+    upper = upper[np.isfinite(upper)]
+    furthest = max(float(points.max()) if points.size else start, start + 2.0 * fc.fitted.tail_scale)
+    reach = furthest + (furthest - start)
+    drawn = min(float(upper.max()), reach) if upper.size else reach
+    seen = float(fc.summary.top[np.isfinite(fc.summary.top)][0])
+    return max(drawn, seen + 0.1 * (seen - start))
 
 
 def return_level_curve(fc: Forecast, level: float = 0.90, n_points: int = 25) -> Curve:
@@ -126,12 +138,11 @@ def draw_tail(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
         ax.annotate(f"n = {format_count(n)}", at, (0, -11), **_ANNOTATION)
     ax.set_yscale("log")
     ax.set_ylim(0.12 / max(max(fc.n_deploy), fc.summary.count), 2.0 * share[-1])
-    ends = np.append(interval[np.isfinite(interval)], curve.x)
-    ax.set_xlim(float(finite[-1]) - 0.02 * np.ptp(ends), float(ends.max()) + 0.05 * np.ptp(ends))
+    ax.set_xlim(float(finite[-1]) - 0.02 * float(curve.x[-1] - finite[-1]), float(curve.x[-1]))
     ax.set_ylabel("share of queries with a higher risk")
     _risk_axis(ax.xaxis, *ax.get_xlim())
     ax.set_xlabel("failure probability of a query (psi scale)")
-    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def draw_return_levels(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
@@ -144,13 +155,11 @@ def draw_return_levels(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
     curve = return_level_curve(fc, level)
     ax.plot(curve.x, curve.middle, color=_FIT, label=fc.method)
     ax.fill_between(curve.x, curve.low, curve.high, color=_FIT, alpha=0.18, lw=0, label=f"{100 * level:g} % interval")
-    ax.plot(fc.n_deploy, fc.worst_query_psi, "D", ms=5, color=_FORECAST, label="asked for")
+    ax.plot([float(n) for n in fc.n_deploy], fc.worst_query_psi, "D", ms=5, color=_FORECAST, label="asked for")
     finite = fc.summary.top[np.isfinite(fc.summary.top)]
     ax.plot(fc.summary.count, finite[0], "o", ms=5, color=_SCORES, label="worst seen among m")
     ax.set_xscale("log")
-    shown = np.concatenate([curve.middle, curve.low, curve.high])
-    shown = shown[np.isfinite(shown)]
-    ax.set_ylim(float(shown.min()), float(shown.max()) + 0.03 * float(np.ptp(shown)))
+    ax.set_ylim(*_limits(np.append(curve.middle, finite[0]), np.append(curve.low, curve.high)))
     _risk_axis(ax.yaxis, *ax.get_ylim())
     ax.set_xlabel("number of queries n")
     ax.set_ylabel("failure probability of the worst (psi scale)")
@@ -169,6 +178,7 @@ def draw_stability(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
     if not points:
         reason = "the method uses all scores" if fc.method == LogNormal.name else "too few scores"
         ax.text(0.5, 0.5, reason, ha="center", va="center", transform=ax.transAxes)
+        ax.set_axis_off()
         return
     k = np.array([p.tail_k for p in points], dtype=float)
     x = np.array([p.point for p in points])
@@ -179,10 +189,21 @@ def draw_stability(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
     ax.set_xscale("log")
     ax.set_xticks(k, [str(int(v)) for v in k])
     ax.minorticks_off()
+    ax.set_ylim(*_limits(x, np.append(low, high)))
     _risk_axis(ax.yaxis, *ax.get_ylim())
     ax.set_xlabel("number of largest scores used, k")
     ax.set_ylabel("failure probability of the worst (psi scale)")
     ax.legend(frameon=False, fontsize=8)
+
+
+def _limits(points: NDArray[np.float64], ends: NDArray[np.float64]) -> tuple[float, float]:
+    """Axis limits that show all points, and their intervals as far as these are not many times longer."""
+    points, ends = points[np.isfinite(points)], ends[np.isfinite(ends)]
+    low = min(float(points.min()), float(ends.min()))
+    top = float(points.max())
+    high = max(top, min(float(ends.max()), top + 2.0 * (top - low)))
+    margin = 0.04 * (high - low)
+    return low - margin, high + margin
 
 
 def _risk_axis(axis: Any, low: float, high: float) -> None:
@@ -190,7 +211,7 @@ def _risk_axis(axis: Any, low: float, high: float) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     tens = [-e * np.log(10.0) for e in (300, 100, 50, 30, 20, 15, 10, 8, 6, 5, 4, 3, 2, 1)]
-    between = [float(np.log(p)) for p in (0.03, 0.3, 0.5, 0.7)]
+    between = [float(np.log(p)) for p in (0.002, 0.005, 0.02, 0.03, 0.05, 0.2, 0.3, 0.5, 0.7)]
     near_one = [float(np.log1p(-(10.0**-e))) for e in (1, 2, 3, 4, 5, 6, 8, 10, 15)]
     candidates = psi_from_log_p(np.array([*tens, *between, *near_one]))
     ticks = [float(t) for t in candidates if low <= t <= high]

@@ -66,7 +66,7 @@ class LogNormal(FitsFiniteScores):
         if variance <= (1e-12 * max(1.0, abs(summary.mean_psi))) ** 2:
             raise NoTailError(f"{m} finite scores without spread: a normal distribution needs at least 2 distinct ones")
         sd = float(np.sqrt(variance))
-        q, w = np.polynomial.legendre.leggauss(40)
+        q, w = np.polynomial.legendre.leggauss(24)
         q, w = 0.5 * (q + 1.0), 0.5 * w
         spread = sd * np.sqrt((m - 1) / special.chdtri(m - 1, q))
         mean = summary.mean_psi + spread[:, None] * special.ndtri(q) / np.sqrt(m)
