@@ -175,6 +175,7 @@ def warn(
     """
     found = _about_scores(summary, tail_k, diagnostics)
     if fitted is not None:
+        found += _about_fit(summary, fitted, method)
         found += _about_extrapolation(summary, method, n_deploy, diagnostics)
     found += _about_target(summary, method)
     return (*found, _missed_mode_note(summary, fitted, n_deploy, diagnostics))
@@ -233,6 +234,19 @@ def _about_scores(summary: TailSummary, tail_k: int | None, diagnostics: Diagnos
             )
         )
     return found
+
+
+def _about_fit(summary: TailSummary, fitted: FittedTail, method: str) -> list[ForecastWarning]:
+    """A method whose own model finds the largest score seen next to impossible does not describe these scores."""
+    finite = summary.top[np.isfinite(summary.top)]
+    chance = fitted.ensemble.maximum_exceedance(float(finite[0]), summary.count)
+    if not chance < 0.005 or summary.count_table:
+        return []
+    sentence = (
+        f"{method} does not fit: by its own account another {summary.count} queries would reach the worst risk already "
+        f"seen with probability {chance:.2g}; use shape_prior."
+    )
+    return [_warning("poor_fit", sentence, probability=chance)]
 
 
 def _about_extrapolation(

@@ -59,11 +59,7 @@ class Columns:
             elif not known and len(self.names) == 1:
                 name = self.names[0]
             else:
-                what = (
-                    f"several columns could be the scores ({', '.join(known)})"
-                    if known
-                    else "no column is named p, log_p, psi"
-                )
+                what = f"{' and '.join(known)} could be the scores" if known else "no column is named p, log_p or psi"
                 raise UsageError(f"{self.path}: {what}; name it with --column; columns: {', '.join(self.names[:12])}")
         name = self._named(name)
         kind = options.kind or KIND_OF_COLUMN.get(name.casefold())
@@ -93,5 +89,6 @@ def refuse_text(table: pl.LazyFrame, columns: Columns, name: str) -> None:
     bad = table.filter(value.cast(pl.Float64, strict=False).is_null() & value.is_not_null()).select(name).head(1)
     with reading(columns.path):
         found = bad.collect()
-    shown = repr(found.item()) if found.height else "text"
-    raise UsageError(f"{columns.path}: column {name!r} holds text, not numbers: found {shown}")
+    if not found.height:  # a header without rows, or empty cells only: polars calls that text
+        raise UsageError(f"{columns.path}: column {name!r} holds no score")
+    raise UsageError(f"{columns.path}: column {name!r} holds text, not numbers: found {found.item()!r}")

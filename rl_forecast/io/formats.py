@@ -79,8 +79,10 @@ def _from_bytes(data: bytes) -> pl.LazyFrame:
 def _from_numpy(path: str) -> pl.LazyFrame:
     import polars as pl
 
-    loaded = np.load(path, allow_pickle=False)
-    arrays = {"column_1": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    with Path(path).open("rb") as file:  # numpy leaves a damaged archive open
+        loaded = np.load(file, allow_pickle=False)
+        single = isinstance(loaded, np.ndarray)
+        arrays = {"column_1": loaded} if single else {name: loaded[name] for name in loaded.files}
     vectors = {name: x for name, x in arrays.items() if x.ndim == 1 and x.dtype.kind in "fiub"}
     if not vectors:
         shapes = ", ".join(f"{name} {x.shape} {x.dtype}" for name, x in arrays.items()) or "no array"

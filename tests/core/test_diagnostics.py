@@ -29,6 +29,7 @@ def test_a_log_linear_tail_near_the_data_has_only_the_note() -> None:
         ("few_scores", {"psi": EXPONENTIAL[:8], "n_deploy": 10}),
         ("zero_probability", {"psi": np.append(EXPONENTIAL, -np.inf), "n_deploy": 10}),
         ("certain_failures", {"psi": np.append(EXPONENTIAL, np.inf), "n_deploy": 10}),
+        ("poor_fit", {"psi": np.expm1(EXPONENTIAL), "n_deploy": 10_000, "method": "log_normal"}),
         ("ties", {"psi": np.round(EXPONENTIAL), "n_deploy": 10}),
         ("upward_tail", {"psi": np.expm1(0.5 * EXPONENTIAL), "n_deploy": 10_000}),
         ("downward_tail", {"psi": -np.exp(-0.4 * EXPONENTIAL), "n_deploy": 10_000, "method": "gumbel_tail"}),
