@@ -11,30 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents import ForecastEvalCallback, ForecastPPO
+    from rl_forecast.decomposition import finite_k_terms, missed_mode
     from rl_forecast.forecasters import make_forecaster
+    from rl_forecast.forecasting import Forecast, forecast
     from rl_forecast.loss import ForecastabilityLoss
-    from rl_forecast.scores import psi_from_log_p, psi_from_p
+    from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
     from rl_forecast.summary import TailSummary
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Forecast": "rl_forecast.forecasting",
     "ForecastEvalCallback": "agents.callbacks",
     "ForecastPPO": "agents.forecast_ppo",
     "ForecastabilityLoss": "rl_forecast.loss",
     "TailSummary": "rl_forecast.summary",
+    "finite_k_terms": "rl_forecast.decomposition",
+    "forecast": "rl_forecast.forecasting",
     "make_forecaster": "rl_forecast.forecasters",
+    "missed_mode": "rl_forecast.decomposition",
+    "psi_from_counts": "rl_forecast.scores",
     "psi_from_log_p": "rl_forecast.scores",
     "psi_from_p": "rl_forecast.scores",
 }
 
 __all__ = [
+    "Forecast",
     "ForecastEvalCallback",
     "ForecastPPO",
     "ForecastabilityLoss",
     "TailSummary",
     "__version__",
+    "finite_k_terms",
+    "forecast",
     "make_forecaster",
+    "missed_mode",
+    "psi_from_counts",
     "psi_from_log_p",
     "psi_from_p",
 ]

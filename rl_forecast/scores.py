@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
     ArrayT = TypeVar("ArrayT", NDArray[np.float64], torch.Tensor)
 
-__all__ = ["is_tensor", "log_odds_from_psi", "log_p_from_psi", "log_p_two_sided", "psi_from_log_p", "psi_from_p"]
+__all__ = [
+    "is_tensor",
+    "log_odds_from_psi",
+    "log_p_from_psi",
+    "log_p_two_sided",
+    "psi_from_counts",
+    "psi_from_log_p",
+    "psi_from_p",
+]
 
 
 def is_tensor(x: object) -> bool:
@@ -48,7 +56,7 @@ def psi_from_log_p(log_p: Any) -> Any:
     xp, log_p = _namespace(log_p)
     if xp is np:
         if np.isnan(log_p).any() or (log_p > 0).any():
-            bad = log_p[np.isnan(log_p) | (log_p > 0)].flat[0]
+            bad = float(log_p[np.isnan(log_p) | (log_p > 0)].flat[0])
             raise ValueError(f"log_p must be at most 0, found {bad!r}")
         with np.errstate(divide="ignore"):
             return -np.log(-log_p)
@@ -69,6 +77,30 @@ def psi_from_p(p: ArrayLike) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         result: NDArray[np.float64] = psi_from_log_p(np.log(p))
     return result
+
+
+def psi_from_counts(failures: ArrayLike, samples: ArrayLike) -> NDArray[np.float64]:
+    """Failure score of Jeffreys' estimate ``(f + 1/2) / (J + 1)`` from ``f`` failures in ``J`` samples.
+
+    The plain share ``f / J`` is 0 or 1 for the very queries a tail is made of, and its score infinite; Jeffreys' is
+    finite and less biased at small ``J``.
+
+    :param failures: failures of each query, whole numbers, any shape
+    :param samples: samples of each query, whole numbers, same shape or a scalar
+    :return: psi score, shape of ``failures``
+    :raises ValueError: a count that is negative or not whole, no samples, or more failures than samples
+    """
+    if np.shape(samples) not in ((), np.shape(failures)):
+        raise ValueError(f"failures have shape {np.shape(failures)}, samples have shape {np.shape(samples)}")
+    f, j = np.broadcast_arrays(np.asarray(failures, dtype=np.float64), np.asarray(samples, dtype=np.float64))
+    for name, x, least in (("failures", f, 0), ("samples", j, 1)):
+        bad = ~((x >= least) & (x == np.floor(x)) & np.isfinite(x))
+        if bad.any():
+            raise ValueError(f"{name} must be whole numbers of at least {least}, found {float(x[bad].flat[0])!r}")
+    if (f > j).any():
+        i = int(np.argmax(f > j))
+        raise ValueError(f"more failures than samples: {f.flat[i]:.0f} of {j.flat[i]:.0f}")
+    return psi_from_p((f + 0.5) / (j + 1.0))
 
 
 def log_p_from_psi(psi: Any) -> Any:

@@ -1,56 +1,272 @@
-"""What a forecast needs to know of an evaluation, in a few kilobytes: count, moments and the largest scores."""
+"""What a forecast needs to know of an evaluation, in a few kilobytes: counts, moments and the largest scores.
+
+Summaries of shards merge, so any engine's map-reduce can fold billions of scores into one. Counts and the largest
+scores merge exactly, in any order; the floating-point sums agree to rounding (relative 1e-12).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_forecast.scores import log_p_from_psi, psi_from_counts
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["TailSummary"]
+__all__ = ["SCHEMA", "TailSummary", "log_survival_from_psi"]
+
+SCHEMA = "rl-forecast/tail-summary/1"
+
+
+def log_survival_from_psi(psi: ArrayLike) -> NDArray[np.float64]:
+    """``log(1 - p)`` of psi scores, accurate at both ends.
+
+    :param psi: psi scores, any shape, infinities allowed
+    :return: natural log of the probability of no failure, same shape; ``-inf`` at ``p = 1``
+    """
+    # with x = exp(-psi) = -log p: p = exp(-x), 1 - p = -expm1(-x)
+    minus_log_p = -np.asarray(log_p_from_psi(psi))
+    with np.errstate(divide="ignore"):
+        result: NDArray[np.float64] = np.where(
+            minus_log_p > 1.0,
+            np.log1p(-np.exp(-np.maximum(minus_log_p, 1.0))),
+            np.log(-np.expm1(-np.minimum(minus_log_p, 1.0))),
+        )
+    return result
 
 
 @dataclass(frozen=True)
 class TailSummary:
     """Sufficient summary of a set of evaluation scores.
 
-    :param count: number m of scores, those with ``psi = -inf`` included
-    :param top: shape (K,), psi, the K largest scores in descending order, ``-inf`` included
+    :param count: number m of scores, those with ``psi = -inf`` and ``+inf`` included
+    :param top: shape (min(K, m),), psi, the K largest scores in descending order, infinities included
     :param n_neg_inf: how many scores are ``-inf`` (``p = 0``)
-    :param sum_psi: sum of the finite psi scores
-    :param sum_psi_squared: sum of their squares
+    :param n_pos_inf: how many scores are ``+inf`` (``p = 1``)
+    :param mean_psi: mean of the finite psi scores (0 where there is none)
+    :param sum_squared_deviations: sum of squared deviations of the finite psi scores from their mean
+    :param sum_log_survival: sum of ``log(1 - p)`` over all scores with ``p < 1``, for the aggregate risk
+    :param sum_log_survival_squared: sum of the squares of the same terms
+    :param capacity: number K of largest scores kept; a merge keeps the smaller capacity of its two parts
+    :param count_table: for scores estimated from J samples: ``{(J, f): how many queries failed f of J times}``
+    :param n_unscored: queries that errored or got no score; they are in no other field, only counted
     """
 
     count: int
     top: NDArray[np.float64]
     n_neg_inf: int
-    sum_psi: float
-    sum_psi_squared: float
+    n_pos_inf: int
+    mean_psi: float
+    sum_squared_deviations: float
+    sum_log_survival: float
+    sum_log_survival_squared: float
+    capacity: int = 1000
+    count_table: dict[tuple[int, int], int] = field(default_factory=dict)
+    n_unscored: int = 0
 
     DEFAULT_CAPACITY = 1000
 
+    @property
+    def n_finite(self) -> int:
+        """Number of scores with ``0 < p < 1``."""
+        return self.count - self.n_neg_inf - self.n_pos_inf
+
     @classmethod
-    def from_scores(cls, psi: ArrayLike, capacity: int = DEFAULT_CAPACITY) -> TailSummary:
+    def from_scores(cls, psi: ArrayLike, capacity: int = DEFAULT_CAPACITY, n_unscored: int = 0) -> TailSummary:
         """Summarise psi scores.
 
         :param psi: shape (m,), psi scores, in any order
         :param capacity: number K of largest scores kept
-        :raises ValueError: empty, not one-dimensional, or NaN
+        :param n_unscored: queries without a score, reported beside the forecast
+        :raises ValueError: empty, not one-dimensional, NaN, or a capacity below 2
         """
         psi = np.asarray(psi, dtype=np.float64)
         if psi.ndim != 1 or psi.size == 0:
             raise ValueError(f"psi must be a non-empty vector, its shape is {psi.shape}")
+        if capacity < 2:
+            raise ValueError(f"capacity must be at least 2, it is {capacity}")
         if np.isnan(psi).any():
             raise ValueError(f"{int(np.isnan(psi).sum())} of {psi.size} scores are NaN")
         largest = psi if psi.size <= capacity else np.partition(psi, psi.size - capacity)[-capacity:]
         finite = psi[np.isfinite(psi)]
+        mean = float(finite.mean()) if finite.size else 0.0
+        log_survival = log_survival_from_psi(psi[psi < np.inf])
         return cls(
             count=int(psi.size),
             top=np.sort(largest)[::-1],
             n_neg_inf=int(np.isneginf(psi).sum()),
-            sum_psi=float(finite.sum()),
-            sum_psi_squared=float(np.square(finite).sum()),
+            n_pos_inf=int(np.isposinf(psi).sum()),
+            mean_psi=mean,
+            sum_squared_deviations=float(np.square(finite - mean).sum()),
+            sum_log_survival=float(log_survival.sum()),
+            sum_log_survival_squared=float(np.square(log_survival).sum()),
+            capacity=capacity,
+            n_unscored=n_unscored,
         )
+
+    @classmethod
+    def from_counts(
+        cls, failures: ArrayLike, samples: ArrayLike, capacity: int = DEFAULT_CAPACITY, n_unscored: int = 0
+    ) -> TailSummary:
+        """Summarise queries whose failure probability is known only through repeated sampling.
+
+        The scores are those of Jeffreys' estimate ``(f + 1/2) / (J + 1)``; the counts themselves are kept as a
+        table, from which ``binomial_tail`` takes its likelihood.
+
+        :param failures: shape (m,), failures f of each query
+        :param samples: shape (m,) or a scalar, samples J of each query
+        :param capacity: number K of largest scores kept
+        :param n_unscored: queries without any scored sample
+        :raises ValueError: negative or fractional counts, more failures than samples, no samples
+        """
+        psi_from_counts(failures, samples)  # checks both
+        f = np.asarray(failures, dtype=np.float64)
+        if f.ndim != 1 or f.size == 0:
+            raise ValueError(f"failures must be a non-empty vector, its shape is {f.shape}")
+        j = np.broadcast_to(np.asarray(samples, dtype=np.float64), f.shape)
+        pairs, repeats = np.unique(np.column_stack([f, j]), axis=0, return_counts=True)
+        return cls.from_count_table(pairs[:, 0], pairs[:, 1], repeats, capacity, n_unscored)
+
+    @classmethod
+    def from_count_table(
+        cls,
+        failures: ArrayLike,
+        samples: ArrayLike,
+        repeats: ArrayLike,
+        capacity: int = DEFAULT_CAPACITY,
+        n_unscored: int = 0,
+    ) -> TailSummary:
+        """The same from distinct pairs of counts and how many queries have each.
+
+        :param failures: shape (T,), failures f
+        :param samples: shape (T,), samples J
+        :param repeats: shape (T,), number of queries with this pair, at least 1
+        :param capacity: number K of largest scores kept
+        :param n_unscored: queries without any scored sample
+        :raises ValueError: as :meth:`from_counts`
+        """
+        psi = psi_from_counts(failures, samples)
+        c = np.asarray(repeats, dtype=np.int64)
+        order = np.argsort(-psi, kind="stable")
+        ranked, m = c[order], int(c.sum())
+        kept = np.diff(np.minimum(np.cumsum(np.append(0, ranked)), capacity))
+        mean = float(c @ psi / m)
+        log_survival = log_survival_from_psi(psi)
+        pairs = zip(np.asarray(samples).tolist(), np.asarray(failures).tolist(), c.tolist(), strict=True)
+        return cls(
+            count=m,
+            top=np.repeat(psi[order], kept),
+            n_neg_inf=0,
+            n_pos_inf=0,
+            mean_psi=mean,
+            sum_squared_deviations=float(c @ np.square(psi - mean)),
+            sum_log_survival=float(c @ log_survival),
+            sum_log_survival_squared=float(c @ np.square(log_survival)),
+            capacity=capacity,
+            count_table=dict(sorted({(int(j), int(f)): n for j, f, n in pairs}.items())),
+            n_unscored=n_unscored,
+        )
+
+    def merge(self, other: TailSummary) -> TailSummary:
+        """Summary of both sets of scores together.
+
+        :raises ValueError: one comes from counts and the other from scores: they estimate different things
+        """
+        if bool(self.count_table) != bool(other.count_table):
+            raise ValueError("one summary was made from failure counts and the other from scores: they do not merge")
+        capacity = min(self.capacity, other.capacity)
+        a, b = self.n_finite, other.n_finite
+        share = b / (a + b) if a + b else 0.0
+        delta = other.mean_psi - self.mean_psi
+        table = dict(self.count_table)
+        for key, repeats in other.count_table.items():
+            table[key] = table.get(key, 0) + repeats
+        return TailSummary(
+            count=self.count + other.count,
+            top=np.sort(np.concatenate([self.top, other.top]))[::-1][:capacity],
+            n_neg_inf=self.n_neg_inf + other.n_neg_inf,
+            n_pos_inf=self.n_pos_inf + other.n_pos_inf,
+            # Chan, Golub & LeVeque's update: no cancellation, unlike a sum of squares
+            mean_psi=self.mean_psi + share * delta,
+            sum_squared_deviations=self.sum_squared_deviations
+            + other.sum_squared_deviations
+            + a * share * delta * delta,
+            sum_log_survival=self.sum_log_survival + other.sum_log_survival,
+            sum_log_survival_squared=self.sum_log_survival_squared + other.sum_log_survival_squared,
+            capacity=capacity,
+            count_table=dict(sorted(table.items())),
+            n_unscored=self.n_unscored + other.n_unscored,
+        )
+
+    @staticmethod
+    def merge_all(summaries: Iterable[TailSummary]) -> TailSummary:
+        """Fold any number of summaries into one.
+
+        :raises ValueError: no summary at all
+        """
+        summaries = list(summaries)
+        if not summaries:
+            raise ValueError("there is no summary to merge")
+        return reduce(TailSummary.merge, summaries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; infinite scores become the strings ``"inf"`` and ``"-inf"``."""
+        fields = _fields(self)
+        fields["top"] = [x if math.isfinite(x) else str(x) for x in self.top.tolist()]
+        fields["count_table"] = [[j, f, repeats] for (j, f), repeats in self.count_table.items()]
+        return {"schema": SCHEMA, **fields}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> TailSummary:
+        """Inverse of :meth:`to_dict`.
+
+        :raises ValueError: another schema, missing or malformed fields, or counts that contradict each other
+        """
+        if state.get("schema") != SCHEMA:
+            raise ValueError(f"not a tail summary: its schema is {state.get('schema')!r}, expected {SCHEMA!r}")
+        try:
+            summary = cls(
+                top=np.array([float(x) for x in state["top"]], dtype=np.float64),
+                count_table={(int(j), int(f)): int(repeats) for j, f, repeats in state["count_table"]},
+                **_read(state),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"malformed tail summary: {type(error).__name__}: {error}") from error
+        summary._check()
+        return summary
+
+    def _check(self) -> None:
+        """Contradictions that only a damaged or hand-written file can hold."""
+        wrong = (
+            self.count < 1
+            or min(self.n_neg_inf, self.n_pos_inf, self.n_unscored, self.n_finite) < 0
+            or self.capacity < 2
+            or self.top.size != min(self.count, self.capacity)
+            or bool(np.isnan(self.top).any())
+            or bool((self.top[1:] > self.top[:-1]).any())
+            or int(np.isposinf(self.top).sum()) != min(self.n_pos_inf, self.capacity)
+            or not all(math.isfinite(getattr(self, name)) for name in _FLOATS)
+            or (bool(self.count_table) and sum(self.count_table.values()) != self.count)
+            or any(not 0 <= f <= j or repeats < 1 for (j, f), repeats in self.count_table.items())
+        )
+        if wrong:
+            raise ValueError("malformed tail summary: its counts and its largest scores contradict each other")
+
+
+_INTEGERS = ("count", "n_neg_inf", "n_pos_inf", "capacity", "n_unscored")
+_FLOATS = ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared")
+
+
+def _read(state: dict[str, Any]) -> dict[str, Any]:
+    return {n: int(state[n]) for n in _INTEGERS} | {n: float(state[n]) for n in _FLOATS}
+
+
+def _fields(summary: TailSummary) -> dict[str, Any]:
+    return asdict(summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -81,7 +82,7 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
     first.add_argument("--preset", nargs="?")
     preset = first.parse_known_args(argv)[0].preset
     if preset is not None and preset not in preset_names():
-        raise UsageError(f"unknown preset {preset!r}: {closest(preset, preset_names())}")
+        raise UsageError(f"unknown preset {preset!r}: {_hint(preset, preset_names())}")
     defaults = [] if preset is None else ["--config", str(_preset_path(preset))]
     return parse_fields(parser, cls, defaults + argv)[0]
 
@@ -134,10 +135,16 @@ def _closest_option(name: str, options: dict[str, Any]) -> str:
     same_leaf = [f"'--{option}'" for option in options if option.rpartition(".")[2] == leaf]
     if same_leaf:
         return f"did you mean {' or '.join(same_leaf)}?"
-    hint = closest(name, options)
+    hint = _hint(name, options)
     if hint.startswith("did you mean"):
         return hint.replace("'", "'--", 1)
     return "see --help for the valid ones"
+
+
+def _hint(name: str, options: Iterable[str]) -> str:
+    """The closest valid name, or all of them if none is close."""
+    near = closest(name, options)
+    return f"did you mean {near!r}?" if near else f"choose one of {', '.join(options)}"
 
 
 def _literals(kind: Any) -> list[str]:
@@ -160,8 +167,6 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
     if value and value[1] in options:
         kind = options[value[1]]
         choices = _literals(kind)
-        hint = (
-            closest(value[3].strip("'\""), choices) if choices else value[2].replace("<class '", "").replace("'>", "")
-        )
+        hint = _hint(value[3].strip("'\""), choices) if choices else value[2].replace("<class '", "").replace("'>", "")
         return f"--{value[1]}: invalid value {value[3]!r}: {hint}"
     return text

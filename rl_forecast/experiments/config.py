@@ -186,7 +186,7 @@ class EvaluationConfig:
     n_eval_sets: int = 100
     n_deploy_sets: int = 8
     tail_k: int = 10
-    forecaster: Literal["gumbel_tail", "exponential_pivot", "log_normal"] = "gumbel_tail"
+    forecaster: Literal["gumbel_tail", "shape_prior", "exponential_pivot", "gpd", "log_normal"] = "gumbel_tail"
 
 
 @dataclass(frozen=True)

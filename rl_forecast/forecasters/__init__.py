@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from rl_forecast.forecasters.base import FittedTail, Forecaster
+from rl_forecast.forecasters.base import FittedTail, Forecaster, NoTailError
+from rl_forecast.forecasters.binomial_tail import BinomialTail
 from rl_forecast.forecasters.exponential_pivot import ExponentialPivot
+from rl_forecast.forecasters.gpd import GPD
 from rl_forecast.forecasters.gumbel_tail import GumbelTail
 from rl_forecast.forecasters.log_normal import LogNormal
+from rl_forecast.forecasters.shape_prior import ShapePrior
+from rl_forecast.usage import unknown_name
 
 __all__ = [
     "FORECASTERS",
+    "GPD",
+    "BinomialTail",
     "ExponentialPivot",
     "FittedTail",
     "Forecaster",
     "GumbelTail",
     "LogNormal",
+    "NoTailError",
+    "ShapePrior",
     "make_forecaster",
 ]
 
 FORECASTERS: dict[str, type[Any]] = {
-    "gumbel_tail": GumbelTail,
+    "shape_prior": ShapePrior,
     "exponential_pivot": ExponentialPivot,
+    "gumbel_tail": GumbelTail,
     "log_normal": LogNormal,
+    "gpd": GPD,
+    "binomial_tail": BinomialTail,
 }
 
 
@@ -35,7 +46,7 @@ def make_forecaster(name: str, tail_k: int | None = None) -> Forecaster:
     :raises ValueError: unknown name, or ``tail_k`` below 2
     """
     if name not in FORECASTERS:
-        raise ValueError(f"unknown forecaster {name!r}: choose one of {', '.join(FORECASTERS)}")
+        raise ValueError(unknown_name("method", name, FORECASTERS))
     if tail_k is not None and tail_k < 2:
         raise ValueError(f"tail_k must be at least 2, it is {tail_k}")
     cls = FORECASTERS[name]

@@ -1,7 +1,7 @@
 """Exact finite-sample intervals for a log-linear tail.
 
 With ``s`` the mean excess of the ``k`` largest scores over the k-th, ``W = (M_n - x_(k)) / s`` has a distribution that
-depends only on ``k`` and ``n / m`` when the tail is exactly exponential on the psi scale, so its quantiles give
+depends only on ``k``, ``m`` and ``n`` when the tail is exactly exponential on the psi scale, so its quantiles give
 prediction intervals for the realised maximum ``M_n`` with exact coverage at any sample size.
 """
 
@@ -15,13 +15,22 @@ import numpy as np
 from scipy import optimize, special
 
 from rl_forecast.forecasters.base import top_finite
+from rl_forecast.forecasters.certain_failures import FitsFiniteScores
+from rl_forecast.forecasters.ensemble import GeneralisedParetoTails, TailEnsemble
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rl_forecast.summary import TailSummary
 
-__all__ = ["ExponentialPivot", "ExponentialPivotFit", "pivot_cdf", "pivot_quantile"]
+__all__ = [
+    "ExponentialPivot",
+    "ExponentialPivotFit",
+    "exact_pivot_quantile",
+    "mean_unbiased_factor",
+    "pivot_cdf",
+    "pivot_quantile",
+]
 
 
 @lru_cache(maxsize=64)
@@ -32,7 +41,7 @@ def _gamma_nodes(shape: int, n_nodes: int = 200) -> tuple[NDArray[np.float64], N
 
 
 def pivot_cdf(w: float, tail_k: int, ratio: float) -> float:
-    """Distribution function of ``W = (M_n - x_(k)) / s`` on an exponential tail, large-m form.
+    """Distribution function of ``W = (M_n - x_(k)) / s`` on an exponential tail, in the limit of large m.
 
     :param w: argument, in units of the mean excess
     :param tail_k: number k of scores used, at least 2
@@ -45,7 +54,7 @@ def pivot_cdf(w: float, tail_k: int, ratio: float) -> float:
 
 @lru_cache(maxsize=4096)
 def pivot_quantile(level: float, tail_k: int, ratio: float) -> float:
-    """Quantile of the pivot ``W``.
+    """Quantile of the pivot ``W`` in the limit of large m, the tabulated form.
 
     :param level: probability in (0, 1)
     :param tail_k: number k of scores used, at least 2
@@ -63,10 +72,43 @@ def pivot_quantile(level: float, tail_k: int, ratio: float) -> float:
     return float(optimize.brentq(lambda w: pivot_cdf(w, tail_k, ratio) - level, low, high, xtol=1e-10))
 
 
+def _ensemble(threshold: float, mean_excess: float, k: int, m: int, top: NDArray[np.float64]) -> TailEnsemble:
+    """Fiducial tails: ``(k - 1) s / sigma`` is Gamma(k - 1), so given s, sigma is distributed as ``(k - 1) s / g``."""
+    g, weight = _gamma_nodes(k - 1)
+    tails = GeneralisedParetoTails(location=np.array([threshold]), scale=(k - 1) * mean_excess / g, shape=np.zeros(1))
+    return TailEnsemble(tails=tails, weight=weight, threshold=threshold, rate=(k, m), top=top)
+
+
+@lru_cache(maxsize=4096)
+def exact_pivot_quantile(level: float, tail_k: int, n_eval: int, n_deploy: int) -> float:
+    """Quantile of the pivot ``W`` for finite m; ``nan`` where it is negative (n far below m, see the ensemble).
+
+    :param level: probability in (0, 1)
+    :param tail_k: number k of scores used, at least 2
+    :param n_eval: number m of evaluation scores
+    :param n_deploy: number n of new scores
+    :return: quantile in units of the mean excess
+    """
+    return _ensemble(0.0, 1.0, tail_k, n_eval, np.zeros(1)).maximum_quantile(level, n_deploy)
+
+
+def mean_unbiased_factor(tail_k: int, n_eval: int, n_deploy: int) -> float:
+    """Factor C of the best linear unbiased predictor ``x_(k) + C s`` of the maximum, ``H_n - H_m + H_(k-1)``.
+
+    :param tail_k: number k of scores used, at least 2
+    :param n_eval: number m of evaluation scores
+    :param n_deploy: number n of new scores
+    :return: factor in units of the mean excess
+    """
+    harmonic = special.digamma(np.array([n_deploy, n_eval, tail_k - 1]) + 1.0) + np.euler_gamma
+    return float(harmonic[0] - harmonic[1] + harmonic[2])
+
+
 @dataclass(frozen=True)
 class ExponentialPivotFit:
     """An exponential tail known through its k-th score and mean excess, both psi."""
 
+    ensemble: TailEnsemble
     threshold: float
     tail_scale: float
     tail_k: int
@@ -76,31 +118,40 @@ class ExponentialPivotFit:
         """Median-unbiased forecast of the maximum, psi."""
         return self.quantile(0.5, n_deploy)
 
+    def mean_unbiased(self, n_deploy: int) -> float:
+        """Mean-unbiased linear forecast of the maximum, psi: linear in the scores, for exact expected losses."""
+        return self.threshold + mean_unbiased_factor(self.tail_k, self.n_eval, n_deploy) * self.tail_scale
+
     def quantile(self, level: float, n_deploy: int) -> float:
         """Exact predictive quantile of the maximum of ``n_deploy`` new scores, psi."""
-        return self.threshold + self.tail_scale * pivot_quantile(level, self.tail_k, n_deploy / self.n_eval)
+        w = exact_pivot_quantile(level, self.tail_k, self.n_eval, n_deploy)
+        if w > 0.0:
+            return self.threshold + self.tail_scale * w
+        return self.ensemble.maximum_quantile(level, n_deploy)  # below the k-th score: order statistics
 
     def exceedance(self, psi: float, n_deploy: int) -> float:
         """Exact probability that the maximum of ``n_deploy`` new scores exceeds ``psi``."""
-        return 1.0 - pivot_cdf((psi - self.threshold) / self.tail_scale, self.tail_k, n_deploy / self.n_eval)
+        return self.ensemble.maximum_exceedance(psi, n_deploy)
 
 
 @dataclass(frozen=True)
-class ExponentialPivot:
+class ExponentialPivot(FitsFiniteScores):
     """Mean excess over the k-th largest score, with exact predictive quantiles of the maximum."""
 
     tail_k: int = 20
     name: str = "exponential_pivot"
 
-    def fit(self, summary: TailSummary) -> ExponentialPivotFit:
+    def fit_finite(self, summary: TailSummary) -> ExponentialPivotFit:
         """Fit to the finite scores among the ``tail_k`` largest.
 
-        :raises ValueError: fewer than two distinct finite scores
+        :raises NoTailError: fewer than two distinct finite scores
         """
         x = top_finite(summary, self.tail_k)
+        threshold, mean_excess = float(x[-1]), float((x[:-1] - x[-1]).mean())
         return ExponentialPivotFit(
-            threshold=float(x[-1]),
-            tail_scale=float((x[:-1] - x[-1]).mean()),
+            ensemble=_ensemble(threshold, mean_excess, x.size, summary.count, top_finite(summary, summary.top.size)),
+            threshold=threshold,
+            tail_scale=mean_excess,
             tail_k=int(x.size),
             n_eval=summary.count,
         )

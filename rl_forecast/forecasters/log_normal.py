@@ -1,4 +1,8 @@
-"""The baseline of Jones et al.: all psi scores as one normal distribution (so ``-log p`` is log-normal)."""
+"""The baseline of Jones et al.: all psi scores as one normal distribution (so ``-log p`` is log-normal).
+
+The paper gives no interval; the one here is the predictive distribution under the usual prior ``1 / sd``, exact where
+the scores are normal.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
+from rl_forecast.forecasters.base import NoTailError
+from rl_forecast.forecasters.certain_failures import FitsFiniteScores
+from rl_forecast.forecasters.ensemble import NormalTails, TailEnsemble
+
 if TYPE_CHECKING:
     from rl_forecast.summary import TailSummary
 
@@ -16,8 +24,9 @@ __all__ = ["LogNormal", "LogNormalFit"]
 
 @dataclass(frozen=True)
 class LogNormalFit:
-    """A normal distribution of psi."""
+    """A normal distribution of psi, and the normal distributions its estimation error leaves possible."""
 
+    ensemble: TailEnsemble
     mean: float
     standard_deviation: float
 
@@ -31,30 +40,39 @@ class LogNormalFit:
         return self.mean - self.standard_deviation * float(special.ndtri(1.0 / n_deploy))
 
     def quantile(self, level: float, n_deploy: int) -> float:
-        """Plug-in quantile of the maximum, psi: estimation error is *not* included."""
-        # P(M <= x) = Phi(z)^n = level; solved on the log scale, exact for any n
-        log_tail = np.log(-np.expm1(np.log(level) / n_deploy))
-        return self.mean - self.standard_deviation * float(special.ndtri_exp(log_tail))
+        """Predictive quantile of the maximum, psi; estimation error of mean and sd included."""
+        return self.ensemble.maximum_quantile(level, n_deploy)
 
     def exceedance(self, psi: float, n_deploy: int) -> float:
-        """Plug-in probability that the maximum exceeds ``psi``: estimation error is *not* included."""
-        return float(-np.expm1(n_deploy * special.log_ndtr((psi - self.mean) / self.standard_deviation)))
+        """Predictive probability that the maximum exceeds ``psi``."""
+        return self.ensemble.maximum_exceedance(psi, n_deploy)
 
 
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(FitsFiniteScores):
     """Mean and standard deviation (ddof 1) of all finite psi."""
 
     name: str = "log_normal"
 
-    def fit(self, summary: TailSummary) -> LogNormalFit:
+    def fit_finite(self, summary: TailSummary) -> LogNormalFit:
         """Fit to every finite score.
 
-        :raises ValueError: fewer than two distinct finite scores
+        :raises NoTailError: fewer than two distinct finite scores
         """
-        n = summary.count - summary.n_neg_inf
-        mean = summary.sum_psi / n if n else 0.0
-        variance = (summary.sum_psi_squared - n * mean**2) / (n - 1) if n > 1 else 0.0
-        if variance <= 0:
-            raise ValueError(f"{n} finite scores without spread: a normal distribution needs at least 2 distinct ones")
-        return LogNormalFit(mean=mean, standard_deviation=float(np.sqrt(variance)))
+        m = summary.n_finite
+        variance = summary.sum_squared_deviations / (m - 1) if m > 1 else 0.0
+        finite = summary.top[np.isfinite(summary.top)]
+        # rounding leaves a speck of variance in equal scores
+        if variance <= (1e-12 * max(1.0, abs(summary.mean_psi))) ** 2:
+            raise NoTailError(f"{m} finite scores without spread: a normal distribution needs at least 2 distinct ones")
+        sd = float(np.sqrt(variance))
+        q, w = np.polynomial.legendre.leggauss(24)
+        q, w = 0.5 * (q + 1.0), 0.5 * w
+        spread = sd * np.sqrt((m - 1) / special.chdtri(m - 1, q))
+        mean = summary.mean_psi + spread[:, None] * special.ndtri(q) / np.sqrt(m)
+        tails = NormalTails(mean.ravel(), np.repeat(spread, q.size))
+        return LogNormalFit(
+            ensemble=TailEnsemble(tails, np.outer(w, w).ravel(), float("-inf"), None, finite),
+            mean=summary.mean_psi,
+            standard_deviation=sd,
+        )

@@ -1,0 +1,76 @@
+"""``rl-forecast COMMAND ...`` = ``python -m rl_forecast COMMAND ...``: finds the command and hands over.
+
+Every command is a module with ``main(argv) -> exit code``, imported only when it is called, so that ``--help`` answers
+at once. Exit codes: 0 done, 1 failure while running, 2 bad usage or input, 3 a gate that was asked for did not hold.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from rl_forecast.usage import UsageError, one_line, unknown_name
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("rl_forecast.train", "train agents and check the forecasts of their failures"),
+    "evaluate": ("rl_forecast.evaluate", "evaluate a finished run on held-out tasks"),
+    "forecast": ("rl_forecast.commands.forecast", "the worst of the next n queries, from any score file"),
+    "backtest": ("rl_forecast.commands.backtest", "how good that forecast would have been on your own data"),
+    "compare": ("rl_forecast.commands.compare", "which of several score files finds the worst failure for the money"),
+    "summarize": ("rl_forecast.commands.summarize", "a small mergeable summary of a large score file"),
+}
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: rl-forecast COMMAND ...   (or: python -m rl_forecast COMMAND ...)",
+            "",
+            "Forecast, diagnose and train the deployment-scale tail of failures.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "rl-forecast COMMAND --help tells more.",
+            "Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a gate that was asked for did not hold.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    :param argv: arguments without the program's name; None takes those of the process
+    :return: exit code
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from rl_forecast import __version__
+
+        print(f"rl-forecast {__version__}")
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        print(f"rl-forecast: {one_line(unknown_name('command', name, COMMANDS))}", file=sys.stderr)
+        return 2
+    try:
+        code: int = import_module(COMMANDS[name][0]).main(argv[1:])
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        print(f"rl-forecast {name}: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"rl-forecast {name}: interrupted", file=sys.stderr)
+        return 130

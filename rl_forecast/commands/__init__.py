@@ -1,0 +1,1 @@
+"""The commands of ``rl-forecast`` that work on score files, one to a module."""

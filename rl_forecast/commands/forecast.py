@@ -1,0 +1,171 @@
+"""``rl-forecast forecast``: the worst of the next n queries, from any score file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl_forecast.commands.options import (
+    Parser,
+    add_forecast_options,
+    add_reading_options,
+    count,
+    forecast_or_usage_error,
+    level,
+    read,
+    writing,
+)
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from rl_forecast.forecasting import Forecast
+
+__all__ = ["main"]
+
+_EPILOG = """\
+columns of the table:
+  n                    number of deployment queries
+  worst query          failure probability of the worst of them: point forecast and prediction interval
+  any failure          probability of at least one failure when each is asked once
+  worse than all seen  n / (n + m), whatever the shape of the tail
+
+examples:
+  rl-forecast forecast scores.parquet -n 1e4 1e6 --column log_p --plot tail.png --json out.json
+  rl-forecast forecast logs/*.eval --scorer match --fails I -n 1e6
+  rl-forecast forecast samples_task.jsonl --metric acc --fails 0 -n 1e6
+  rl-forecast forecast a.csv b.csv --group-by file --fail-above 0.01 --at 1e6
+
+exit codes: 0 done, 2 bad input or no tail to forecast from (status degenerate), 3 --fail-above did not hold
+"""
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "forecast",
+        "Forecast the worst of n deployment queries from the failure scores of an evaluation, with intervals and "
+        "warnings.\nWhat no forecast can promise: failures of a kind that the evaluation never met.",
+        _EPILOG,
+    )
+    parser.add_argument("-n", "--n-deploy", type=count, nargs="+", metavar="N", help="deployment sizes, such as 1e6")
+    add_reading_options(parser)
+    add_forecast_options(parser)
+    parser.add_argument("--group-by", metavar="WHAT", help="a forecast for each 'file', or for each value of a column")
+    gate = parser.add_argument_group("gate for CI pipelines")
+    gate.add_argument("--fail-above", type=level, metavar="P", help="exit code 3 where the worst-query risk exceeds P")
+    gate.add_argument("--at", type=count, metavar="N", help="deployment size of the gate (default: the largest -n)")
+    gate.add_argument(
+        "--gate",
+        choices=("upper", "point"),
+        default="upper",
+        help="compare the interval's upper end (default) or the point",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE", help="write the forecast as JSON, - for standard output")
+    out.add_argument("--plot", metavar="FILE", help="draw a figure (png, svg or pdf)")
+    out.add_argument(
+        "--figure",
+        choices=("tail", "return-level", "stability", "all"),
+        default="tail",
+        help="which: the tail with its fit (default), risk against n, forecast against k, or all three",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    :param argv: its arguments
+    :return: exit code
+    :raises UsageError: bad usage or input
+    """
+    args = _parser().parse_args(argv)
+    sizes = list(args.n_deploy or [])
+    if args.at is not None and args.at not in sizes:
+        sizes.append(args.at)
+    if not sizes:
+        raise UsageError("how many deployment queries? Add -n, for example -n 1e4 1e6")
+    if args.fail_above is None and args.at is not None:
+        raise UsageError("--at is the size for a gate: add --fail-above P")
+    _check_plot_suffix(args.plot)
+    results = read(args)
+
+    from rl_forecast.commands.report import print_forecasts
+    from rl_forecast.forecasting import forecast
+
+    forecasts: dict[str, Forecast] = {}
+    for name, result in results.items():
+        make = partial(forecast, result.summary, n_deploy=sizes, method=args.method, tail_k=args.tail_k)
+        forecasts[name] = forecast_or_usage_error(make)
+    notes: dict[str, Sequence[str]] = {name: result.notes for name, result in results.items()}
+    if args.json != "-":
+        print_forecasts(forecasts, args.level, notes)
+    gate = {name: _gate(fc, args) for name, fc in forecasts.items()} if args.fail_above is not None else {}
+    if args.json:
+        _write_json(forecasts, notes, gate, args)
+    if args.plot:
+        _plot(forecasts, args)
+    for name, verdict in gate.items():
+        print(f"gate{' ' + name if name else ''}: {verdict['sentence']}", file=sys.stderr)
+    if any(verdict["status"] == "failed" for verdict in gate.values()):
+        return 3
+    return 2 if any(fc.status == "degenerate" for fc in forecasts.values()) else 0
+
+
+def _gate(fc: Forecast, args: argparse.Namespace) -> dict[str, Any]:
+    """Whether the worst-query risk stays below the limit at the gate's size."""
+    from rl_forecast.formatting import format_count, format_probability
+    from rl_forecast.scores import psi_from_p
+
+    n = args.at if args.at is not None else max(fc.n_deploy)
+    i = fc.n_deploy.index(n)
+    upper = args.gate == "upper"
+    psi = float(fc.prediction_interval(args.level, "psi")[i, 1] if upper else fc.worst_query_psi[i])
+    limit = float(psi_from_p(args.fail_above))
+    status = "unknown" if psi != psi else "failed" if psi > limit else "passed"
+    what = f"upper end of the {100 * args.level:g} % interval" if upper else "point forecast"
+    relation = {"unknown": "is unknown, limit", "failed": "exceeds", "passed": "does not exceed"}[status]
+    value = "" if status == "unknown" else f"{format_probability(psi)} "
+    sentence = f"{status}: at n = {format_count(n)} the {what} {value}{relation} {args.fail_above:g}"
+    return {"status": status, "n_deploy": n, "compared": args.gate, "fail_above": args.fail_above, "sentence": sentence}
+
+
+def _write_json(
+    forecasts: dict[str, Forecast], notes: dict[str, Any], gate: dict[str, Any], args: argparse.Namespace
+) -> None:
+    groups = [
+        {"group": name, **fc.to_dict(args.level), "notes": list(notes[name]), "gate": gate.get(name)}
+        for name, fc in forecasts.items()
+    ]
+    text = json.dumps({"schema": "rl-forecast/forecasts/1", "groups": groups}, indent=2, allow_nan=False) + "\n"
+    if args.json == "-":
+        sys.stdout.write(text)
+        return
+    with writing(args.json):
+        Path(args.json).write_text(text, encoding="utf-8")
+
+
+def _check_plot_suffix(path: str | None) -> None:
+    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {path}: the suffix must be .png, .svg or .pdf")
+
+
+def _plot(forecasts: dict[str, Forecast], args: argparse.Namespace) -> None:
+    from rl_forecast.plots import save_figure
+
+    for name, fc in forecasts.items():
+        path = Path(args.plot)
+        if name and len(forecasts) > 1:
+            safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+            path = path.with_name(f"{path.stem}-{safe}{path.suffix}")
+        if fc.status == "degenerate":
+            print(f"no figure for {name or 'these scores'}: there is no tail to draw", file=sys.stderr)
+            continue
+        with writing(str(path)):
+            save_figure(fc, path, args.figure, args.level, title=name)
+        print(f"figure: {path}", file=sys.stderr)

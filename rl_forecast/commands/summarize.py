@@ -1,0 +1,43 @@
+"""``rl-forecast summarize``: a small mergeable summary of a large score file."""
+
+from __future__ import annotations
+
+from rl_forecast.commands.options import Parser, add_reading_options, read, writing
+
+__all__ = ["main"]
+
+_EPILOG = """\
+A summary of a few kilobytes holds all that forecast needs; summaries of shards merge exactly, so any cluster's
+map-reduce can make them.
+
+examples:
+  rl-forecast summarize shard-17.parquet --column log_p -o shard-17.json
+  rl-forecast forecast shard-*.json -n 1e9
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    :param argv: its arguments
+    :return: exit code
+    :raises UsageError: bad usage or input
+    """
+    parser = Parser("summarize", "Summarise the failure scores of an evaluation, or merge summaries.", _EPILOG)
+    add_reading_options(parser)
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="summary to write (.json)")
+    args = parser.parse_args(argv)
+    result = read(args)[""]
+
+    from rl_forecast.commands.report import print_lines
+    from rl_forecast.formatting import format_probability
+    from rl_forecast.io import save_summary
+
+    with writing(args.out):
+        save_summary(result.summary, args.out)
+    summary = result.summary
+    unscored = f", {summary.n_unscored} queries without a score" if summary.n_unscored else ""
+    largest = format_probability(float(summary.top[0]))
+    print(f"{args.out}: {summary.count} scores, the {summary.top.size} largest kept, worst p = {largest}{unscored}")
+    print_lines(result.notes)
+    return 0

@@ -1,0 +1,103 @@
+"""Which source of queries finds the worst failure for the money?
+
+Jones et al. 2025 (arXiv 2502.16797, section 6) choose between red-teamers, cheap with many queries or costly with few,
+by forecasting the worst query that each finds within a budget. The paper compares point forecasts (our reading); here
+the whole predictive distributions are compared, so the answer comes with the probability that it is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl_forecast.forecasting import forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rl_forecast.forecasting import Forecast
+    from rl_forecast.summary import TailSummary
+
+__all__ = ["Comparison", "compare"]
+
+_N_LEVELS = 400
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Forecasts within a budget, and which is likely to reach furthest.
+
+    :param names: one for each source
+    :param costs: cost of one query, in units of the budget
+    :param forecasts: the forecast for as many queries as the budget buys
+    :param probability_worst: P(this source finds the worst query of all); sums to 1
+    :param budget: what may be spent on each
+    """
+
+    names: tuple[str, ...]
+    costs: tuple[float, ...]
+    forecasts: tuple[Forecast, ...]
+    probability_worst: tuple[float, ...]
+    budget: float
+
+
+def compare(
+    summaries: dict[str, TailSummary],
+    budget: float,
+    costs: Sequence[float] | None = None,
+    method: str | None = None,
+    tail_k: int | None = None,
+) -> Comparison:
+    """Compare sources of queries at equal cost.
+
+    :param summaries: evaluations of at least two sources, by name
+    :param budget: what may be spent on each source
+    :param costs: cost of one query for each source, in the same unit; None: 1 each
+    :param method: as in :func:`rl_forecast.forecasting.forecast`
+    :param tail_k: as in :func:`rl_forecast.forecasting.forecast`
+    :raises ValueError: fewer than two sources, other than one cost each, a budget that buys no query, or no tail
+    """
+    if len(summaries) < 2:
+        raise ValueError("there is nothing to compare: give at least two sources")
+    costs = [1.0] * len(summaries) if costs is None else list(costs)
+    if len(costs) != len(summaries):
+        raise ValueError(f"{len(costs)} costs for {len(summaries)} sources: give one cost for each, in the same order")
+    forecasts = []
+    for (name, summary), cost in zip(summaries.items(), costs, strict=True):
+        # 1e-9: a budget of 1 at a cost of 0.1 buys ten queries, whatever binary fractions say
+        n = int(np.floor(budget / cost * (1.0 + 1e-9)))
+        if n < 1:
+            raise ValueError(f"a budget of {budget:g} buys no query of {name} at {cost:g}")
+        fc = forecast(summary, n_deploy=n, method=method, tail_k=tail_k)
+        if fc.fitted is None:
+            raise ValueError(f"{name}: {fc.reason}")
+        forecasts.append(fc)
+    return Comparison(tuple(summaries), tuple(costs), tuple(forecasts), _win_probabilities(forecasts), budget)
+
+
+def _win_probabilities(forecasts: Sequence[Forecast]) -> tuple[float, ...]:
+    """P(maximum of each source is the largest), the sources being independent given their evaluations.
+
+    ``P(i wins) = E_i prod_{j != i} P(M_j < M_i)``, over quantiles of M_i. Where several sources are certain to hold a
+    failure with p = 1 the chance is shared.
+    """
+    levels = (np.arange(_N_LEVELS) + 0.5) / _N_LEVELS
+    wins = []
+    for i, fc in enumerate(forecasts):
+        assert fc.fitted is not None
+        total = 0.0
+        for level in levels:
+            x = fc.fitted.quantile(float(level), fc.n_deploy[0])
+            others = 1.0
+            for j, other in enumerate(forecasts):
+                if j == i:
+                    continue
+                assert other.fitted is not None
+                above = other.fitted.exceedance(x, other.n_deploy[0]) if np.isfinite(x) else 0.0
+                others *= 1.0 - above
+            total += others if np.isfinite(others) else 0.0
+        wins.append(total / _N_LEVELS)
+    scale = sum(wins)
+    return tuple(w / scale for w in wins)

@@ -1,0 +1,331 @@
+"""From the scores of one evaluation to the worst query of a deployment: :func:`forecast`."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rl_forecast.diagnostics import Diagnostics, ForecastWarning, diagnose, warn
+from rl_forecast.forecasters import NoTailError, make_forecaster
+from rl_forecast.forecasters.shape_prior import default_tail_k
+from rl_forecast.risks import RiskEstimate, aggregate_risk, behavior_frequency
+from rl_forecast.scores import is_tensor, log_p_from_psi, psi_from_log_p, psi_from_p
+from rl_forecast.summary import TailSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from rl_forecast.forecasters import FittedTail
+
+__all__ = ["Forecast", "choose_method", "forecast", "summarize_scores"]
+
+FORECAST_SCHEMA = "rl-forecast/forecast/1"
+_FEWEST_DISTINCT_COUNTS = 6
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecast of the worst of n new queries, for one or several n.
+
+    Arrays have one row per deployment size, shape (L, ...). Where the scores hold no tail, ``status`` is
+    ``"degenerate"``: the numbers that would need one are ``nan`` and only distribution-free statements remain.
+
+    :param summary: the evaluation
+    :param n_deploy: deployment sizes n, in the order given
+    :param method: name of the forecaster
+    :param tail_k: number of largest scores it was to use; None where the method uses all
+    :param status: ``"ok"`` or ``"degenerate"``
+    :param fitted: the fitted tail, None where degenerate
+    :param reason: why there is no tail; empty where there is one
+    """
+
+    summary: TailSummary
+    n_deploy: tuple[int, ...]
+    method: str
+    tail_k: int | None
+    status: Literal["ok", "degenerate"]
+    fitted: FittedTail | None
+    reason: str = ""
+
+    @cached_property
+    def worst_query_psi(self) -> NDArray[np.float64]:
+        """Point forecast of the largest score among n queries, shape (L,), psi."""
+        if self.fitted is None:
+            return np.full(len(self.n_deploy), np.nan)
+        return np.array([self.fitted.point(n) for n in self.n_deploy])
+
+    @property
+    def worst_query_risk(self) -> NDArray[np.float64]:
+        """Point forecast of the largest failure probability among n queries, shape (L,), probability."""
+        result: NDArray[np.float64] = np.exp(log_p_from_psi(self.worst_query_psi))
+        return result
+
+    @property
+    def worst_query_log10_risk(self) -> NDArray[np.float64]:
+        """The same as ``log10 p``, shape (L,): it does not underflow."""
+        result: NDArray[np.float64] = log_p_from_psi(self.worst_query_psi) / np.log(10.0)
+        return result
+
+    def prediction_interval(
+        self, level: float = 0.90, unit: Literal["probability", "psi", "log10"] = "probability"
+    ) -> NDArray[np.float64]:
+        """Equal-tailed prediction interval for the *realised* worst query of n.
+
+        :param level: coverage, probability in (0, 1)
+        :param unit: ``"probability"``, ``"psi"`` or ``"log10"`` (of p)
+        :return: shape (L, 2)
+        :raises ValueError: level outside (0, 1), or another unit
+        """
+        _check_level(level)
+        if self.fitted is None:
+            return np.full((len(self.n_deploy), 2), np.nan)
+        ends = (0.5 - level / 2, 0.5 + level / 2)
+        psi = np.array([[self.fitted.quantile(q, n) for q in ends] for n in self.n_deploy])
+        if unit == "psi":
+            return psi
+        log_p: NDArray[np.float64] = log_p_from_psi(psi)
+        if unit == "log10":
+            log_p = log_p / np.log(10.0)
+            return log_p
+        if unit == "probability":
+            return np.exp(log_p)
+        raise ValueError(f"unit must be 'probability', 'psi' or 'log10', it is {unit!r}")
+
+    def exceedance(self, p: float) -> NDArray[np.float64]:
+        """Predictive probability that some query of n has a failure probability above ``p``.
+
+        :param p: probability in [0, 1)
+        :return: shape (L,), probability
+        :raises ValueError: p outside [0, 1)
+        """
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"p must lie in [0, 1), it is {p}")
+        if self.fitted is None:
+            return np.full(len(self.n_deploy), np.nan)
+        psi = float(psi_from_p(p))
+        return np.array([self.fitted.exceedance(psi, n) for n in self.n_deploy])
+
+    @property
+    def new_record_probability(self) -> NDArray[np.float64]:
+        """``n / (n + m)``, shape (L,): P(the worst of n new queries is worse than all m seen).
+
+        Exact for any exchangeable continuous scores and free of any tail model.
+        """
+        n = np.array(self.n_deploy, dtype=np.float64)
+        return n / (n + self.summary.count)
+
+    def behavior_frequency(self, tau: float, level: float = 0.90) -> RiskEstimate:
+        """Share of queries with failure probability above ``tau``; see :func:`rl_forecast.risks.behavior_frequency`.
+
+        :param tau: probability in (0, 1)
+        :param level: coverage of the interval, probability
+        """
+        _check_level(level)
+        return behavior_frequency(self.summary, self.fitted, tau, level)
+
+    def aggregate_risk(self, level: float = 0.90) -> RiskEstimate:
+        """P(at least one failure in n queries asked once each); see :func:`rl_forecast.risks.aggregate_risk`.
+
+        :param level: coverage of the interval, probability
+        """
+        _check_level(level)
+        return aggregate_risk(self.summary, self.fitted, self.n_deploy, level)
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        """Numbers behind the warnings."""
+        return diagnose(self.summary, self.fitted, self.method, self.n_deploy)
+
+    @cached_property
+    def warnings(self) -> tuple[ForecastWarning, ...]:
+        """What the reader should know; the missed-mode note is always the last."""
+        found = warn(self.summary, self.fitted, self.method, self.tail_k, self.n_deploy, self.diagnostics)
+        if self.fitted is not None:
+            return found
+        return (ForecastWarning("degenerate", "error", f"No forecast: {self.reason}.", {}), *found)
+
+    def to_dict(self, level: float = 0.90) -> dict[str, Any]:
+        """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None.
+
+        :param level: coverage of the intervals, probability
+        """
+        p, log10 = self.prediction_interval(level), self.prediction_interval(level, "log10")
+        psi, aggregate = self.prediction_interval(level, "psi"), self.aggregate_risk(level)
+        rows = [
+            {
+                "n_deploy": n,
+                "worst_query_risk": _interval(self.worst_query_risk[i], *p[i]),
+                "worst_query_log10_risk": _interval(self.worst_query_log10_risk[i], *log10[i]),
+                "worst_query_psi": _interval(self.worst_query_psi[i], *psi[i]),
+                "aggregate_risk": _interval(*(np.asarray(x)[i] for x in _ends(aggregate))),
+                "new_record_probability": float(self.new_record_probability[i]),
+            }
+            for i, n in enumerate(self.n_deploy)
+        ]
+        return {
+            "schema": FORECAST_SCHEMA,
+            "status": self.status,
+            "reason": self.reason,
+            "method": self.method,
+            "tail_k": self.tail_k,
+            "level": level,
+            "n_eval": self.summary.count,
+            "n_unscored": self.summary.n_unscored,
+            "largest_risk_seen": _finite(float(np.exp(log_p_from_psi(self.summary.top[0])))),
+            "tail_scale_psi": _finite(self.fitted.tail_scale if self.fitted else float("nan")),
+            "forecasts": rows,
+            "warnings": [_plain(w.to_dict()) for w in self.warnings],
+            "diagnostics": _plain(self.diagnostics.to_dict()),
+        }
+
+
+def forecast(
+    p: Any = None,
+    *,
+    n_deploy: int | Sequence[int],
+    log_p: Any = None,
+    psi: Any = None,
+    failures: Any = None,
+    samples: Any = None,
+    method: str | None = None,
+    tail_k: int | None = None,
+    capacity: int = TailSummary.DEFAULT_CAPACITY,
+) -> Forecast:
+    """Forecast the worst of n deployment queries from the scores of an evaluation.
+
+    Give the scores in exactly one form: ``p``, ``log_p``, ``psi``, or ``failures`` with ``samples``. Lists, numpy
+    arrays, torch tensors and polars or pandas series are taken. Prefer ``log_p``: small probabilities underflow.
+
+    :param p: failure probability of each evaluated query, shape (m,); or a :class:`TailSummary` made elsewhere
+    :param n_deploy: deployment sizes n, whole numbers of at least 1
+    :param log_p: natural log of the failure probabilities, shape (m,)
+    :param psi: scores ``-log(-log p)``, shape (m,)
+    :param failures: failures of each query in repeated sampling, shape (m,)
+    :param samples: samples of each query, shape (m,) or one number for all
+    :param method: name of a forecaster. None: ``shape_prior``, or ``binomial_tail`` for counts so coarse that fewer
+        than six distinct values are among the ten largest
+    :param tail_k: number of largest scores used; None: the method's own
+    :param capacity: number of largest scores kept exactly; more let ``behavior_frequency`` look deeper into the body
+    :raises ValueError: no scores, several forms at once, NaN, values out of range, unknown method, n below 1
+    """
+    if isinstance(p, TailSummary):
+        if any(x is not None for x in (log_p, psi, failures, samples)):
+            raise ValueError("give a summary or scores, not both")
+        summary = p
+    else:
+        summary = summarize_scores(p, log_p=log_p, psi=psi, failures=failures, samples=samples, capacity=capacity)
+    sizes = _deployment_sizes(n_deploy)
+    method = choose_method(summary) if method is None else method
+    forecaster = make_forecaster(method, tail_k)
+    used: int | None = getattr(forecaster, "tail_k", None)
+    if method == "shape_prior" and used is None:
+        used = default_tail_k(summary.count - summary.n_pos_inf)
+    try:
+        fitted = forecaster.fit(summary)
+    except NoTailError as error:
+        return Forecast(summary, sizes, method, used, "degenerate", None, str(error))
+    return Forecast(summary, sizes, method, used, "ok", fitted)
+
+
+def choose_method(summary: TailSummary) -> str:
+    """Default method for a summary: ``shape_prior`` unless coarse counts call for ``binomial_tail``.
+
+    With six or more distinct values among the ten largest, scores from counts keep 84 to 93 % coverage of a nominal
+    90 %; with fewer it can fall to nothing.
+    """
+    coarse = summary.count_table and np.unique(summary.top[:10]).size < min(_FEWEST_DISTINCT_COUNTS, summary.top.size)
+    return "binomial_tail" if coarse else "shape_prior"
+
+
+def summarize_scores(
+    p: Any = None,
+    *,
+    log_p: Any = None,
+    psi: Any = None,
+    failures: Any = None,
+    samples: Any = None,
+    capacity: int = TailSummary.DEFAULT_CAPACITY,
+) -> TailSummary:
+    """Summary of scores given in exactly one form; parameters as in :func:`forecast`.
+
+    :raises ValueError: no form or several, a scalar, NaN or values out of range
+    """
+    given = [name for name, x in (("p", p), ("log_p", log_p), ("psi", psi), ("failures", failures)) if x is not None]
+    if len(given) != 1:
+        what = f"got {' and '.join(given)}" if given else "got none"
+        raise ValueError(f"give the scores in exactly one form, p, log_p, psi or failures with samples: {what}")
+    if (failures is None) != (samples is None):
+        raise ValueError("failures and samples belong together: give both")
+    if failures is not None:
+        j = samples if np.ndim(samples) == 0 else _vector(samples, "samples")
+        return TailSummary.from_counts(_vector(failures, "failures"), j, capacity)
+    if p is not None:
+        return TailSummary.from_scores(psi_from_p(_vector(p, "p")), capacity)
+    if log_p is not None:
+        return TailSummary.from_scores(psi_from_log_p(_vector(log_p, "log_p")), capacity)
+    return TailSummary.from_scores(_vector(psi, "psi"), capacity)
+
+
+def _vector(x: Any, name: str) -> NDArray[np.float64]:
+    """Any array-like as a float64 vector."""
+    if is_tensor(x):
+        x = x.detach().cpu().double().numpy()
+    elif hasattr(x, "to_numpy"):  # polars and pandas series
+        x = x.to_numpy()
+    try:
+        vector = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers: {error}") from error
+    if vector.ndim != 1 or vector.size == 0:
+        raise ValueError(f"{name} must be a non-empty vector, its shape is {vector.shape}")
+    return vector
+
+
+def _deployment_sizes(n_deploy: int | Sequence[int]) -> tuple[int, ...]:
+    items = np.atleast_1d(np.asarray(n_deploy, dtype=object)).tolist()
+    sizes = []
+    for n in items:
+        try:
+            whole = int(n) if isinstance(n, float | np.floating) and float(n).is_integer() else operator.index(n)
+        except TypeError:
+            raise ValueError(f"n_deploy must be whole numbers of at least 1, found {n!r}") from None
+        if whole < 1:
+            raise ValueError(f"n_deploy must be whole numbers of at least 1, found {n!r}")
+        sizes.append(whole)
+    if not sizes:
+        raise ValueError("n_deploy is empty: give at least one deployment size")
+    return tuple(sizes)
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie in (0, 1), it is {level}")
+
+
+def _ends(risk: RiskEstimate) -> tuple[Any, Any, Any]:
+    return risk.estimate, risk.low, risk.high
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def _interval(point: float, low: float, high: float) -> dict[str, float | None]:
+    return {"point": _finite(point), "low": _finite(low), "high": _finite(high)}
+
+
+def _plain(x: Any) -> Any:
+    """Nested containers with every non-finite number as None, for strict JSON."""
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(value) for value in x]
+    if isinstance(x, float | np.floating):
+        return _finite(float(x))
+    return x

@@ -1,0 +1,13 @@
+"""Scores from files: csv, parquet, jsonl, npz, summaries, Inspect logs and lm-eval samples.
+
+Everything becomes a :class:`~rl_forecast.summary.TailSummary`, so that a billion scores need no more memory than a
+thousand. Errors are :class:`~rl_forecast.usage.UsageError`: one line that names the file, the value and the fix.
+"""
+
+from __future__ import annotations
+
+from rl_forecast.io.read import read_groups, read_psi
+from rl_forecast.io.source import ReadOptions, ReadResult
+from rl_forecast.io.summaries import load_summary, save_summary
+
+__all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]

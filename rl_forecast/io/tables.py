@@ -1,0 +1,226 @@
+"""Summaries of tables, streamed with polars: one pass, bounded memory."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl_forecast.io.columns import Columns, refuse_text
+from rl_forecast.io.formats import open_table
+from rl_forecast.io.source import Kind, ReadOptions, ReadResult, reading
+from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
+from rl_forecast.summary import TailSummary
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+__all__ = ["CHUNK_ROWS", "read_table", "read_table_psi"]
+
+CHUNK_ROWS = 20_000_000
+
+
+def _psi(kind: Kind, x: pl.Expr) -> pl.Expr:
+    if kind == "psi":
+        return x
+    return -(-(x if kind == "log_p" else x.log())).log()
+
+
+def _log_survival(kind: Kind, x: pl.Expr) -> pl.Expr:
+    """``log(1 - p)``, with the series of ``log(-expm1(log p))`` where p is close to 1."""
+    import polars as pl
+
+    if kind == "p":
+        return (-x).log1p()
+    log_p = x if kind == "log_p" else -((-x).exp())
+    return pl.when(log_p > -1e-5).then((-log_p).log() + 0.5 * log_p).otherwise((-(log_p.exp())).log1p())
+
+
+def _statistics(kind: Kind, x: pl.Expr) -> list[pl.Expr]:
+    """Everything a summary holds but the largest scores, as aggregations over one column."""
+    import polars as pl
+
+    psi = _psi(kind, x)
+    finite = psi.filter(psi.is_finite())
+    log_survival = _log_survival(kind, x.filter(psi < math.inf))
+    return [
+        pl.len().alias("rows"),
+        x.null_count().alias("missing"),
+        x.is_nan().sum().alias("nan"),
+        x.min().alias("lowest"),
+        x.max().alias("highest"),
+        (psi == -math.inf).sum().alias("n_neg_inf"),
+        (psi == math.inf).sum().alias("n_pos_inf"),
+        finite.mean().alias("mean"),
+        finite.var(ddof=0).alias("variance"),
+        log_survival.sum().alias("sum_log_survival"),
+        (log_survival * log_survival).sum().alias("sum_log_survival_squared"),
+    ]
+
+
+def _check_range(row: dict[str, Any], kind: Kind, where: str) -> None:
+    if row["nan"]:
+        raise UsageError(f"{where} holds {row['nan']} NaN: leave the cell empty if the query has no score")
+    low, high = row["lowest"], row["highest"]
+    if kind == "p" and low is not None and not (low >= 0 and high <= 1):
+        raise UsageError(
+            f"{where} holds {low if low < 0 else high:g}, outside [0, 1]: use --kind log_p or psi if it is one"
+        )
+    if kind == "log_p" and high is not None and high > 0:
+        raise UsageError(
+            f"{where} holds {high:g}, but a log probability is at most 0: use --kind p or psi if it is one"
+        )
+
+
+def _summary(row: dict[str, Any], top: NDArray[np.float64], capacity: int) -> TailSummary:
+    count = row["rows"] - row["missing"]
+    n_finite = count - row["n_neg_inf"] - row["n_pos_inf"]
+    return TailSummary(
+        count=count,
+        top=top,
+        n_neg_inf=row["n_neg_inf"],
+        n_pos_inf=row["n_pos_inf"],
+        mean_psi=row["mean"] or 0.0,
+        sum_squared_deviations=(row["variance"] or 0.0) * n_finite,
+        sum_log_survival=row["sum_log_survival"] or 0.0,
+        sum_log_survival_squared=row["sum_log_survival_squared"] or 0.0,
+        capacity=capacity,
+        n_unscored=row["missing"],
+    )
+
+
+def _to_psi(values: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+    if kind == "psi":
+        return values
+    result: NDArray[np.float64] = psi_from_log_p(values) if kind == "log_p" else psi_from_p(values)
+    return result
+
+
+def _summarise_scores(table: pl.LazyFrame, columns: Columns, capacity: int, where: str) -> TailSummary:
+    """One pass over a table without groups."""
+    import polars as pl
+
+    frame = table.select(columns.number(columns.score).alias("x"))
+    x = pl.col("x")
+    with reading(columns.path):
+        parts = [frame.select(_statistics(columns.kind, x)), frame.filter(x.is_not_nan()).top_k(capacity, by="x")]
+        statistics, top = pl.collect_all(parts, engine="streaming")
+    row = statistics.row(0, named=True)
+    _check_range(row, columns.kind, where)
+    if row["rows"] == row["missing"]:
+        raise UsageError(f"{where} holds no score ({row['rows']} rows)")
+    largest = np.sort(top["x"].drop_nulls().to_numpy())[::-1]
+    return _summary(row, _to_psi(largest, columns.kind), capacity)
+
+
+def _summarise_counts(table: pl.LazyFrame, columns: Columns, capacity: int, where: str) -> TailSummary:
+    """Counts fit a small table of (samples, failures): group in polars, weigh in numpy."""
+    import polars as pl
+
+    assert columns.counts is not None
+    failures, samples = (columns.number(c) for c in columns.counts)
+    pairs = table.select(failures.alias("f"), samples.alias("j")).group_by("f", "j").agg(pl.len().alias("repeats"))
+    with reading(columns.path):
+        grouped = pairs.collect(engine="streaming")
+    scored = grouped.filter(pl.col("f").is_not_null() & pl.col("j").is_not_null() & (pl.col("j") != 0))
+    missing = int(grouped["repeats"].sum()) - int(scored["repeats"].sum())
+    if not scored.height:
+        raise UsageError(f"{where} holds no query with samples")
+    try:
+        return TailSummary.from_count_table(
+            scored["f"].to_numpy(), scored["j"].to_numpy(), scored["repeats"].to_numpy(), capacity, missing
+        )
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def read_table(
+    path: str, options: ReadOptions, advance: Callable[[int, int], None] | None = None
+) -> dict[str, ReadResult]:
+    """Summaries of the groups of one table; one group named ``""`` unless grouped by a column.
+
+    :param path: file, or ``-`` for standard input
+    :param options: which columns
+    :param advance: called with rows done and rows in all while a long parquet file is read
+    :raises UsageError: bad input
+    """
+    import polars as pl
+
+    table = open_table(path)
+    shown = "standard input" if path == "-" else path
+    columns = Columns(table, shown, options)
+    used = columns.counts or (columns.score,)
+    for name in used:
+        refuse_text(table, columns, name)
+    where = f"{shown}: column {' and '.join(repr(c) for c in used)}"
+    summarise = _summarise_counts if columns.counts else _summarise_scores
+    if columns.group is not None:
+        with reading(shown):
+            names = table.select(pl.col(columns.group).unique()).collect(engine="streaming").to_series().to_list()
+        if len(names) > 1_000:
+            raise UsageError(
+                f"{shown}: column {columns.group!r} holds {len(names)} groups; at most 1000 are forecast at once"
+            )
+        parts = {str(name): table.filter(pl.col(columns.group).eq_missing(pl.lit(name))) for name in names}
+        return {
+            name: ReadResult(summarise(part, columns, options.capacity, f"{where} of group {name}"))
+            for name, part in sorted(parts.items())
+        }
+    if not shown.lower().endswith((".parquet", ".pq")) or columns.counts:
+        return {"": ReadResult(summarise(table, columns, options.capacity, where))}
+    return {"": ReadResult(_summarise_in_chunks(table, columns, options.capacity, where, advance))}
+
+
+def _summarise_in_chunks(
+    table: pl.LazyFrame,
+    columns: Columns,
+    capacity: int,
+    where: str,
+    advance: Callable[[int, int], None] | None,
+) -> TailSummary:
+    """A parquet file in slices: bounded memory whatever its row groups, and progress to show."""
+    import polars as pl
+
+    with reading(columns.path):
+        rows = int(table.select(pl.len()).collect().item())
+    if not rows:
+        raise UsageError(f"{where} holds no score (0 rows)")
+    summary: TailSummary | None = None
+    for start in range(0, rows, CHUNK_ROWS):
+        part = _summarise_scores(table.slice(start, CHUNK_ROWS), columns, capacity, where)
+        summary = part if summary is None else summary.merge(part)
+        if advance is not None:
+            advance(min(start + CHUNK_ROWS, rows), rows)
+    assert summary is not None
+    return summary
+
+
+def read_table_psi(path: str, options: ReadOptions) -> NDArray[np.float64]:
+    """All psi scores of one table, in file order; queries without a score are left out.
+
+    :raises UsageError: bad input
+    """
+    import polars as pl
+
+    table = open_table(path)
+    shown = "standard input" if path == "-" else path
+    columns = Columns(table, shown, options)
+    used = columns.counts or (columns.score,)
+    for name in used:
+        refuse_text(table, columns, name)
+    with reading(shown):
+        frame = table.select(columns.number(c).alias(c) for c in used).drop_nulls().collect(engine="streaming")
+    where = f"{shown}: column {' and '.join(repr(c) for c in used)}"
+    if columns.counts:
+        try:
+            return psi_from_counts(*(frame[c].to_numpy() for c in columns.counts))
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from error
+    row = frame.select(_statistics(columns.kind, pl.col(columns.score))).row(0, named=True)
+    _check_range(row, columns.kind, where)
+    return _to_psi(frame[columns.score].to_numpy(), columns.kind)

@@ -1,0 +1,174 @@
+"""How good would a forecast have been? Random splits of the scores at hand into evaluation and deployment.
+
+For each split m scores are the evaluation and n others the deployment; the forecast from the first is held against the
+realised maximum of the second. The splits overlap: they share scores, and every split whose deployment holds the
+largest score of all has the same realised maximum. Their number adds no information beyond that of the file, whose
+honest sample size is the number of disjoint blocks of m + n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl_forecast.forecasters import NoTailError, make_forecaster
+from rl_forecast.scores import log_p_from_psi
+from rl_forecast.summary import TailSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["SplitBacktest", "SplitMetrics", "split_backtest"]
+
+_LOG10_FLOOR = -300.0
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """How one method did over all splits; error = forecast minus realised maximum, positive for over-prediction.
+
+    :param method: name of the forecaster
+    :param n_failed: splits whose evaluation held no tail to fit
+    :param mean_absolute_error: psi
+    :param mean_absolute_log10_error: log10 of the probability
+    :param bias: mean error, psi
+    :param under_prediction_rate: share of splits with a forecast below the realised maximum
+    :param coverage: share of splits whose interval holds the realised maximum
+    :param above_interval: share of splits whose realised maximum lies above the interval
+    :param interval_score: mean width plus ``2 / (1 - level)`` times the distance outside, psi; lower is better
+    """
+
+    method: str
+    n_failed: int
+    mean_absolute_error: float
+    mean_absolute_log10_error: float
+    bias: float
+    under_prediction_rate: float
+    coverage: float
+    above_interval: float
+    interval_score: float
+
+
+@dataclass(frozen=True)
+class SplitBacktest:
+    """Result of :func:`split_backtest`.
+
+    :param n_scores: scores in the file
+    :param n_eval: m
+    :param n_deploy: n
+    :param n_splits: number of splits
+    :param n_blocks: disjoint blocks of m + n scores in the file: the honest sample size
+    :param n_distinct_maxima: distinct realised maxima among the splits
+    :param level: nominal coverage
+    :param metrics: one entry for each method
+    """
+
+    n_scores: int
+    n_eval: int
+    n_deploy: int
+    n_splits: int
+    n_blocks: int
+    n_distinct_maxima: int
+    level: float
+    metrics: tuple[SplitMetrics, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; ``nan`` becomes None."""
+        state = asdict(self)
+        for row in state["metrics"]:
+            row.update({k: None for k, v in row.items() if isinstance(v, float) and not np.isfinite(v)})
+        return {"schema": "rl-forecast/backtest/1", **state}
+
+
+def split_backtest(
+    psi: ArrayLike,
+    n_eval: int,
+    n_deploy: int,
+    methods: Sequence[str] = ("shape_prior", "exponential_pivot", "gumbel_tail", "log_normal"),
+    n_splits: int = 500,
+    tail_k: int | None = None,
+    level: float = 0.90,
+    seed: int | np.random.Generator = 0,
+    advance: Callable[[int], None] | None = None,
+) -> SplitBacktest:
+    """Backtest forecasters on random splits; every method sees the same splits.
+
+    :param psi: shape (N,), psi scores
+    :param n_eval: evaluation scores m of each split
+    :param n_deploy: deployment scores n of each split, drawn from the others
+    :param methods: names of forecasters
+    :param n_splits: number of splits
+    :param tail_k: number of largest scores used; None: each method's own
+    :param level: coverage of the intervals, probability
+    :param seed: seed or Generator
+    :param advance: called with the number of splits done
+    :raises ValueError: fewer than m + n scores, NaN, m below 2, no split, an unknown method, level outside (0, 1)
+    """
+    x = np.asarray(psi, dtype=np.float64)
+    forecasters = [make_forecaster(name, tail_k) for name in methods]
+    if x.ndim != 1 or np.isnan(x).any():
+        raise ValueError("psi must be a vector without NaN")
+    if n_eval < 2 or n_deploy < 1 or n_splits < 1 or not 0 < level < 1:
+        raise ValueError("n_eval must be at least 2, n_deploy and n_splits at least 1, level between 0 and 1")
+    if x.size < n_eval + n_deploy:
+        raise ValueError(f"{x.size} scores are fewer than m + n = {n_eval + n_deploy}: take a smaller m or n")
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in methods}
+    realised = np.empty(n_splits)
+    for i in range(n_splits):
+        chosen = x[rng.choice(x.size, n_eval + n_deploy, replace=False)]
+        realised[i] = chosen[n_eval:].max()
+        summary = TailSummary.from_scores(chosen[:n_eval])
+        for name, forecaster in zip(methods, forecasters, strict=True):
+            rows[name].append(_row(forecaster, summary, n_deploy, level))
+        if advance is not None:
+            advance(i + 1)
+    return SplitBacktest(
+        n_scores=int(x.size),
+        n_eval=n_eval,
+        n_deploy=n_deploy,
+        n_splits=n_splits,
+        n_blocks=int(x.size // (n_eval + n_deploy)),
+        n_distinct_maxima=int(np.unique(realised).size),
+        level=level,
+        metrics=tuple(_metrics(name, np.array(row), realised, level) for name, row in rows.items()),
+    )
+
+
+def _row(forecaster: Any, summary: TailSummary, n: int, level: float) -> tuple[float, float, float]:
+    try:
+        fitted = forecaster.fit(summary)
+    except NoTailError:
+        return float("nan"), float("nan"), float("nan")
+    return fitted.point(n), fitted.quantile(0.5 - level / 2, n), fitted.quantile(0.5 + level / 2, n)
+
+
+def _metrics(name: str, rows: NDArray[np.float64], realised: NDArray[np.float64], level: float) -> SplitMetrics:
+    fitted = ~np.isnan(rows[:, 0])
+    point, low, high = rows[fitted].T
+    truth = realised[fitted]
+    if not truth.size:
+        return SplitMetrics(name, int(rows.shape[0]), *(float("nan"),) * 7)
+    with np.errstate(invalid="ignore"):
+        # equal infinities (p = 1 forecast and realised, or p = 0) are no error
+        error = np.where(point == truth, 0.0, point - truth)
+        log10 = [np.maximum(log_p_from_psi(v) / np.log(10.0), _LOG10_FLOOR) for v in (point, truth)]
+        # where n is far below m the lower end can lie below all that was kept: it then excludes nothing
+        bottom = np.where(np.isnan(low), -np.inf, low)
+        outside = np.where(truth < bottom, bottom - truth, np.where(truth > high, truth - high, 0.0))
+        width = high - low
+    return SplitMetrics(
+        method=name,
+        n_failed=int((~fitted).sum()),
+        mean_absolute_error=float(np.abs(error).mean()),
+        mean_absolute_log10_error=float(np.abs(log10[0] - log10[1]).mean()),
+        bias=float(error.mean()),
+        under_prediction_rate=float((point < truth).mean()),
+        coverage=float(((bottom <= truth) & (truth <= high)).mean()),
+        above_interval=float((truth > high).mean()),
+        interval_score=float((width + 2.0 / (1.0 - level) * outside).mean()),
+    )

@@ -1,0 +1,64 @@
+"""Score files of every format, made once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rl_forecast.cli import main
+from rl_forecast.scores import log_p_from_psi
+
+
+@pytest.fixture(scope="session")
+def psi() -> np.ndarray:
+    return np.random.default_rng(0).exponential(0.35, size=2_000) - 2.4
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory, psi: np.ndarray) -> Path:
+    """A folder with the same scores in every table format."""
+    folder = tmp_path_factory.mktemp("scores")
+    log_p = log_p_from_psi(psi)
+    table = pl.DataFrame({"id": np.arange(psi.size), "log_p": log_p, "family": ["a", "b"] * 1_000})
+    table.write_parquet(folder / "scores.parquet", row_group_size=300)
+    table.write_csv(folder / "scores.csv")
+    table.write_csv(folder / "scores.tsv", separator="\t")
+    table.write_ndjson(folder / "scores.jsonl")
+    np.savez(folder / "scores.npz", log_p=log_p, id=np.arange(psi.size), other=np.eye(3))
+    np.savetxt(folder / "bare.txt", np.exp(log_p))
+    return folder
+
+
+class Cli:
+    """The command line in this process: exit code and what it printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *argv: object) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = main([str(a) for a in argv])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def refused(self, *argv: object) -> str:
+        """Run a command that must be refused with one or two lines and exit code 2; those lines."""
+        code, _, err = self(*argv)
+        assert code == 2, (code, err)
+        assert 1 <= len(err.strip().splitlines()) <= 2, err
+        assert "Traceback" not in err
+        return err.strip()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+def run_process(*argv: object, stdin: bytes = b"", timeout: float = 60) -> "subprocess.CompletedProcess[bytes]":
+    """``python -m rl_forecast`` as a process of its own."""
+    command = [sys.executable, "-m", "rl_forecast", *map(str, argv)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)

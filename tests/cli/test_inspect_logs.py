@@ -1,0 +1,176 @@
+"""Inspect logs made by running Inspect itself with its mock model, against Inspect's own reader."""
+
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rl_forecast.io import ReadOptions, read_groups
+from rl_forecast.usage import UsageError
+
+inspect_ai = pytest.importorskip("inspect_ai")
+
+# Inspect runs event loops and worker threads of its own and imports what it finds; its resource and deprecation
+# warnings are not this project's
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+N_SAMPLES, EPOCHS = 12, 4
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same evaluation as ``.eval`` and ``.json``: epochs, two scorers, NaN and dict scores, errored samples."""
+    from inspect_ai import Task, eval
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+    from inspect_ai.scorer import Score, Target, accuracy, match, mean, scorer
+    from inspect_ai.solver import Generate, TaskState, generate, solver
+
+    @scorer(metrics=[accuracy()])
+    def sometimes():  # type: ignore[no-untyped-def]
+        async def score(state: TaskState, target: Target) -> Score:
+            value = float("nan") if state.sample_id == 3 else float(int(state.sample_id) % 2)
+            return Score(value=value)
+
+        return score
+
+    @scorer(metrics={"harm": [mean()], "tone": [mean()]})
+    def graded():  # type: ignore[no-untyped-def]
+        async def score(state: TaskState, target: Target) -> Score:
+            return Score(value={"harm": float(int(state.sample_id) % 5 == 0), "tone": 0.5})
+
+        return score
+
+    @solver
+    def breaks_down():  # type: ignore[no-untyped-def]
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            if state.sample_id == 7 or (state.sample_id == 8 and state.epoch == 2):
+                raise RuntimeError("tool crashed")
+            return state
+
+        return solve
+
+    folder = tmp_path_factory.mktemp("inspect")
+    found = {}
+    for fmt in ("eval", "json"):
+        outputs = [ModelOutput.from_content("mockllm/model", "yes" if i % 3 else "no") for i in range(200)]
+        for output in outputs:
+            output.usage = ModelUsage()  # else the mock counts tokens with a tokenizer that it has to download
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            log = eval(
+                Task(
+                    dataset=[Sample(input=f"q{i}", target="yes", id=i) for i in range(1, N_SAMPLES + 1)],
+                    solver=[breaks_down(), generate()],
+                    scorer=[match(), sometimes(), graded()],
+                    epochs=EPOCHS,
+                    name="mocked",
+                ),
+                model=get_model("mockllm/model", custom_outputs=outputs),
+                log_dir=str(folder / fmt),
+                log_format=fmt,
+                fail_on_error=False,
+                display="none",
+                max_samples=1,
+            )[0]
+        assert log.status == "success"
+        found[fmt] = Path(log.location.removeprefix("file://"))
+    return found
+
+
+def expected_counts(path: Path, scorer: str, failing: set[object], key: str | None = None) -> Counter[tuple[int, int]]:
+    """(J, f) counts from Inspect's full reader, not from the summaries that are read here."""
+    from inspect_ai.log import read_eval_log
+
+    tries: dict[object, list[int]] = {}
+    for sample in read_eval_log(str(path)).samples or []:
+        if sample.error is None and sample.scores and scorer in sample.scores:
+            value = sample.scores[scorer].value
+            value = value[key] if key else value  # type: ignore[index]
+            if value == value:
+                j, f = tries.setdefault(sample.id, [0, 0])
+                tries[sample.id] = [j + 1, f + (value in failing)]
+    return Counter((j, f) for j, f in tries.values())
+
+
+@pytest.mark.parametrize("fmt", ["eval", "json"])
+def test_counts_agree_with_inspects_own_reader(logs: dict[str, Path], fmt: str) -> None:
+    path = logs[fmt]
+    match = read_groups([str(path)], ReadOptions(scorer="match", fails="I"))[""]
+    assert match.summary.count_table == dict(expected_counts(path, "match", {"I"}))
+    assert sum(f * n for (_, f), n in match.summary.count_table.items()) > 0
+    harm = read_groups([str(path)], ReadOptions(scorer="graded/harm", fails="1"))[""]
+    assert harm.summary.count_table == dict(expected_counts(path, "graded", {1.0}, "harm"))
+
+
+def test_errored_and_unscored_samples_are_counted_not_dropped(logs: dict[str, Path]) -> None:
+    match = read_groups([str(logs["eval"])], ReadOptions(scorer="match", fails="I"))[""]
+    # sample 7 errored in all epochs, sample 8 in one
+    assert match.summary.count == N_SAMPLES - 1
+    assert match.summary.n_unscored == 1
+    assert any(note.startswith(f"{EPOCHS + 1} samples errored") for note in match.notes)
+    sometimes = read_groups([str(logs["eval"])], ReadOptions(scorer="sometimes", fails="<0.5"))[""]
+    assert sometimes.summary.n_unscored == 2  # sample 3 is NaN in every epoch
+    assert any(f"{EPOCHS} samples have no score" in note for note in sometimes.notes)
+
+
+def test_reruns_of_a_task_add_epochs(logs: dict[str, Path]) -> None:
+    both = read_groups([str(logs["eval"]), str(logs["json"])], ReadOptions(scorer="match", fails="I"))[""].summary
+    assert both.count == N_SAMPLES - 1
+    assert max(j for j, _ in both.count_table) == 2 * EPOCHS
+
+
+@pytest.mark.parametrize("level", ["deflated", "stored"])
+def test_compressed_or_not(logs: dict[str, Path], tmp_path: Path, level: str) -> None:
+    import zipfile
+
+    path = tmp_path / f"{level}.eval"
+    method = zipfile.ZIP_DEFLATED if level == "deflated" else zipfile.ZIP_STORED
+    from inspect_ai.log import read_eval_log, write_eval_log
+
+    write_eval_log(read_eval_log(str(logs["json"])), str(tmp_path / "again.eval"))
+    try:
+        with zipfile.ZipFile(tmp_path / "again.eval") as source, zipfile.ZipFile(path, "w", method) as target:
+            for name in source.namelist():
+                target.writestr(name, source.read(name))
+    except NotImplementedError:  # zstd members, which the standard library of this Python cannot read
+        pytest.skip("zstd in zip needs Python 3.14")
+    one, other = (
+        read_groups([str(p)], ReadOptions(scorer="match", fails="I"))[""].summary for p in (path, logs["json"])
+    )
+    assert one.count_table == other.count_table
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fails": "I"}, "several scorers: choose one with --scorer: graded, match, sometimes"),
+        ({"scorer": "macth", "fails": "I"}, "did you mean 'match'"),
+        ({"scorer": "match"}, r"which value of scorer 'match' means failure\?.*C \(\d+\)"),
+        ({"scorer": "graded", "fails": "1"}, "several values: choose one with --scorer: graded/harm, graded/tone"),
+        ({"scorer": "graded/harn", "fails": "1"}, "did you mean 'harm'"),
+        ({"scorer": "match/x", "fails": "I"}, "has no key 'x'"),
+        ({"scorer": "match", "fails": "<0.5"}, "compares numbers"),
+    ],
+)
+def test_what_is_missing_is_asked_for(logs: dict[str, Path], options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_groups([str(logs["eval"])], ReadOptions(**options))  # type: ignore[arg-type]
+
+
+def test_a_value_never_seen_is_mentioned(logs: dict[str, Path]) -> None:
+    found = read_groups([str(logs["eval"])], ReadOptions(scorer="match", fails="incorrect"))[""]
+    assert any("no sample has the value 'incorrect'" in note for note in found.notes)
+
+
+def test_damaged_logs_are_one_line(logs: dict[str, Path], tmp_path: Path) -> None:
+    data = logs["eval"].read_bytes()
+    for name, content in [("cut.eval", data[: len(data) // 2]), ("text.eval", b"hello"), ("other.json", b'{"a": 1}')]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=name) as caught:
+            read_groups([str(path)], ReadOptions(scorer="match", fails="I"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="no such file"):
+        read_groups([str(tmp_path / "none.eval")], ReadOptions())

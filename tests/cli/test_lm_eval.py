@@ -1,0 +1,97 @@
+"""Sample files of the LM Evaluation Harness, in the shape it writes them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl_forecast import TailSummary
+from rl_forecast.io import ReadOptions, read_groups
+from rl_forecast.scores import psi_from_log_p
+from rl_forecast.usage import UsageError
+
+
+def row(doc_id: int, acc: float, log_likelihoods: list[float], **extra: object) -> dict[str, object]:
+    responses = [[[str(x), "False"]] for x in log_likelihoods]  # the harness writes numbers as text
+    return {
+        "doc_id": doc_id,
+        "doc": {"question": "?"},
+        "target": "0",
+        "arguments": {},
+        "resps": responses,
+        "filtered_resps": [r[0] for r in responses],
+        "filter": "none",
+        "metrics": ["acc"],
+        "doc_hash": "0" * 8,
+        "acc": acc,
+    } | extra
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+def test_repeated_runs_of_a_task_count_as_samples(tmp_path: Path) -> None:
+    runs = []
+    for day in (1, 2):
+        rows = [row(i, float((i + day) % 3 > 0), [-1]) for i in range(6)]
+        runs.append(write(tmp_path / f"samples_arc_2026-01-0{day}T10-00-00.123.jsonl", rows))
+    found = read_groups(runs, ReadOptions(metric="acc", fails="0"))[""].summary
+    assert found.count == 6
+    assert found.count_table == {(2, 0): 2, (2, 1): 4}
+
+
+def test_the_same_id_in_another_task_is_another_query(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"samples_{t}.jsonl", [row(0, 1.0, [-1]), row(1, 0.0, [-1])]) for t in ("a", "b")]
+    assert read_groups(paths, ReadOptions(metric="acc", fails="0"))[""].summary.count_table == {(1, 0): 2, (1, 1): 2}
+
+
+def test_log_likelihoods_are_probabilities(tmp_path: Path) -> None:
+    log_p = -np.random.default_rng(0).exponential(5.0, size=50)
+    path = write(tmp_path / "samples_t.jsonl", [row(i, 1.0, [-0.1, x]) for i, x in enumerate(log_p)])
+    found = read_groups([path], ReadOptions(response_log_prob=1))[""].summary
+    np.testing.assert_allclose(found.top, TailSummary.from_scores(psi_from_log_p(log_p)).top)
+
+
+def test_filters_are_chosen_not_mixed(tmp_path: Path) -> None:
+    rows = [row(i, acc, [-1], filter=name) for i in range(4) for name, acc in (("strict", 0.0), ("flexible", 1.0))]
+    path = write(tmp_path / "samples_t.jsonl", rows)
+    with pytest.raises(UsageError, match="several filters: choose one with --filter: flexible, strict"):
+        read_groups([path], ReadOptions(metric="acc", fails="0"))
+    found = read_groups([path], ReadOptions(metric="acc", fails="0", filter="strict"))[""].summary
+    assert found.count_table == {(1, 1): 4}
+    with pytest.raises(UsageError, match="did you mean 'strict'"):
+        read_groups([path], ReadOptions(metric="acc", fails="0", filter="strickt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "acc"}, r"which value of metric 'acc' means failure\? .* values seen: 1.0 \(2\), 0.0 \(1\)"),
+        ({"metric": "ac", "fails": "0"}, "did you mean 'acc'"),
+        ({"metric": "acc", "fails": "<x"}, "needs a number"),
+        ({"response_log_prob": 3}, "no response 3"),
+    ],
+)
+def test_what_is_missing_is_asked_for(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    path = write(tmp_path / "samples_t.jsonl", [row(0, 1.0, [-1]), row(1, 1.0, [-1]), row(2, 0.0, [-1])])
+    with pytest.raises(UsageError, match=message):
+        read_groups([path], ReadOptions(**options))  # type: ignore[arg-type]
+
+
+def test_damaged_lines_are_named(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "samples_t.jsonl", [row(0, 1.0, [-1]), row(1, 0.0, [0.5])]))
+    with pytest.raises(UsageError, match=r"line 2: log-likelihood 0\.5"):
+        read_groups([str(path)], ReadOptions(response_log_prob=0))
+    path.write_text(path.read_text() + '{"doc_id": 3, ')
+    with pytest.raises(UsageError, match="line 3 is not JSON"):
+        read_groups([str(path)], ReadOptions(metric="acc", fails="0"))
+
+
+def test_unscored_documents_are_counted(tmp_path: Path) -> None:
+    rows = [row(0, 1.0, [-1]), row(1, 0.0, [-1]), row(2, float("nan"), [-1])]
+    found = read_groups([write(tmp_path / "samples_t.jsonl", rows)], ReadOptions(metric="acc", fails="<0.5"))[""]
+    assert (found.summary.count, found.summary.n_unscored) == (2, 1)
+    assert "1 samples have no score" in found.notes[0]

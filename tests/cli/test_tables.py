@@ -1,0 +1,132 @@
+"""Tables of every format give the same summary as the scores themselves."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rl_forecast import TailSummary
+from rl_forecast.io import ReadOptions, read_groups, read_psi, tables
+from rl_forecast.scores import log_p_from_psi, psi_from_counts
+from rl_forecast.usage import UsageError
+
+
+def assert_same(found: TailSummary, expected: TailSummary) -> None:
+    assert (found.count, found.n_neg_inf, found.n_pos_inf) == (expected.count, expected.n_neg_inf, expected.n_pos_inf)
+    np.testing.assert_allclose(found.top, expected.top, rtol=1e-9)
+    for name in ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-8)
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv", "scores.tsv", "scores.jsonl", "scores.npz"])
+def test_every_format_gives_the_same_summary(files: Path, psi: np.ndarray, name: str) -> None:
+    found = read_groups([str(files / name)], ReadOptions())
+    assert list(found) == [""]
+    assert_same(found[""].summary, TailSummary.from_scores(psi))
+    np.testing.assert_allclose(read_psi([str(files / name)], ReadOptions()), psi, rtol=1e-9)
+
+
+def test_bare_numbers_without_a_header(files: Path, psi: np.ndarray) -> None:
+    found = read_groups([str(files / "bare.txt")], ReadOptions(kind="p"))[""].summary
+    assert_same(found, TailSummary.from_scores(psi))
+
+
+@pytest.mark.parametrize("kind", ["p", "log_p", "psi"])
+def test_every_kind_of_score_from_one_end_of_the_scale_to_the_other(tmp_path: Path, kind: str) -> None:
+    psi = np.concatenate([np.linspace(-6.5, 36.0, 400), [-np.inf, np.inf]])
+    log_p = log_p_from_psi(psi)
+    values = {"p": np.exp(log_p), "log_p": log_p, "psi": psi}[kind]
+    pl.DataFrame({"x": values}).write_parquet(tmp_path / "x.parquet")
+    found = read_groups([str(tmp_path / "x.parquet")], ReadOptions(column="x", kind=kind))[""].summary  # type: ignore[arg-type]
+    expected = TailSummary.from_scores(psi)
+    if kind == "p":  # p itself rounds to 1 beyond psi = 36
+        with np.errstate(divide="ignore"):
+            expected = TailSummary.from_scores(-np.log(-np.log(values)))
+    assert_same(found, expected)
+
+
+def test_parquet_in_chunks_is_the_whole(files: Path, psi: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CHUNK_ROWS", 333)
+    seen: list[tuple[str, int, int]] = []
+    found = read_groups([str(files / "scores.parquet")], ReadOptions(), lambda *x: seen.append(x))[""].summary
+    assert_same(found, TailSummary.from_scores(psi))
+    assert [done for _, done, _ in seen] == [333, 666, 999, 1332, 1665, 1998, 2000]
+
+
+def test_several_files_are_one_evaluation_or_one_each(files: Path, psi: np.ndarray) -> None:
+    paths = [str(files / "scores.csv"), str(files / "scores.parquet")]
+    together = read_groups(paths, ReadOptions(capacity=50))[""].summary
+    assert_same(together, TailSummary.from_scores(np.concatenate([psi, psi]), capacity=50))
+    apart = read_groups(paths, ReadOptions(group_by="file"))
+    assert list(apart) == ["scores.csv", "scores.parquet"]
+    assert all(r.summary.count == psi.size for r in apart.values())
+
+
+def test_groups_of_a_column(files: Path, psi: np.ndarray) -> None:
+    found = read_groups([str(files / "scores.parquet"), str(files / "scores.csv")], ReadOptions(group_by="family"))
+    assert list(found) == ["a", "b"]
+    assert_same(found["b"].summary, TailSummary.from_scores(np.concatenate([psi[1::2]] * 2)))
+
+
+def test_counts_and_missing_scores(tmp_path: Path) -> None:
+    pl.DataFrame({"failures": [0, 3, None, 1, 0], "samples": [10, 10, 10, 5, 0]}).write_csv(tmp_path / "counts.csv")
+    found = read_groups([str(tmp_path / "counts.csv")], ReadOptions())[""].summary
+    assert found.count_table == {(5, 1): 1, (10, 0): 1, (10, 3): 1}
+    assert found.n_unscored == 2
+    np.testing.assert_allclose(found.top, np.sort(psi_from_counts([0, 3, 1], [10, 10, 5]))[::-1])
+    pl.DataFrame({"p": [0.1, None, 0.2]}).write_parquet(tmp_path / "p.parquet")
+    assert read_groups([str(tmp_path / "p.parquet")], ReadOptions())[""].summary.n_unscored == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("p\n0.1\nabc\n", {}, "found 'abc'"),
+        ("p\n0.1\nNaN\n", {}, "1 NaN"),
+        ("p\n0.1\n1.5\n", {}, "holds 1.5, outside"),
+        ("p\n0.1\n-0.5\n", {}, "holds -0.5, outside"),
+        ("log_p\n-1\n0.5\n", {}, "at most 0"),
+        ("", {}, "is empty"),
+        ("p\n", {}, "holds no score"),
+        ("p\n\n\n", {}, "holds no score"),
+        ("x,y\n1,2\n", {}, "no column is named p, log_p or psi"),
+        ("x\n0.1\n", {}, "does not say what it holds"),
+        ("p,psi\n0.1,1\n", {}, "p and psi could be the scores"),
+        ("risk,p\n0.1,1\n", {"column": "rsik"}, "did you mean 'risk'"),
+        ("failures,samples\n3,2\n", {}, "more failures than samples: 3 of 2"),
+        ("failures,samples\n-1,2\n", {}, "failures must be whole numbers"),
+        ("failures,samples\n0.5,2\n", {}, "failures must be whole numbers"),
+        ("f,s\n1,2\n", {"failures": "f"}, "belong together"),
+        ("p\n0.1\n", {"group_by": "family"}, "unknown column 'family'"),
+    ],
+)
+def test_bad_tables_are_refused_in_one_line(
+    tmp_path: Path, content: str, options: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_groups([str(path)], ReadOptions(**options))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert "bad.csv" in str(caught.value) or "belong" in message
+
+
+def test_damaged_and_missing_files(tmp_path: Path, files: Path) -> None:
+    for name in ("scores.parquet", "scores.npz"):
+        damaged = tmp_path / name
+        damaged.write_bytes((files / name).read_bytes()[:700])
+        with pytest.raises(UsageError, match=f"{name}: cannot be read"):
+            read_groups([str(damaged)], ReadOptions())
+    (tmp_path / "not.parquet").write_text("p\n0.1\n")
+    (tmp_path / "x.docx").write_text("p\n0.1\n")
+    np.savez(tmp_path / "matrix.npz", p=np.eye(3))
+    for name, message in [
+        ("not.parquet", "cannot be read"),
+        ("none.csv", "no such file"),
+        ("x.docx", "unknown format"),
+        ("matrix.npz", "holds no vector of numbers"),
+        ("", "folder"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            read_groups([str(tmp_path / name)], ReadOptions())

@@ -1,0 +1,84 @@
+"""Maximum likelihood against published fits, OpenTURNS and scipy."""
+
+import numpy as np
+import openturns as ot
+import pytest
+from openturns.usecases import coles
+from scipy import stats
+
+from rl_forecast.forecasters import GPD, NoTailError
+from rl_forecast.forecasters.gpd import fit_generalised_pareto
+from rl_forecast.summary import TailSummary
+
+
+@pytest.fixture(scope="module")
+def rain() -> np.ndarray:
+    return np.array(coles.Coles().rain).ravel()
+
+
+@pytest.fixture(scope="module")
+def dow_jones() -> np.ndarray:
+    """Daily log returns in percent, the transformation of Coles (2001), section 4.4.2."""
+    price = np.loadtxt(coles.Coles().dowjones, delimiter=",", skiprows=1, usecols=1)
+    return 100.0 * np.diff(np.log(price))
+
+
+def test_published_rainfall_fit(rain: np.ndarray) -> None:
+    fit = GPD(threshold=30.0).fit_finite(TailSummary.from_scores(rain))
+    assert rain.size == 17_531
+    assert (fit.tail_scale, fit.shape) == pytest.approx((7.44, 0.184), abs=0.005)
+    assert fit.point(100 * 365) == pytest.approx(106.3, abs=0.1)  # the 100-year level
+
+
+def test_published_dow_jones_fit(dow_jones: np.ndarray) -> None:
+    fit = GPD(threshold=2.0).fit_finite(TailSummary.from_scores(dow_jones))
+    assert (fit.tail_scale, fit.shape) == pytest.approx((0.495, 0.288), abs=0.0006)
+
+
+def test_profile_interval_of_the_return_level(rain: np.ndarray) -> None:
+    fit = GPD(threshold=30.0).fit_finite(TailSummary.from_scores(rain))
+    low, high = fit.return_level_interval(100 * 365)
+    # by definition: the likelihood ratio to the best fit through either end is the chi-square quantile
+    for end in (low, high):
+        exponent = np.log(36_500 * fit.rate)
+        xi = np.linspace(-0.2, 0.8, 401) + 1e-7
+        scale = (end - 30.0) * xi / np.expm1(xi * exponent)
+        profile = max(stats.genpareto.logpdf(fit.excesses, x, scale=s).sum() for x, s in zip(xi, scale, strict=True))
+        assert 2 * (fit.log_likelihood - profile) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=0.02)
+    assert low < fit.point(36_500) < high
+    assert high - fit.point(36_500) > fit.point(36_500) - low  # the likelihood is skewed
+
+
+def test_agrees_with_openturns_and_scipy() -> None:
+    excess = stats.genpareto.rvs(0.15, scale=2.0, size=400, random_state=np.random.default_rng(6))
+    xi, sigma = fit_generalised_pareto(excess)
+    theirs = ot.GeneralizedParetoFactory().buildMethodOfLikelihoodMaximization(ot.Sample(excess[:, None]), 0.0)
+    assert (sigma, xi) == pytest.approx((theirs.getSigma(), theirs.getXi()), rel=1e-3)
+    shape, _, scale = stats.genpareto.fit(excess, floc=0)
+    assert (sigma, xi) == pytest.approx((scale, shape), rel=1e-3)
+
+
+@pytest.mark.parametrize("xi", [-0.4, -0.1, 0.0, 0.3, 0.7])
+def test_the_maximum_is_a_maximum(xi: float) -> None:
+    excess = stats.genpareto.rvs(xi, size=100, random_state=np.random.default_rng(1))
+    shape, scale = fit_generalised_pareto(excess)
+    best = stats.genpareto.logpdf(excess, shape, scale=scale).sum()
+    for dx, ds in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01), (0.2, -0.2), (-0.2, 0.3)]:
+        assert stats.genpareto.logpdf(excess, shape + dx, scale=scale * np.exp(ds)).sum() <= best + 1e-9
+
+
+def test_threshold_is_checked() -> None:
+    summary = TailSummary.from_scores(np.arange(100.0), capacity=10)
+    with pytest.raises(NoTailError, match="lower it"):
+        GPD(threshold=98.5).fit(summary)
+    with pytest.raises(NoTailError, match="kept"):
+        GPD(threshold=50.0).fit(summary)
+    with pytest.raises(ValueError, match="below the threshold"):
+        GPD(tail_k=10).fit_finite(summary).return_level_interval(5)
+
+
+def test_prediction_interval_is_wider_than_the_return_level_interval() -> None:
+    fit = GPD().fit_finite(TailSummary.from_scores(np.random.default_rng(0).exponential(size=1_000)))
+    low, high = fit.return_level_interval(10_000, 0.9)
+    assert fit.quantile(0.95, 10_000) > high  # it adds the scatter of the maximum
+    assert fit.quantile(0.95, 10_000) - fit.quantile(0.05, 10_000) > high - low
