@@ -21,6 +21,7 @@ from rl_forecast.loss import ForecastabilityLoss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from stable_baselines3.common.buffers import RolloutBuffer
     from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 __all__ = ["ForecastPPO"]
@@ -69,11 +70,10 @@ class ForecastPPO(PPO):
     :param forecast_gradient: ``full``, or ``stop_realised`` for the gradient through the forecast only
     :param psi_cap: scores above are capped in the loss, their gradient passes: 3 is p = 0.95. A few saturated tasks
         would dominate the loss otherwise. ``None`` for no cap
-    :param forecast_interval: add the gradient at every that many minibatches: 4 costs a fraction of 1 and does as well
+    :param forecast_interval: add the gradient at every that many minibatches; at every single one the term outweighs
+        PPO's own gradient and has collapsed policies
     :param forecast_max_grad_norm: norm limit of the added gradient, of its own because the hook runs after PPO's
     """
-
-    forecast_coef: float
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class ForecastPPO(PPO):
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
-        rollout_buffer_class: Any = None,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         target_kl: float | None = None,
         stats_window_size: int = 100,
