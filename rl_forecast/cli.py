@@ -10,7 +10,7 @@ import os
 import sys
 from importlib import import_module
 
-from rl_forecast.usage import UsageError, unknown_name
+from rl_forecast.usage import UsageError, one_line, unknown_name
 
 __all__ = ["COMMANDS", "main"]
 
@@ -59,14 +59,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        print(f"rl-forecast: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+        print(f"rl-forecast: {one_line(unknown_name('command', name, COMMANDS))}", file=sys.stderr)
         return 2
     try:
         code: int = import_module(COMMANDS[name][0]).main(argv[1:])
         sys.stdout.flush()
         return code
     except UsageError as error:
-        print(f"rl-forecast {name}: {error}", file=sys.stderr)
+        print(f"rl-forecast {name}: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

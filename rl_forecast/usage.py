@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["UsageError", "closest", "unknown_name"]
+__all__ = ["UsageError", "closest", "one_line", "unknown_name"]
 
 
 class UsageError(Exception):
     """Bad input or bad usage. Command lines print its message and exit with code 2, never with a traceback."""
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """Text fit for one line of a terminal, whatever bytes a file put into it.
+
+    :param text: a message, perhaps with names out of a damaged file
+    :param limit: longest line
+    :return: the text with unprintable characters as ``?``, shortened
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
 def closest(name: str, options: Iterable[str]) -> str:
