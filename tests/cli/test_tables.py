@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from rl_forecast import TailSummary
-from rl_forecast.io import ReadOptions, read_groups, read_psi, tables
+from rl_forecast.io import ReadOptions, batches, read_groups, read_psi
 from rl_forecast.scores import log_p_from_psi, psi_from_counts
 from rl_forecast.usage import UsageError
 
@@ -46,8 +46,8 @@ def test_every_kind_of_score_from_one_end_of_the_scale_to_the_other(tmp_path: Pa
     assert_same(found, expected)
 
 
-def test_parquet_in_chunks_is_the_whole(files: Path, psi: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "CHUNK_ROWS", 333)
+def test_parquet_in_batches_is_the_whole(files: Path, psi: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_ROWS", 333)
     seen: list[tuple[str, int, int]] = []
     found = read_groups([str(files / "scores.parquet")], ReadOptions(), lambda *x: seen.append(x))[""].summary
     assert_same(found, TailSummary.from_scores(psi))
