@@ -136,8 +136,8 @@ def report(results, pivot, pivot_replications: int) -> tuple[str, bool]:
     lines = [
         "# Simulation study of the forecasters",
         "",
-        f"`python benchmarks/forecasters.py`; replications of each family: {replications}. The same data for all methods. "
-        "Units: local tail scale. Means over 11 families.",
+        f"`python benchmarks/forecasters.py`; replications of each family: {replications}. The same data "
+        "for all methods. Units: local tail scale. Means over 11 families.",
         "",
         "| m, n | method | mean abs. error | vs Jones (s.e.) | bias | under-pred. | coverage mean / min "
         "| above interval | width | interval score | better of 11 |",
