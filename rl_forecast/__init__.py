@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agents import ForecastEvalCallback, ForecastPPO
     from rl_forecast.decomposition import finite_k_terms, missed_mode
     from rl_forecast.forecasters import make_forecaster
     from rl_forecast.forecasting import Forecast, forecast
+    from rl_forecast.loss import ForecastabilityLoss
     from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
     from rl_forecast.summary import TailSummary
 
@@ -20,6 +22,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Forecast": "rl_forecast.forecasting",
+    "ForecastEvalCallback": "agents.callbacks",
+    "ForecastPPO": "agents.forecast_ppo",
+    "ForecastabilityLoss": "rl_forecast.loss",
     "TailSummary": "rl_forecast.summary",
     "finite_k_terms": "rl_forecast.decomposition",
     "forecast": "rl_forecast.forecasting",
@@ -32,6 +37,9 @@ _HOME = {
 
 __all__ = [
     "Forecast",
+    "ForecastEvalCallback",
+    "ForecastPPO",
+    "ForecastabilityLoss",
     "TailSummary",
     "__version__",
     "finite_k_terms",

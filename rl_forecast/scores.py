@@ -134,11 +134,8 @@ def log_p_two_sided(p: ArrayT, q: ArrayT) -> ArrayT:
     # double-where: the branch not taken is evaluated at a harmless point, so its gradient is finite
     safe_p = xp.where(low, p, xp.full_like(p, 0.5))
     safe_q = xp.where(low, xp.full_like(q, 0.5), q)
-    if xp is np:
-        with np.errstate(divide="ignore"):
-            result: ArrayT = np.where(low, np.log(safe_p), np.log1p(-safe_q))
-            return result
-    result = xp.where(low, xp.log(safe_p), xp.log1p(-safe_q))
+    with np.errstate(divide="ignore"):
+        result: ArrayT = xp.where(low, xp.log(safe_p), xp.log1p(-safe_q))
     return result
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["UsageError", "closest", "one_line", "unknown_name"]
+__all__ = ["UsageError", "closest", "one_line", "run_command", "unknown_name"]
 
 
 class UsageError(Exception):
@@ -51,3 +52,19 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
     shown = ", ".join(options[:12]) + (f" and {len(options) - 12} more" if len(options) > 12 else "")
     guess = f": did you mean {near!r}?" if near else ";"
     return f"unknown {kind} {name!r}{guess} choose from: {shown}"
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command and turn its ends into exit codes.
+
+    :param command: does the work and returns an exit code
+    :return: the command's code; 2 after a :class:`UsageError`; 130 after Ctrl-C
+    """
+    try:
+        return command()
+    except UsageError as error:
+        print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

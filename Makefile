@@ -1,0 +1,32 @@
+# The commands of the README. Each makes the virtual environment and installs when needed.
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+
+.PHONY: train test lint types benchmarks clean
+
+train: $(VENV)/installed
+	$(RUN) -m rl_forecast.train $(ARGS)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/installed
+	$(RUN) -m mypy
+
+benchmarks: $(VENV)/installed
+	$(RUN) -m benchmarks.stepping
+	$(RUN) -m benchmarks.loss
+	$(RUN) -m benchmarks.forecast_ppo
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,392 @@
+"""PPO whose failures become forecastable: the forecastability loss as an extra gradient at PPO's optimiser steps."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from agents.forecast_ppo.risk_ledger import RiskLedger
+from agents.forecast_ppo.risk_tape import RiskTape, has_risk_contract
+from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
+from rl_forecast.loss import ForecastabilityLoss
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+__all__ = ["ForecastPPO"]
+
+SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
+
+# The forecast generator's stream: any constant, so that the term never shares draws with anything else.
+_STREAM = 0xF0CA57
+# Tasks begun without one completed from which on the term is called idle.
+_MANY_TASKS = 1000
+
+
+class ForecastPPO(PPO):
+    """Proximal Policy Optimization with the forecastability loss (Schwarzer & Niekum 2026, arXiv 2605.15134; our
+    reading).
+
+    The only change to PPO: before an optimiser step of the actor, the gradient of the forecastability loss over
+    recently played tasks is added to PPO's. Three things happen per rollout:
+
+    1. the risk contract of the environment is recorded beside the rollout buffer (:class:`RiskTape`) and turned into
+       a Rao-Blackwell estimate of each task's failure probability (:class:`RiskLedger`);
+    2. the scores of all known tasks under the current policy give ``dL / d psi`` of the loss
+       (:class:`rl_forecast.loss.ForecastabilityLoss`);
+    3. at every ``forecast_interval``-th minibatch the scores of the weighted tasks are evaluated again and their
+       gradient, limited in norm, is added after PPO's own clipping, in a step pre-hook of the optimiser.
+
+    With ``forecast_coef = 0`` the weights are bit-identical to PPO's and the environment needs no risk contract. The
+    gradient reaches every parameter that the action distribution depends on; a features extractor shared with the
+    critic is among them, as it is for PPO's policy loss.
+
+    :param policy: policy model, as for PPO
+    :param env: environment, as for PPO; with ``forecast_coef > 0`` its actions are discrete and it follows the risk
+        contract of :mod:`rl_forecast.tasks`
+    :param learning_rate: as for PPO, and likewise every argument down to ``stats_window_size``
+    :param forecast_coef: weight of the forecastability loss; while the norm limit is active (log
+        ``train/forecast_clip_factor`` below 1) larger values change nothing
+    :param tail_k: number of largest scores the forecast inside the loss is fitted to
+    :param n_partitions: random evaluation/deployment partitions per update
+    :param n_eval: tasks in the evaluation part of a partition
+    :param n_deploy: tasks in its deployment part; while fewer tasks are known both parts shrink alike
+    :param n_known_tasks: number of most recent tasks whose scores enter the loss
+    :param episodes_per_task: episodes after which a task's score is used; the environment must play a task that often
+        (more tasks beat more episodes)
+    :param error_space: space of the forecast error: ``psi``, ``log10_p`` or ``log_odds``
+    :param penalty: ``squared`` or ``huber``
+    :param forecast_gradient: ``full``, or ``stop_realised`` for the gradient through the forecast only
+    :param psi_cap: scores above are capped in the loss, their gradient passes: 3 is p = 0.95. A few saturated tasks
+        would dominate the loss otherwise. ``None`` for no cap
+    :param forecast_interval: add the gradient at every that many minibatches: 4 costs a fraction of 1 and does as well
+    :param forecast_max_grad_norm: norm limit of the added gradient, of its own because the hook runs after PPO's
+    """
+
+    forecast_coef: float
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: Any = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        forecast_coef: float = 1.0,
+        tail_k: int = 10,
+        n_partitions: int = 64,
+        n_eval: int = 200,
+        n_deploy: int = 800,
+        n_known_tasks: int = 4000,
+        episodes_per_task: int = 1,
+        error_space: str = "psi",
+        penalty: str = "squared",
+        forecast_gradient: str = "full",
+        psi_cap: float | None = 3.0,
+        forecast_interval: int = 4,
+        forecast_max_grad_norm: float = 0.25,
+    ) -> None:
+        # Plain attributes under the arguments' own names: SB3 saves and loads them as such.
+        self.forecast_coef = forecast_coef
+        self.tail_k = tail_k
+        self.n_partitions = n_partitions
+        self.n_eval = n_eval
+        self.n_deploy = n_deploy
+        self.n_known_tasks = n_known_tasks
+        self.episodes_per_task = episodes_per_task
+        self.error_space = error_space
+        self.penalty = penalty
+        self.forecast_gradient = forecast_gradient
+        self.psi_cap = psi_cap
+        self.forecast_interval = forecast_interval
+        self.forecast_max_grad_norm = forecast_max_grad_norm
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    @property
+    def known_task_ids(self) -> NDArray[np.int64]:
+        """Tasks whose scores enter the loss, oldest first, shape (n_tasks,)."""
+        return self._ledger.task_id
+
+    # -- set-up ---------------------------------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Here rather than in __init__: ``load`` writes attributes first and then calls this.
+        self._check_settings()
+        self._forecast_rng = np.random.default_rng(None if self.seed is None else [self.seed, _STREAM])
+        self._tape = RiskTape()
+        self._ledger = RiskLedger(self.episodes_per_task, self.n_known_tasks)
+        self._surrogate: RiskSurrogate | None = None
+        self._log_policy_before: torch.Tensor | None = None
+        self._minibatch = 0
+        self._forecast_seconds = 0.0
+        self._warned = False
+        self._grad_norms: list[float] = []
+        # Registering changes no number; the hook returns at once while there is no surrogate.
+        self.policy.optimizer.register_step_pre_hook(lambda *_: self._add_forecast_gradient())
+
+    def _check_settings(self) -> None:
+        if self.forecast_coef < 0:
+            raise ValueError(f"forecast_coef must not be negative, it is {self.forecast_coef}")
+        for name in ("n_known_tasks", "episodes_per_task", "forecast_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
+        if self.forecast_max_grad_norm <= 0:
+            raise ValueError(f"forecast_max_grad_norm must be positive, it is {self.forecast_max_grad_norm}")
+        self._loss()  # its own checks
+        if self.forecast_coef > 0 and not isinstance(self.action_space, spaces.Discrete):
+            raise ValueError(
+                f"forecast_coef={self.forecast_coef} needs a Discrete action space, it is {self.action_space}; "
+                "use forecast_coef=0 for plain PPO"
+            )
+
+    def _loss(self) -> ForecastabilityLoss:
+        return ForecastabilityLoss(
+            n_eval=self.n_eval,
+            n_deploy=self.n_deploy,
+            tail_k=self.tail_k,
+            n_partitions=self.n_partitions,
+            error_space=self.error_space,  # type: ignore[arg-type]
+            penalty=self.penalty,  # type: ignore[arg-type]
+            gradient=self.forecast_gradient,  # type: ignore[arg-type]
+            psi_cap=self.psi_cap,
+        )
+
+    _unsaved: ClassVar[list[str]] = [
+        "_forecast_rng",
+        "_tape",
+        "_ledger",
+        "_surrogate",
+        "_log_policy_before",
+        "_grad_norms",
+    ]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *self._unsaved]
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        env_is_reset = reset_num_timesteps or self._last_obs is None
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if self.forecast_coef > 0:
+            assert self.env is not None
+            if not has_risk_contract(self.env):
+                raise ValueError(
+                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability' "
+                    "(see rl_forecast.tasks); use forecast_coef=0 for plain PPO"
+                )
+            if env_is_reset:
+                self._tape.forget()
+                self._ledger.forget_running_episodes()
+        return result
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if self.forecast_coef > 0:
+            own: list[Any] = [self._tape]
+            if callback is not None:
+                own += callback if isinstance(callback, list) else [_as_callback(callback)]
+            callback = own
+        return super()._init_callback(callback, progress_bar)
+
+    def learn(
+        self: SelfForecastPPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "ForecastPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfForecastPPO:
+        """As PPO's, and the last update is logged too (PPO writes its logs before an update)."""
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self.logger.dump(step=self.num_timesteps)
+        return self
+
+    # -- the term -------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Update the policy from the rollout buffer, with the forecast term added to PPO's gradient."""
+        if self.forecast_coef > 0:
+            started = time.perf_counter()
+            # Before PPO's update: its minibatches reshape the buffer's observations in place.
+            self._prepare_term()
+            self._forecast_seconds = time.perf_counter() - started
+        super().train()
+        if self.forecast_coef > 0:
+            self._log_term()
+        self._surrogate = None
+
+    def _prepare_term(self) -> None:
+        """Take in the rollout, score the known tasks under the current policy, and weight them."""
+        new = self._ledger.ingest(
+            self.rollout_buffer.observations, self._tape.fatal, self._tape.done, self._tape.task_id
+        )
+        rows, n_known = self._ledger.rows, len(self._ledger.task_id)
+        self._warn_if_idle(n_known)
+        self._grad_norms = []
+        self._minibatch = 0
+        if rows is None or len(rows) == 0:
+            return
+        self.policy.set_training_mode(False)
+        psi = task_psi(self.policy, rows, n_known)
+        if len(new):
+            self.logger.record("rollout/ep_risk_mean", float(np.exp(-np.exp(-psi[-len(new) :])).mean()))
+        weight = self._task_weights(psi)
+        if weight is None or not weight.any():
+            return
+        surrogate = RiskSurrogate.build(rows, self.forecast_coef * weight, self.device)
+        if surrogate.n_rows:
+            self._surrogate = surrogate
+            with torch.no_grad():
+                self._log_policy_before = surrogate.log_policy(self.policy)
+
+    def _warn_if_idle(self, n_known: int) -> None:
+        """Say so when no task is ever complete: a term that silently does nothing is worse than none."""
+        if n_known == 0 and self._ledger.n_waiting > _MANY_TASKS and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._ledger.n_waiting} tasks have been played but none episodes_per_task={self.episodes_per_task} "
+                "times, so the forecast term has no effect: lower episodes_per_task, or let the environment play each "
+                "task that often in a row",
+                stacklevel=2,
+            )
+
+    def _task_weights(self, psi: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """``dL / d psi`` of each known task: the one thing a different objective overrides.
+
+        :param psi: shape (n_tasks,), current scores of the known tasks, oldest task first
+        :return: shape (n_tasks,), or ``None`` while there are too few tasks to say anything
+        """
+        loss = self._loss()
+        wanted = self.n_eval + self.n_deploy
+        if len(psi) < wanted:
+            n_eval = round(len(psi) * self.n_eval / wanted)
+            if n_eval < 2 * self.tail_k:
+                return None
+            loss = replace(loss, n_eval=n_eval, n_deploy=len(psi) - n_eval)
+        weight, terms = loss.task_weights(psi, self._forecast_rng)
+        self.logger.record("train/forecast_loss", float(terms.loss))
+        self.logger.record("train/forecast_error", float(terms.error.nanmean()))
+        self.logger.record("train/forecast_under_prediction_rate", float(terms.under_prediction_rate))
+        self.logger.record("train/forecast_tail_scale", float(terms.tail_scale.nanmean()))
+        return np.asarray(weight, dtype=np.float64)
+
+    def _add_forecast_gradient(self) -> None:
+        """Add the term's gradient to PPO's, at every ``forecast_interval``-th optimiser step."""
+        if self._surrogate is None:
+            return
+        self._minibatch += 1
+        if self._minibatch % self.forecast_interval:
+            return
+        started = time.perf_counter()
+        parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+                self._surrogate.loss(self.policy), parameters, allow_unused=True
+            )
+        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        self._grad_norms.append(float(norm))
+        if not np.isfinite(self._grad_norms[-1]):
+            return  # scaled by its norm it would be NaN and end the run; the log shows it
+        factor = (self.forecast_max_grad_norm / (norm + 1e-12)).clamp(max=1.0)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                parameter.grad = gradient * factor
+            else:
+                parameter.grad.add_(gradient * factor)
+        self._forecast_seconds += time.perf_counter() - started
+
+    def _log_term(self) -> None:
+        self.logger.record("train/forecast_known_tasks", len(self._ledger.task_id))
+        self.logger.record("train/forecast_waiting_tasks", self._ledger.n_waiting)
+        self.logger.record("time/forecast_seconds", self._forecast_seconds)
+        if self._surrogate is None:
+            return
+        assert self._log_policy_before is not None
+        self.logger.record("train/forecast_active_tasks", len(self._surrogate.weight))
+        self.logger.record("train/forecast_rows", self._surrogate.n_rows)
+        if self._grad_norms:
+            norm = np.array(self._grad_norms)
+            self.logger.record("train/forecast_grad_norm", float(norm.mean()))
+            self.logger.record(
+                "train/forecast_clip_factor",
+                float(np.minimum(1.0, self.forecast_max_grad_norm / np.maximum(norm, 1e-12)).mean()),
+            )
+        with torch.no_grad():
+            before, after = self._log_policy_before, self._surrogate.log_policy(self.policy)
+            kl = (before.exp() * (before - after)).sum(dim=1).mean()
+        self.logger.record("train/forecast_kl", float(kl))
+
+
+def _as_callback(callback: Any) -> BaseCallback:
+    """A bare function as a callback, as SB3 accepts it."""
+    from stable_baselines3.common.callbacks import ConvertCallback
+
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

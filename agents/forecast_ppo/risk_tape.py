@@ -1,0 +1,99 @@
+"""Records the risk contract alongside Stable-Baselines3's rollout buffer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from rl_forecast.tasks import FATAL_PROBABILITY, TASK_ID, BatchedRiskEnv
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["RiskTape", "has_risk_contract"]
+
+
+def _source(env: VecEnv) -> BatchedRiskEnv | VecEnv:
+    """The environment below the wrappers, or the first one that gives its risk as arrays.
+
+    A wrapper has ``reset_infos`` of its own, which stay empty; those of the wrapped environment are the real ones.
+    """
+    while not isinstance(env, BatchedRiskEnv) and isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
+
+
+def has_risk_contract(env: VecEnv) -> bool:
+    """Whether an environment that has been reset says how risky its actions are."""
+    source = _source(env)
+    return isinstance(source, BatchedRiskEnv) or all(FATAL_PROBABILITY in info for info in source.reset_infos)
+
+
+class RiskTape(BaseCallback):
+    """One rollout of fatal probabilities, episode ends and tasks, aligned with the rollout buffer.
+
+    The fatal probability belongs to the observation *before* a step, the end of an episode and its task to the step
+    itself. A batched environment is asked for arrays, any other environment's ``infos`` are read.
+
+    Attributes, valid at the end of a rollout:
+
+    * ``fatal``: shape (n_steps, n_envs, n_actions), probability
+    * ``done``: shape (n_steps, n_envs), whether the step ended an episode
+    * ``task_id``: shape (n_steps, n_envs), the episode's task where ``done``, else -1
+    """
+
+    fatal: NDArray[np.float32]
+    done: NDArray[np.bool_]
+    task_id: NDArray[np.int64]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._current: NDArray[np.float32] | None = None
+        self._position = 0
+        self._source: Any = None
+        self._batched = False
+
+    def forget(self) -> None:
+        """Drop the state before the next step: the environments have been reset."""
+        self._current = None
+
+    def _on_rollout_start(self) -> None:
+        # Looked up once a rollout: checking a protocol at every step would cost as much as stepping.
+        self._source = _source(self.training_env)
+        self._batched = isinstance(self._source, BatchedRiskEnv)
+        if self._current is None:
+            self._current = self._read(None, None)
+        shape = (self.model.n_steps, self.training_env.num_envs)  # type: ignore[attr-defined]
+        self.fatal = np.zeros((*shape, self._current.shape[1]), dtype=np.float32)
+        self.done = np.zeros(shape, dtype=np.bool_)
+        self.task_id = np.full(shape, -1, dtype=np.int64)
+        self._position = 0
+
+    def _on_step(self) -> bool:
+        t = self._position
+        dones: NDArray[np.bool_] = self.locals["dones"]
+        infos: list[dict[str, Any]] = self.locals["infos"]
+        assert self._current is not None
+        self.fatal[t] = self._current
+        self.done[t] = dones
+        for i in np.flatnonzero(dones).tolist():
+            if TASK_ID not in infos[i]:
+                raise ValueError(f"the last info of an episode must carry {TASK_ID!r}, it has {sorted(infos[i])}")
+            self.task_id[t, i] = infos[i][TASK_ID]
+        self._current = self._read(dones, infos)
+        self._position += 1
+        return True
+
+    def _read(self, dones: NDArray[np.bool_] | None, infos: list[dict[str, Any]] | None) -> NDArray[np.float32]:
+        """Fatal probabilities of the current states, shape (n_envs, n_actions); right after a reset without infos."""
+        if self._batched:
+            fatal: NDArray[np.float32] = self._source.fatal_probability()
+            return fatal
+        current = self._source.reset_infos
+        if infos is not None and dones is not None:
+            # After an automatic reset the current state is the new episode's first, described by the reset's info.
+            current = [reset if done else info for done, info, reset in zip(dones, infos, current, strict=True)]
+        return np.stack([np.asarray(info[FATAL_PROBABILITY], dtype=np.float32) for info in current])

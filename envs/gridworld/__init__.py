@@ -1,0 +1,1 @@
+"""Risk gridworlds: rules written once, a batched engine, a MiniGrid environment and exact risk."""

@@ -1,0 +1,148 @@
+"""Forecast error on held-out tasks: every evaluation set's forecast against every deployment set's realised worst.
+
+The sets are disjoint. Overlapping splits of one pool would look more precise than they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
+from rl_forecast.summary import TailSummary
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rl_forecast.forecasters import Forecaster
+
+__all__ = ["ERROR_SPACES", "LOG10_FLOOR", "LOG_ODDS_CLIP", "HeldOutErrors", "SpaceError", "held_out_errors"]
+
+#: Spaces in which the error of a forecast is measured.
+ERROR_SPACES = ("psi", "log10_p", "log_odds")
+#: Errors in log10 p count risks below this probability as equal.
+LOG10_FLOOR = 1e-6
+#: Errors in log-odds clip probabilities to this interval.
+LOG_ODDS_CLIP = (1e-6, 1 - 1e-3)
+
+
+@dataclass(frozen=True)
+class SpaceError:
+    """Errors of all pairs in one space.
+
+    :param mean_absolute: mean absolute error, in units of the space
+    :param bias: mean of forecast minus realised, in units of the space
+    :param both_at_lower_clip: share of pairs whose forecast and realised worst are both at or below the lower clip
+    :param both_at_upper_clip: share of pairs with both at or above the upper clip
+    """
+
+    mean_absolute: float
+    bias: float
+    both_at_lower_clip: float
+    both_at_upper_clip: float
+
+    @property
+    def is_meaningful(self) -> bool:
+        """False where more than half of the pairs agree only because both ends were clipped to the same value."""
+        return max(self.both_at_lower_clip, self.both_at_upper_clip) <= 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutErrors:
+    """Forecasts against realised maxima.
+
+    :param forecast: shape (n_eval_sets,), psi; NaN where no tail could be fitted
+    :param realised: shape (n_deploy_sets,), psi
+    :param tail_scale: shape (n_eval_sets,), psi; NaN where no tail could be fitted
+    """
+
+    forecast: NDArray[np.float64]
+    realised: NDArray[np.float64]
+    tail_scale: NDArray[np.float64]
+
+    @property
+    def n_failed_fits(self) -> int:
+        """Evaluation sets to which no tail could be fitted; they are left out of every mean."""
+        return int(np.isnan(self.forecast).sum())
+
+    def _pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        forecast = self.forecast[~np.isnan(self.forecast)]
+        return np.broadcast_arrays(forecast[:, None], self.realised[None, :])  # type: ignore[return-value]
+
+    @property
+    def under_prediction_rate(self) -> float:
+        """Share of pairs in which the realised worst exceeds the forecast."""
+        return self._exceeding(0.0)
+
+    @property
+    def under_prediction_by_1_rate(self) -> float:
+        """Share of pairs in which the realised worst exceeds the forecast by more than 1 psi."""
+        return self._exceeding(1.0)
+
+    def _exceeding(self, margin: float) -> float:
+        forecast, realised = self._pairs()
+        return float(np.mean(realised > forecast + margin)) if forecast.size else float("nan")
+
+    def in_space(self, space: str) -> SpaceError:
+        """Errors in one of :data:`ERROR_SPACES`.
+
+        :raises ValueError: unknown space
+        """
+        forecast, realised = self._pairs()
+        low, high = -np.inf, np.inf
+        if space == "psi":
+
+            def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
+                return psi
+        elif space == "log10_p":
+            low = -float(np.log(-np.log(LOG10_FLOOR)))
+
+            def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
+                result: NDArray[np.float64] = log_p_from_psi(np.maximum(psi, low)) / np.log(10)
+                return result
+        elif space == "log_odds":
+            low, high = (-float(np.log(-np.log(p))) for p in LOG_ODDS_CLIP)
+
+            def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
+                result: NDArray[np.float64] = log_odds_from_psi(psi, *LOG_ODDS_CLIP)
+                return result
+        else:
+            raise ValueError(f"unknown space {space!r}: choose one of {', '.join(ERROR_SPACES)}")
+        if not forecast.size:
+            return SpaceError(float("nan"), float("nan"), 0.0, 0.0)
+        error = transform(forecast) - transform(realised)
+        return SpaceError(
+            mean_absolute=float(np.abs(error).mean()),
+            bias=float(error.mean()),
+            both_at_lower_clip=float(np.mean((forecast <= low) & (realised <= low))),
+            both_at_upper_clip=float(np.mean((forecast >= high) & (realised >= high))),
+        )
+
+
+def held_out_errors(
+    evaluation: NDArray[np.float64], deployment: NDArray[np.float64], forecaster: Forecaster
+) -> HeldOutErrors:
+    """Fit each evaluation set and compare its forecast with the worst of each deployment set.
+
+    :param evaluation: shape (n_eval_sets, n_eval), psi
+    :param deployment: shape (n_deploy_sets, n_deploy), psi
+    :param forecaster: the method
+    :raises ValueError: a score is NaN, or the arrays are not two-dimensional
+    """
+    if evaluation.ndim != 2 or deployment.ndim != 2:
+        raise ValueError(f"sets must be rows of a matrix, the shapes are {evaluation.shape} and {deployment.shape}")
+    if np.isnan(deployment).any():
+        raise ValueError(f"{int(np.isnan(deployment).sum())} deployment scores are NaN")
+    n_deploy = deployment.shape[1]
+    forecast = np.full(len(evaluation), np.nan)
+    tail_scale = np.full(len(evaluation), np.nan)
+    for row, scores in enumerate(evaluation):
+        summary = TailSummary.from_scores(scores)
+        try:
+            fit = forecaster.fit(summary)
+        except ValueError:
+            continue  # no tail: counted in n_failed_fits
+        forecast[row], tail_scale[row] = fit.point(n_deploy), fit.tail_scale
+    return HeldOutErrors(forecast, deployment.max(axis=1), tail_scale)

@@ -1,0 +1,165 @@
+"""Torch pieces of the forecastability loss: sorted scores, the tail forecast with its gradient, error spaces."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["ErrorSpace", "error_space_bounds", "gumbel_tail_forecast", "scores_leaf", "sorted_window", "to_error_space"]
+
+ErrorSpace = Literal["psi", "log10_p", "log_odds"]
+
+# A row whose spread is within this many roundings of its largest score is a tie: its slope would be made of rounding.
+_TIE_ROUNDINGS = 16.0
+
+
+def _psi(p: float) -> float:
+    return -math.log(-math.log(p))
+
+
+# Scores at which each space is clipped: p floored at 1e-6, and for log-odds also p at most 1 - 1e-3.
+_BOUNDS: dict[ErrorSpace, tuple[float, float]] = {
+    "psi": (-math.inf, math.inf),
+    "log10_p": (_psi(1e-6), math.inf),
+    "log_odds": (_psi(1e-6), _psi(1 - 1e-3)),
+}
+
+
+def error_space_bounds(space: ErrorSpace) -> tuple[float, float]:
+    """Scores below and above which an error space no longer tells probabilities apart.
+
+    :param space: ``"psi"`` has none, ``"log10_p"`` floors p at 1e-6, ``"log_odds"`` clips p to [1e-6, 1 - 1e-3]
+    :return: lower and upper bound, psi; infinite where there is none
+    :raises ValueError: unknown space
+    """
+    if space not in _BOUNDS:
+        raise ValueError(f"unknown error_space {space!r}: choose one of {', '.join(get_args(ErrorSpace))}")
+    return _BOUNDS[space]
+
+
+def to_error_space(psi: torch.Tensor, space: ErrorSpace) -> torch.Tensor:
+    """Scores on the scale in which forecast and realised maximum are compared.
+
+    :param psi: scores, any shape, not NaN
+    :param space: ``"psi"`` as it is; ``"log10_p"``; ``"log_odds"`` in nats
+    :return: same shape; beyond the bounds of :func:`error_space_bounds` constant, with zero gradient
+    :raises ValueError: unknown space
+    """
+    low, high = error_space_bounds(space)
+    if space == "psi":
+        return psi
+    # clip the score, not its image: exp(-psi) overflows long before the clip would act on it, and 0 * inf is NaN
+    psi = psi.clamp(min=low, max=high)
+    value: torch.Tensor = log_p_from_psi(psi) / math.log(10.0) if space == "log10_p" else log_odds_from_psi(psi)
+    return value
+
+
+def sorted_window(psi: torch.Tensor, window: int) -> torch.Tensor:
+    """The largest scores in descending order: the only pass over all scores that a loss needs.
+
+    :param psi: scores, shape (n_tasks,), float32 or float64; differentiable
+    :param window: number of scores K', at most ``n_tasks``
+    :return: shape (K',), psi, descending
+    :raises TypeError: not a float32 or float64 tensor
+    :raises ValueError: not one-dimensional, too few scores, or NaN among them
+    """
+    if not isinstance(psi, torch.Tensor) or psi.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"psi must be a float32 or float64 tensor, it is {getattr(psi, 'dtype', type(psi).__name__)}")
+    if psi.ndim != 1 or psi.shape[0] < window:
+        raise ValueError(f"psi must have shape (n_tasks,) with n_tasks >= {window}, it has {tuple(psi.shape)}")
+    top = torch.topk(psi, window, sorted=True).values
+    # topk orders NaN above every number, so one look finds any
+    if math.isnan(top[0].item()):
+        raise ValueError(f"psi holds {int(psi.isnan().sum())} NaN")
+    return top
+
+
+def scores_leaf(psi: torch.Tensor | NDArray[np.floating[Any]]) -> torch.Tensor:
+    """A copy of the scores, cut from any graph, to differentiate a loss by.
+
+    :param psi: scores, shape (n_tasks,): a tensor keeps its dtype and device, anything else is read as float64
+    :return: a leaf that requires grad
+    """
+    leaf = psi.detach().clone() if isinstance(psi, torch.Tensor) else torch.tensor(np.asarray(psi, dtype=np.float64))
+    return leaf.requires_grad_()
+
+
+class _GumbelTailForecast(torch.autograd.Function):
+    """Least squares on masked rows, with its gradient in closed form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, mask: torch.Tensor, n_eval: int, n_deploy: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = mask.to(x.dtype)
+        count = weight.sum(dim=1, keepdim=True)
+        safe_count = count.clamp(min=1.0)
+        position = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)
+        y = (position.log() - math.log(n_eval)) * weight
+        y_mean = y.sum(dim=1, keepdim=True) / safe_count
+        # measured from the row's largest score, so that equal scores give differences of exactly zero
+        start = torch.where(mask[:, :1], x[:, :1], 0.0)
+        z = torch.where(mask, x - start, 0.0)
+        z_mean = z.sum(dim=1, keepdim=True) / safe_count
+        dx, dy = (z - z_mean) * weight, (y - y_mean) * weight
+        d = (dx * dy).sum(dim=1, keepdim=True).abs()
+        largest = torch.where(mask, x, 0.0).abs().amax(dim=1, keepdim=True)
+        tied = d <= _TIE_ROUNDINGS * torch.finfo(x.dtype).eps * largest
+        # double-where: a tied row is divided by one instead of zero, and its scale is zero by definition
+        safe_d = torch.where(tied, 1.0, d)
+        scale = torch.where(tied, 0.0, (dx * dx).sum(dim=1, keepdim=True) / safe_d)
+        c = math.log(n_deploy) + y_mean
+        forecast = start + z_mean + c * scale
+        if ctx.needs_input_grad[0]:
+            # d T / d x_i = 2 (x_i - mean) / d + T (y_i - mean) / d, never squaring d: it underflows in float32
+            slope = torch.where(tied, 0.0, (2.0 * dx + scale * dy) / safe_d)
+            ctx.save_for_backward((1.0 / safe_count + c * slope) * weight)
+        scale = scale.squeeze(1)
+        ctx.mark_non_differentiable(scale)
+        return forecast.squeeze(1), scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_forecast: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (jacobian,) = ctx.saved_tensors
+        return grad_forecast.unsqueeze(1) * jacobian, None, None, None
+
+
+_forecast: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _GumbelTailForecast.apply
+
+
+def gumbel_tail_forecast(x: torch.Tensor, n_eval: int, n_deploy: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forecast of the worst deployment score by least squares on the largest evaluation scores, differentiable.
+
+    The line ``log S = a x + b`` through ``(x_i, y_i = log(i / m))`` (Jones et al. 2025, arXiv 2502.16797; the plotting
+    position is our reading) reaches ``1 / n`` at
+
+        Q = mean(x) + c T,   T = Sxx / d,   d = |Sxy|,   c = log n + mean(y)
+
+    with the gradient ``dQ/dx_i = 1/k + c [2 (x_i - mean(x)) / d + Sxx (y_i - mean(y)) / d^2]``. It sums to 1 over i,
+    and ``sum_i x_i dQ/dx_i = Q``: the forecast moves and stretches with the scores. Differentiable once.
+
+    Guards: scores of ``-inf`` (p = 0) are left out, so a row uses its k_eff finite ones; a row of equal scores has no
+    slope, so T = 0, Q is their mean and the gradient 1 / k_eff.
+
+    :param x: shape (R, k), psi, each row the k largest evaluation scores in descending order, ``-inf`` last
+    :param n_eval: evaluation size m
+    :param n_deploy: deployment size n
+    :return: forecast Q, shape (R,), psi, and tail scale T, shape (R,), psi, without gradient. A row without a finite
+        score gives zeros.
+    :raises ValueError: ``x`` is not two-dimensional
+    """
+    if x.ndim != 2:
+        raise ValueError(f"x must have shape (R, k), it has {tuple(x.shape)}")
+    return _forecast(x, x.detach() > -math.inf, n_eval, n_deploy)

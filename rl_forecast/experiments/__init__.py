@@ -1,0 +1,1 @@
+"""Experiments: configurations, run folders and the jobs behind the command lines."""

@@ -1,0 +1,80 @@
+"""Evaluating a finished run again, from its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+from rich.console import Console
+
+from rl_forecast.experiments.agent_files import load_policy
+from rl_forecast.experiments.held_out import PARTS, agent_result, evaluation_title, held_out_tasks, print_metrics
+from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.worlds import make_world, score_tasks
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    from rl_forecast.experiments.config import Config, EvaluationConfig
+    from rl_forecast.experiments.run_folder import RunFolder
+
+__all__ = ["run_evaluation"]
+
+
+def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    """Evaluate every agent of a run and write ``evaluations/<settings>.json``.
+
+    :param folder: a finished run
+    :param config: its configuration
+    :param evaluation: what to evaluate now
+    :return: agent name to metrics
+    :raises UsageError: the run is not finished, or its files cannot be read
+    """
+    path = folder.path / "scores.parquet"
+    try:
+        known = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(f"{path} cannot be read, so the run is not finished or damaged: run it again") from error
+    # As in training: results depend on the number of threads in their last digits.
+    torch.set_num_threads(config.threads)
+    agents = known["agent"].unique(maintain_order=True).to_list()
+    console = Console()
+    with PhaseProgress(console) as progress:
+        scores = {name: _scores(folder, config, evaluation, name, known, progress) for name in agents}
+    metrics = {name: agent_result(table, scores["base"], evaluation).metrics for name, table in scores.items()}
+    settings = asdict(evaluation)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"evaluations/{evaluation.forecaster}-m{evaluation.n_eval}-n{evaluation.n_deploy}-{digest}.json"
+    written = folder.write_json(name, {"settings": settings, "agents": metrics})
+    print_metrics(console, metrics, evaluation_title(evaluation, config.seed))
+    console.print(f"written: {written}", highlight=False)
+    return metrics
+
+
+def _scores(
+    folder: RunFolder,
+    config: Config,
+    evaluation: EvaluationConfig,
+    agent: str,
+    known: pl.DataFrame,
+    progress: PhaseProgress,
+) -> pl.DataFrame:
+    """Scores of exactly the tasks that the evaluation asks for, read where known and computed where not."""
+    tables = []
+    for part, wanted in held_out_tasks(evaluation, config.seed).items():
+        table = known.filter((pl.col("agent") == agent) & (pl.col("part") == part))
+        missing = wanted[~np.isin(wanted, table["task_id"].to_numpy())]
+        if missing.size:
+            policy = load_policy(folder, agent, config.base)
+            with progress.phase(f"score {agent}, {part}", missing.size) as phase:
+                new = score_tasks(make_world(config.world), policy, missing, phase.advance)
+            labels = (pl.lit(agent).alias("agent"), pl.lit(part).alias("part"))
+            table = pl.concat([table, new.select(*labels, pl.all())])
+        order = pl.DataFrame({"task_id": wanted})
+        tables.append(order.join(table, on="task_id", how="left", maintain_order="left").select(known.columns))
+    assert len(tables) == len(PARTS)
+    return pl.concat(tables)

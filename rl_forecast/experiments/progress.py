@@ -1,0 +1,101 @@
+"""Progress of long work: one bar a phase on a terminal, one line a phase elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+__all__ = ["Phase", "PhaseProgress"]
+
+
+class Phase:
+    """A phase under way.
+
+    :param progress: the bars
+    :param bar: this phase's bar
+    """
+
+    def __init__(self, progress: Progress, bar: TaskID) -> None:
+        self._progress = progress
+        self._bar = bar
+
+    def advance(self, amount: float = 1) -> None:
+        """Report work done."""
+        self._progress.advance(self._bar, amount)
+
+    def callback(self) -> BaseCallback:
+        """A Stable-Baselines3 callback that reports environment steps."""
+        from stable_baselines3.common.callbacks import BaseCallback
+
+        advance = self.advance
+
+        class Steps(BaseCallback):
+            def _on_step(self) -> bool:
+                advance(self.training_env.num_envs)
+                return True
+
+        return Steps()
+
+
+class PhaseProgress:
+    """Progress bars and timings of the phases of a run.
+
+    :param console: where to print
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        #: Seconds of each finished phase.
+        self.seconds: dict[str, float] = {}
+
+    def __enter__(self) -> PhaseProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(text, highlight=False)
+
+    @contextmanager
+    def phase(self, name: str, total: float) -> Iterator[Phase]:
+        """Time a phase and show its bar.
+
+        :param name: what is done
+        :param total: amount of work
+        """
+        started = time.perf_counter()
+        bar = self._progress.add_task(name, total=total)
+        yield Phase(self._progress, bar)
+        # The last rollout may overshoot the steps asked for.
+        self._progress.update(bar, total=total, completed=total)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        if not self._console.is_terminal:
+            self._console.print(f"{name}: {self.seconds[name]:.1f} s", highlight=False)

@@ -1,0 +1,79 @@
+"""From configuration to worlds, and from policies to exact task scores: where ``envs`` and ``agents`` meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import torch
+
+from agents.action_probability import log_action_probability
+from envs.gridworld.exact_risk import exact_risk
+from envs.gridworld.recolor import RecolorWorld
+from rl_forecast.experiments.config import WorldConfig
+from rl_forecast.scores import psi_from_log_p
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+__all__ = ["make_world", "score_tasks"]
+
+# Tasks scored between two reports of progress.
+_CHUNK = 500
+
+
+def make_world(config: WorldConfig) -> RecolorWorld:
+    """The configured world.
+
+    :raises UsageError: a setting is out of range
+    """
+    try:
+        return RecolorWorld(
+            severity=config.severity,
+            rare_probability=config.rare_probability,
+            failure_cost=config.failure_cost,
+            size=config.size,
+            horizon=config.horizon,
+        )
+    except ValueError as error:
+        raise UsageError(f"world.{error}") from error
+
+
+def score_tasks(
+    world: RecolorWorld,
+    policy: ActorCriticPolicy,
+    task_id: NDArray[np.int64],
+    report: Callable[[int], None] = lambda n_tasks: None,
+) -> pl.DataFrame:
+    """Exact risk of a policy in each task.
+
+    :param world: the world
+    :param policy: the agent's policy
+    :param task_id: shape (n,), tasks
+    :param report: called with the number of tasks scored since the last call
+    :return: columns ``task_id``, ``log_p``, ``psi``, ``success`` (probability), ``rare``
+    """
+    policy.set_training_mode(False)
+    parts = []
+    for first in range(0, len(task_id), _CHUNK):
+        tasks = world.tasks(task_id[first : first + _CHUNK])
+        with torch.no_grad():
+            risk = exact_risk(world, tasks, lambda observation: log_action_probability(policy, observation), _CHUNK)
+        log_p = risk.log_p.cpu().numpy()
+        parts.append(
+            pl.DataFrame(
+                {
+                    "task_id": tasks.task_id,
+                    "log_p": log_p,
+                    "psi": psi_from_log_p(log_p),
+                    "success": risk.success.cpu().numpy(),
+                    "rare": tasks.rare,
+                }
+            )
+        )
+        report(len(tasks))
+    return pl.concat(parts)

@@ -1,0 +1,115 @@
+"""Figures of runs. matplotlib is imported when a figure is drawn, and its global state is never touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl_forecast.scores import psi_from_p
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from rl_forecast.backtest import HeldOutErrors
+
+__all__ = ["survival_figure"]
+
+_TICKS_P = (1e-24, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999)
+_OBSERVED, _FORECAST, _REALISED = "#4c4c4c", "#0072b2", "#d55e00"  # distinguishable without colour vision
+
+
+def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]], n_eval: int, n_deploy: int) -> Figure:
+    """Share of tasks above each failure score, with the forecast worst score and the realised one.
+
+    :param agents: name to (shape (n_tasks,) psi of deployment tasks, errors of the forecasts); one panel each
+    :param n_eval: tasks per evaluation set
+    :param n_deploy: tasks per deployment set
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(agents) + 0.6, 4.6), layout="constrained")
+    axes = figure.subplots(1, len(agents), sharex=True, sharey=True, squeeze=False)[0]
+    left, right = _limits(agents)
+    for axis, (name, (psi, errors)) in zip(axes, agents.items(), strict=True):
+        _panel(axis, psi, errors, n_deploy)
+        axis.set_title(name, fontsize=11)
+        axis.set_xlim(left - 0.3, right + 0.5)
+        _probability_ticks(axis, left, right)
+        axis.set_xlabel("failure probability (linear in psi)", fontsize=9)
+    # On the first panel only: its left end is free of marks.
+    axes[0].annotate(
+        f"worst of {n_deploy}",
+        (0.02, 1 / n_deploy),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize=8,
+        color="0.4",
+    )
+    axes[0].set_ylabel("share of tasks with a higher failure probability")
+    figure.suptitle(
+        f"Can the worst of {n_deploy} deployment tasks be forecast from {n_eval} evaluation tasks?", fontsize=12
+    )
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _limits(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]) -> tuple[float, float]:
+    """Range of psi that shows every agent's right end: the bulk of very safe tasks and stray forecasts are cut off."""
+    left, right = [], []
+    for psi, errors in agents.values():
+        finite = psi[np.isfinite(psi)]
+        forecast = errors.forecast[np.isfinite(errors.forecast)]
+        left.append(np.quantile(finite, 0.9) if finite.size else 0.0)
+        right += [finite.max(initial=-1.0), np.quantile(forecast, 0.95) if forecast.size else -1.0]
+    return max(min(left), float(psi_from_p(1e-24))), min(max(right), 12.0)
+
+
+def _panel(axis: Axes, psi: NDArray[np.float64], errors: HeldOutErrors, n_deploy: int) -> None:
+    ordered = np.sort(psi)[::-1]
+    share = np.arange(1, ordered.size + 1) / ordered.size
+    axis.step(ordered, share, where="post", color=_OBSERVED, lw=1.8, label="held-out tasks")
+    level = 1 / n_deploy
+    axis.axhline(level, color="0.8", lw=0.8, zorder=0)
+    forecast = errors.forecast[np.isfinite(errors.forecast)]
+    if forecast.size:
+        low, middle, high = np.quantile(forecast, [0.05, 0.5, 0.95])
+        axis.plot([low, high], [level * 0.8] * 2, color=_FORECAST, lw=5, alpha=0.35, solid_capstyle="butt")
+        axis.plot(
+            [middle],
+            [level * 0.8],
+            "o",
+            color=_FORECAST,
+            ms=8,
+            label=f"forecast: median and 90 % of {forecast.size} evaluations",
+        )
+    axis.plot(
+        errors.realised,
+        np.full(errors.realised.size, level * 1.25),
+        "D",
+        color=_REALISED,
+        ms=5,
+        mec="white",
+        mew=0.5,
+        label=f"realised worst of {errors.realised.size} deployments",
+    )
+    axis.set_yscale("log")
+    axis.set_ylim(level * 0.3, 1.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _probability_ticks(axis: Axes, left: float, right: float) -> None:
+    """Ticks at probabilities, kept apart by a ninth of the axis."""
+    shown: list[tuple[float, float]] = []
+    for p, position in zip(_TICKS_P, psi_from_p(_TICKS_P), strict=True):
+        far_enough = not shown or position - shown[-1][0] > (right - left) / 9
+        if left - 0.3 <= position <= right + 0.5 and far_enough:
+            shown.append((float(position), p))
+    axis.set_xticks([position for position, _ in shown], [_label(p) for _, p in shown], fontsize=8)
+
+
+def _label(p: float) -> str:
+    return f"{p:g}" if p >= 0.01 else f"$10^{{{round(np.log10(p))}}}$"

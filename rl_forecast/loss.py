@@ -1,0 +1,303 @@
+"""The forecastability loss: how badly the worst score of one random part of the tasks is forecast from another.
+
+Our reading of arXiv 2605.15134, whose text was not available. The tasks are split at random into an evaluation part
+and a deployment part; the tail of the evaluation part forecasts the worst deployment score ``Q`` (Jones et al. 2025,
+arXiv 2502.16797), the deployment part realises it, ``M``; the loss is the mean penalty of ``e = f(Q) - f(M)`` over R
+such partitions. Scores are sorted once and every partition only indexes into them.
+
+Low loss is not low risk. The plain loss can be lowered by narrowing the tail, and by raising many middling scores to
+meet a few high ones: log the terms it returns (tail scale, top and middle mean, share at the clips) and consider
+:func:`one_sided_anchor`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from rl_forecast.differentiable import (
+    ErrorSpace,
+    error_space_bounds,
+    gumbel_tail_forecast,
+    scores_leaf,
+    sorted_window,
+    to_error_space,
+)
+from rl_forecast.partitions import PartitionMethod, Partitions, draw_partitions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ForecastabilityLoss", "ForecastabilityTerms", "GradientMode", "Penalty", "one_sided_anchor"]
+
+Penalty = Literal["squared", "huber"]
+GradientMode = Literal["full", "stop_realised"]
+
+# Ranks watched for middling scores being raised to meet the top: in multiples of tail_k (50 ... 300 for k = 10).
+_MIDDLE = (5, 30)
+
+
+@dataclass(frozen=True)
+class ForecastabilityTerms:
+    """The loss and everything to watch beside it. Only ``loss`` carries a gradient.
+
+    Per-partition values are NaN in rows that are not valid.
+
+    :param loss: mean penalty over the valid partitions, shape (); 0 with zero gradient where none is valid
+    :param forecast: forecast worst score Q, shape (R,), psi
+    :param realised: realised worst score M, shape (R,), psi
+    :param error: ``f(Q) - f(M)`` in the error space, shape (R,); positive where the forecast is too high
+    :param tail_scale: scale T of the fitted tail, shape (R,), psi per e-fold more tasks
+    :param valid: shape (R,), bool; a row needs two finite evaluation scores and, in the psi space, a finite M
+    :param n_valid: number of valid rows, shape (), int64
+    :param under_prediction_rate: share of valid rows with ``M > Q``, shape ()
+    :param share_at_upper_clip: share of the valid rows' forecasts and realised maxima (two a row) at the upper bound
+        of the error space, shape (); at 1 the loss is blind
+    :param share_at_lower_clip: the same at the lower bound
+    :param share_capped: share of all tasks whose score lies at or above ``psi_cap``, shape (); 0 without a cap
+    :param top_mean: mean of the finite ones among the k largest scores of all tasks, capped like them, shape (), psi
+    :param middle_mean: mean of the finite scores of ranks 5k to 30k, shape (), psi: it rises where the loss raises
+        middling scores; NaN where there are no such scores
+    """
+
+    loss: torch.Tensor
+    forecast: torch.Tensor
+    realised: torch.Tensor
+    error: torch.Tensor
+    tail_scale: torch.Tensor
+    valid: torch.Tensor
+    n_valid: torch.Tensor
+    under_prediction_rate: torch.Tensor
+    share_at_upper_clip: torch.Tensor
+    share_at_lower_clip: torch.Tensor
+    share_capped: torch.Tensor
+    top_mean: torch.Tensor
+    middle_mean: torch.Tensor
+
+    @property
+    def error_over_scale(self) -> torch.Tensor:
+        """``(Q - M) / T``, shape (R,): the error with the width of the tail taken out. Infinite or NaN where T = 0."""
+        return (self.forecast - self.realised) / self.tail_scale
+
+    def detach(self) -> ForecastabilityTerms:
+        """The same terms with no graph behind ``loss``."""
+        return ForecastabilityTerms(**{f.name: getattr(self, f.name).detach() for f in fields(self)})
+
+
+class _StraightThroughCap(torch.autograd.Function):
+    """``min(x, cap)`` whose gradient is that of ``x``: a saturated task must still feel the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return x.clamp(max=cap)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad, None
+
+
+@dataclass(frozen=True)
+class ForecastabilityLoss:
+    """Mean penalty of the worst-score forecast over random partitions; a frozen functor of its settings.
+
+    :param n_eval: evaluation size m, at least 2
+    :param n_deploy: deployment size n; tasks beyond ``m + n`` are left out of each partition at random
+    :param tail_k: number k of largest evaluation scores the tail is fitted to, at least 2 (Jones et al. use 10)
+    :param n_partitions: number R of partitions per call. The noise between task sets dwarfs that between partitions
+        from about 64 on: spend compute on fresh tasks instead. A power of two spreads best.
+    :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` with p
+        floored at 1e-6, or ``"log_odds"`` (nats) with p clipped to [1e-6, 1 - 1e-3]. Beyond a bound the error has no
+        gradient.
+    :param penalty: ``"squared"`` is ``e^2``; ``"huber"`` is ``e^2 / 2`` up to ``huber_delta`` and linear beyond
+    :param huber_delta: error at which the Huber penalty turns linear, in the error space's unit
+    :param gradient: ``"full"``, or ``"stop_realised"``: through the forecast only. Through the realised maximum only
+        is *not* offered: it lowers the error by raising the deployment's failures to the forecast, and drove a tenth of
+        the tasks to certain failure.
+    :param psi_cap: upper cap on the scores, straight-through: values are capped, gradients pass as if they were not,
+        so that a task at certain failure neither dominates the loss nor is lost to it. ``None`` for no cap.
+    :param method: partition sampler, see :func:`rl_forecast.partitions.draw_partitions`
+    :raises ValueError: a setting outside its range
+    """
+
+    n_eval: int
+    n_deploy: int
+    tail_k: int = 10
+    n_partitions: int = 64
+    error_space: ErrorSpace = "psi"
+    penalty: Penalty = "squared"
+    huber_delta: float = 1.0
+    gradient: GradientMode = "full"
+    psi_cap: float | None = None
+    method: PartitionMethod = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.n_eval < 2 or self.tail_k < 2:
+            raise ValueError(f"a tail needs n_eval >= 2 and tail_k >= 2, they are {self.n_eval} and {self.tail_k}")
+        if self.n_deploy < 1 or self.n_partitions < 1:
+            raise ValueError(
+                f"n_deploy and n_partitions must be at least 1, they are {self.n_deploy} and {self.n_partitions}"
+            )
+        error_space_bounds(self.error_space)
+        if self.penalty not in get_args(Penalty):
+            raise ValueError(f"unknown penalty {self.penalty!r}: choose one of {', '.join(get_args(Penalty))}")
+        if self.gradient not in get_args(GradientMode):
+            raise ValueError(
+                f"unknown gradient {self.gradient!r}: choose one of {', '.join(get_args(GradientMode))}. Stopping the "
+                "forecast's gradient alone is not offered: it raises failures to meet the forecast."
+            )
+        if not 0.0 < self.huber_delta < math.inf:
+            raise ValueError(f"huber_delta must be positive and finite, it is {self.huber_delta}")
+        if self.psi_cap is not None and not math.isfinite(self.psi_cap):
+            raise ValueError(f"psi_cap must be finite or None, it is {self.psi_cap}")
+
+    def partitions(self, n_tasks: int, generator: np.random.Generator) -> Partitions:
+        """Fresh partitions of ``n_tasks`` tasks under these settings.
+
+        :param n_tasks: number of tasks N, at least ``n_eval + n_deploy``
+        :param generator: source of randomness, advanced by the call
+        :raises ValueError: too few tasks
+        """
+        return draw_partitions(
+            n_tasks,
+            self.n_eval,
+            self.n_deploy,
+            generator,
+            tail_k=self.tail_k,
+            n_partitions=self.n_partitions,
+            method=self.method,
+        )
+
+    def __call__(self, psi: torch.Tensor, generator: np.random.Generator | Partitions) -> ForecastabilityTerms:
+        """Loss of one set of scores.
+
+        Scores of ``-inf`` (p = 0) are left out of a row's tail; a row with fewer than two finite ones is not valid.
+        A realised maximum of ``-inf`` makes the row invalid in the psi space and sits at the floor in the others.
+
+        :param psi: scores, shape (n_tasks,), float32 or float64, any device; differentiable
+        :param generator: draws fresh partitions and is advanced; or partitions drawn before, to use again
+        :return: the loss and its components
+        :raises TypeError: psi is not a float32 or float64 tensor
+        :raises ValueError: shape that does not fit, NaN, or ``+inf`` (p = 1) without a ``psi_cap``
+        """
+        if psi.ndim != 1:
+            raise ValueError(f"psi must have shape (n_tasks,), it has {tuple(psi.shape)}")
+        parts = generator if isinstance(generator, Partitions) else self.partitions(psi.shape[0], generator)
+        self._check(parts, psi)
+        n_watched = min(psi.shape[0], max(parts.window, _MIDDLE[1] * self.tail_k))
+        top = sorted_window(psi, n_watched)
+        share_capped = torch.zeros((), dtype=psi.dtype, device=psi.device)
+        if self.psi_cap is not None:
+            share_capped = (psi.detach() >= self.psi_cap).to(psi.dtype).mean()
+            top = _StraightThroughCap.apply(top, self.psi_cap)  # type: ignore[no-untyped-call]
+        elif top[0].item() == math.inf:
+            raise ValueError("psi holds +inf (p = 1): set psi_cap, or keep log p below 0")
+
+        x = top[torch.as_tensor(parts.eval_rank, device=psi.device)]
+        realised = top[torch.as_tensor(parts.deploy_rank, device=psi.device)]
+        return self._terms(top, x, realised, torch.as_tensor(parts.ok, device=psi.device), share_capped)
+
+    def _check(self, parts: Partitions, psi: torch.Tensor) -> None:
+        sizes = (parts.n_tasks, parts.n_eval, parts.n_deploy, parts.tail_k)
+        wanted = (psi.shape[0], self.n_eval, self.n_deploy, min(self.tail_k, self.n_eval))
+        if sizes != wanted:
+            raise ValueError(f"partitions were drawn for (N, m, n, k) = {sizes}, the loss is called with {wanted}")
+
+    def _terms(
+        self, top: torch.Tensor, x: torch.Tensor, realised: torch.Tensor, ok: torch.Tensor, share_capped: torch.Tensor
+    ) -> ForecastabilityTerms:
+        valid = ok & (x.detach()[:, 1] > -math.inf)
+        if self.error_space == "psi":
+            valid = valid & (realised.detach() > -math.inf)
+        forecast, tail_scale = gumbel_tail_forecast(x, self.n_eval, self.n_deploy)
+        # double-where: rows that do not count hold harmless numbers, so their zero weight meets no infinity
+        forecast, realised = torch.where(valid, forecast, 0.0), torch.where(valid, realised, 0.0)
+        target = realised.detach() if self.gradient == "stop_realised" else realised
+        error = to_error_space(forecast, self.error_space) - to_error_space(target, self.error_space)
+        if self.penalty == "squared":
+            penalty = error.square()
+        else:
+            penalty = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.huber_delta)
+        n_valid = valid.sum()
+        weight = valid.to(error.dtype) / n_valid.clamp(min=1)
+        loss = (penalty * weight).sum()
+        with torch.no_grad():
+            both = torch.stack([forecast, realised])
+            low, high = error_space_bounds(self.error_space)
+            watched = torch.where(top > -math.inf, top, math.nan)
+            k = self.tail_k
+            nan = torch.full_like(error, math.nan)
+            return ForecastabilityTerms(
+                loss=loss,
+                forecast=torch.where(valid, forecast, nan),
+                realised=torch.where(valid, realised, nan),
+                error=torch.where(valid, error, nan),
+                tail_scale=torch.where(valid, tail_scale, nan),
+                valid=valid,
+                n_valid=n_valid,
+                under_prediction_rate=((realised > forecast) * weight).sum(),
+                share_at_upper_clip=((both >= high) * weight).sum() / 2,
+                share_at_lower_clip=((both <= low) * weight).sum() / 2,
+                share_capped=share_capped,
+                top_mean=watched[:k].nanmean(),
+                middle_mean=watched[_MIDDLE[0] * k : _MIDDLE[1] * k].nanmean(),
+            )
+
+    @overload
+    def task_weights(
+        self, psi: torch.Tensor, generator: np.random.Generator | Partitions
+    ) -> tuple[torch.Tensor, ForecastabilityTerms]: ...
+
+    @overload
+    def task_weights(
+        self, psi: NDArray[np.floating[Any]], generator: np.random.Generator | Partitions
+    ) -> tuple[NDArray[np.float64], ForecastabilityTerms]: ...
+
+    def task_weights(
+        self, psi: torch.Tensor | NDArray[np.floating[Any]], generator: np.random.Generator | Partitions
+    ) -> tuple[torch.Tensor | NDArray[np.float64], ForecastabilityTerms]:
+        """Gradient of the loss by the tasks' scores: all that a scorer's backward pass needs.
+
+        :param psi: scores, shape (n_tasks,), array or tensor; arrays are computed in float64
+        :param generator: as in the call
+        :return: weights ``dL/dpsi``, shape (n_tasks,), zero for most tasks, of the same kind as ``psi`` (float64
+            array, or tensor of its dtype and device), and the terms, all without a graph
+        :raises TypeError: as in the call
+        :raises ValueError: as in the call
+        """
+        leaf = scores_leaf(psi)
+        with torch.enable_grad():
+            terms = self(leaf, generator)
+            (weight,) = torch.autograd.grad(terms.loss, leaf)
+        return (weight if isinstance(psi, torch.Tensor) else weight.numpy()), terms.detach()
+
+
+def one_sided_anchor(psi: torch.Tensor, psi_base: torch.Tensor, worst: int = 100) -> torch.Tensor:
+    """Penalty on scores raised above those of a base policy: ``sum of the worst relu(psi - psi_base)^2 / N``.
+
+    Forecasting improves when middling failures rise to meet a rare bad mode; this makes it cost something, and costs
+    nothing where scores only fall.
+
+    :param psi: scores, shape (n_tasks,); ``-inf`` violates nothing and gets no gradient
+    :param psi_base: base scores of the same tasks, same shape, not differentiated. A base of ``-inf`` (p = 0) would
+        make any failure infinitely worse, so it counts as p = 1e-6, the floor of the error spaces; ``+inf`` cannot be
+        violated.
+    :param worst: number of largest violations that count
+    :return: shape (), psi squared; differentiable in ``psi``
+    :raises ValueError: shapes differ, no tasks, ``worst`` below 1, NaN, or a psi of ``+inf``
+    """
+    if psi.ndim != 1 or psi.shape != psi_base.shape or psi.numel() == 0:
+        raise ValueError(f"psi and psi_base must have one shape (n_tasks,), they have {psi.shape} and {psi_base.shape}")
+    if worst < 1:
+        raise ValueError(f"worst must be at least 1, it is {worst}")
+    base = psi_base.detach().to(psi.dtype)
+    base = torch.where(base == -math.inf, error_space_bounds("log10_p")[0], base)
+    if bool((psi.detach().isnan() | base.isnan() | (psi.detach() == math.inf)).any()):
+        raise ValueError("psi and psi_base must not hold NaN, and psi must stay below +inf")
+    violation = torch.where(psi > base, psi - base, 0.0)
+    return torch.topk(violation, min(worst, psi.numel())).values.square().sum() / psi.numel()

@@ -1,0 +1,377 @@
+"""ForecastPPO: nothing changes without the term, and with it exactly what is promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+
+from agents.action_probability import log_action_probability
+from agents.baselines import TopRiskPPO
+from agents.forecast_ppo import ForecastPPO
+from agents.forecast_ppo.risk_ledger import RiskLedger
+from agents.forecast_ppo.risk_tape import RiskTape, has_risk_contract
+from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
+from envs import GridVecEnv, RecolorWorld, exact_risk
+from tests.agents.contract_env import Bridge
+
+SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "seed": 3, "device": "cpu"}
+TERM: dict[str, Any] = {"n_eval": 40, "n_deploy": 160, "tail_k": 5, "n_known_tasks": 500}
+
+
+def _grid(n_envs: int = 16, episodes_per_task: int = 1) -> GridVecEnv:
+    return GridVecEnv(RecolorWorld(rare_probability=0.1), np.arange(3000), n_envs, episodes_per_task, seed=2)
+
+
+def _bridges(n_envs: int = 8, **settings: Any) -> DummyVecEnv:
+    return DummyVecEnv([lambda: Bridge(**settings) for _ in range(n_envs)])
+
+
+def _weights(model: PPO) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_kl": 0.01}, {"ent_coef": 0.01, "clip_range_vf": 0.2}])
+@pytest.mark.parametrize("with_contract", [True, False])
+def test_coefficient_zero_is_bit_identical_to_ppo(settings: dict[str, Any], with_contract: bool) -> None:
+    weights = []
+    for algorithm, extra in ((PPO, {}), (ForecastPPO, {"forecast_coef": 0.0, **TERM})):
+        env: VecEnv = _grid() if with_contract else _bridges(with_contract=False)
+        model = algorithm("MlpPolicy", env, **SMALL, **settings, **extra)
+        model.learn(1500)
+        weights.append(_weights(model))
+    assert _equal(*weights)
+
+
+@pytest.mark.parametrize("algorithm", [ForecastPPO, TopRiskPPO])
+def test_the_term_changes_what_is_learned(algorithm: type[ForecastPPO]) -> None:
+    weights = []
+    for coef in (0.0, 1.0):
+        model = algorithm("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_coef=coef)
+        model.learn(64 * 32 * 3)
+        weights.append(_weights(model))
+    assert not _equal(*weights)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
+    def train(seed: int) -> dict[str, torch.Tensor]:
+        model = ForecastPPO("MlpPolicy", _grid(64), **SMALL | {"seed": seed}, **TERM)
+        model.learn(64 * 32 * 4)
+        return _weights(model)
+
+    assert _equal(train(1), train(1))
+    assert not _equal(train(1), train(2))
+
+
+# -- the contract ---------------------------------------------------------------------------------------------------
+
+
+def test_learn_without_the_contract_says_what_is_missing() -> None:
+    model = ForecastPPO("MlpPolicy", _bridges(with_contract=False), **SMALL)
+    with pytest.raises(ValueError, match=r"fatal_probability.*forecast_coef=0"):
+        model.learn(100)
+
+
+def test_an_episode_that_does_not_name_its_task_is_refused() -> None:
+    class Nameless(Bridge):
+        def step(self, action: np.int64) -> Any:
+            *result, info = super().step(action)
+            return *result, {"fatal_probability": info["fatal_probability"]}
+
+    model = ForecastPPO("MlpPolicy", DummyVecEnv([Nameless]), **SMALL)
+    with pytest.raises(ValueError, match="must carry 'task_id'"):
+        model.learn(100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"forecast_coef": -1.0}, "forecast_coef must not be negative"),
+        ({"forecast_interval": 0}, "forecast_interval must be at least 1"),
+        ({"episodes_per_task": 0}, "episodes_per_task must be at least 1"),
+        ({"forecast_max_grad_norm": 0.0}, "forecast_max_grad_norm must be positive"),
+        ({"error_space": "p"}, "error.space"),
+        ({"forecast_gradient": "stop_forecast"}, "stop_forecast"),
+        ({"tail_k": 1}, "tail_k >= 2"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ForecastPPO("MlpPolicy", _bridges(1), **SMALL, **settings)
+
+
+def test_continuous_actions_are_refused_with_the_term_only() -> None:
+    env = gymnasium.make("Pendulum-v1")
+    with pytest.raises(ValueError, match="Discrete action space"):
+        ForecastPPO("MlpPolicy", env, **SMALL)
+    ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0).learn(64)
+
+
+class _Spy(BaseCallback):
+    """Keeps what the tape and the buffer hold at the end of each rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert isinstance(self.model, ForecastPPO)
+        tape = self.model._tape
+        observation = self.model.rollout_buffer.observations.copy()
+        self.seen.append((observation, tape.fatal.copy(), tape.done.copy(), tape.task_id.copy()))
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_the_tape_is_aligned_with_the_buffer(vec_env: str) -> None:
+    make = [lambda: Bridge(n_tasks=50) for _ in range(3)]
+    env = DummyVecEnv(make) if vec_env == "dummy" else SubprocVecEnv(make, start_method="forkserver")  # type: ignore[arg-type]
+    spy = _Spy()
+    try:
+        model = ForecastPPO("MlpPolicy", env, **SMALL, **TERM)
+        model.learn(200, callback=spy)
+        model.learn(200, callback=spy, reset_num_timesteps=False)
+    finally:
+        env.close()
+    assert len(spy.seen) == 6
+    for observation, fatal, done, task_id in spy.seen:
+        # The observation carries the task's slipperiness, which is the fatal probability of running.
+        np.testing.assert_allclose(fatal[..., 1], 10 ** (-6 * observation[..., 1]), rtol=1e-5)
+        assert (fatal[..., 0] == 0).all()
+        assert ((task_id >= 0) == done).all()
+        for step, env_index in zip(*np.nonzero(done), strict=True):
+            expected = Bridge.slipperiness(int(task_id[step, env_index]))
+            assert fatal[step, env_index, 1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_arrays_and_infos_are_the_same_contract() -> None:
+    assert has_risk_contract(_grid())
+    bare = _bridges(2)
+    bare.reset()
+    assert has_risk_contract(bare)
+    assert has_risk_contract(VecNormalize(_grid()))
+    without = _bridges(2, with_contract=False)
+    without.reset()
+    assert not has_risk_contract(without)
+
+
+def test_trains_behind_vec_normalize() -> None:
+    model = ForecastPPO("MlpPolicy", VecNormalize(_bridges(16)), **SMALL, **TERM)
+    model.learn(16 * 32 * 4)
+    assert len(model.known_task_ids) > 100
+
+
+def test_a_term_without_effect_is_announced() -> None:
+    """Tasks that never come again are never complete when four episodes of each are asked for."""
+    model = ForecastPPO("MlpPolicy", _bridges(64, n_tasks=10**9), **SMALL, **TERM, episodes_per_task=4)
+    with pytest.warns(UserWarning, match="none episodes_per_task=4 times, so the forecast term has no effect"):
+        model.learn(64 * 32 * 5)
+    assert not model._grad_norms
+
+
+# -- the estimate and its gradient --------------------------------------------------------------------------------
+
+
+def test_rollout_scores_agree_with_exact_risk() -> None:
+    """The Rao-Blackwell estimate is unbiased: over many episodes it meets the dynamic programme."""
+    world, episodes = RecolorWorld(), 200
+    engine = GridVecEnv(world, np.arange(100), num_envs=500, episodes_per_task=episodes, seed=0)
+    model = PPO("MlpPolicy", engine, n_steps=20, batch_size=1000, seed=0, device="cpu")
+    ledger = RiskLedger(episodes, 1000)
+    rng = np.random.default_rng(0)
+    observation = engine.reset()
+    while len(ledger.task_id) < 100:
+        record: list[list[Any]] = [[], [], [], []]
+        for _ in range(20):
+            with torch.no_grad():
+                pi = log_action_probability(model.policy, torch.from_numpy(observation)).exp().numpy()
+            action = (rng.random((500, 1)) > pi.cumsum(axis=1)).sum(axis=1).clip(max=2)
+            before = (observation, engine.fatal_probability())
+            observation, _, done, infos = engine.step(action)
+            task = np.array([info.get("task_id", -1) for info in infos])
+            for part, value in zip(record, (*before, done, task), strict=True):
+                part.append(value)
+        ledger.ingest(*(np.stack(part) for part in record))
+    with torch.no_grad():
+        exact = exact_risk(world, world.tasks(ledger.task_id), lambda seen: log_action_probability(model.policy, seen))
+    assert ledger.rows is not None
+    psi = task_psi(model.policy, ledger.rows, len(ledger.task_id))
+    estimate = np.exp(-np.exp(-psi))
+    # about 0.3 of a binomial standard error a task: Rao-Blackwellisation pays
+    relative = (estimate - exact.p.numpy()) / exact.p.numpy()
+    assert abs(relative.mean()) < 0.02
+    assert np.abs(relative).max() < 0.5
+
+
+def test_surrogate_gradient_is_the_weighted_gradient_of_psi() -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
+    model.learn(64 * 32 * 3)
+    rows, n_tasks = model._ledger.rows, len(model.known_task_ids)
+    assert rows is not None
+    risk = np.exp(-np.exp(-task_psi(model.policy, rows, n_tasks)))
+    # An untrained policy has estimates near and above 1, where the surrogate's factor is clamped on purpose.
+    weight = np.random.default_rng(0).normal(size=n_tasks) * (risk < 0.9)
+    surrogate = RiskSurrogate.build(rows, weight, model.device)
+    parameters = [p for name, p in model.policy.named_parameters() if "value_net" not in name]
+    gradient = torch.autograd.grad(surrogate.loss(model.policy), parameters)
+
+    # Independent: psi of every task, differentiated by autograd as it stands.
+    pi = log_action_probability(model.policy, torch.as_tensor(rows.observation)).exp()
+    at_risk = (pi * torch.as_tensor(rows.fatal)).sum(dim=1) * torch.as_tensor(rows.weight, dtype=torch.float32)
+    p = torch.zeros(n_tasks).index_add(0, torch.as_tensor(rows.owner), at_risk)
+    touched = torch.as_tensor((p.detach().numpy() > 0) & (weight != 0)).nonzero().ravel()
+    assert len(touched) > 100
+    psi = -torch.log(-torch.log(p[touched]))
+    expected = torch.autograd.grad((torch.as_tensor(weight, dtype=torch.float32)[touched] * psi).sum(), parameters)
+    for a, b in zip(gradient, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_task_at_certain_failure_keeps_a_gradient() -> None:
+    model = ForecastPPO("MlpPolicy", _bridges(1), **SMALL)
+    observation = np.array([[0.0, 0.2]], np.float32)
+    rows = RiskLedger(1, 10)
+    rows.ingest(observation[None], np.array([[[0.0, 1.0]]], np.float32), np.array([[True]]), np.array([[5]]))
+    with torch.no_grad():
+        model.policy.action_net.bias += torch.tensor([0.0, 8.0])  # type: ignore[union-attr]
+    assert rows.rows is not None
+    surrogate = RiskSurrogate.build(rows.rows, np.ones(1), model.device)
+    surrogate.loss(model.policy).backward()
+    assert model.policy.action_net.bias.grad is not None  # type: ignore[union-attr]
+    assert abs(float(model.policy.action_net.bias.grad[1])) > 0.01  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1e3])
+def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
+    model.learn(64 * 32 * 3)
+    model.forecast_max_grad_norm = limit
+    rows = model._ledger.rows
+    assert rows is not None
+    psi = task_psi(model.policy, rows, len(model.known_task_ids))
+    weight = model._task_weights(psi)
+    assert weight is not None
+    model._surrogate = RiskSurrogate.build(rows, weight, model.device)
+    raw = torch.autograd.grad(model._surrogate.loss(model.policy), list(model.policy.parameters()), allow_unused=True)
+    raw_norm = torch.nn.utils.get_total_norm([g for g in raw if g is not None])
+    for parameter in model.policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model._add_forecast_gradient()
+    added = torch.nn.utils.get_total_norm([p.grad for p in model.policy.parameters() if p.grad is not None])
+    assert float(added) == pytest.approx(min(limit, float(raw_norm)), rel=1e-4)
+    for name, parameter in model.policy.named_parameters():
+        assert parameter.grad is not None
+        assert bool(parameter.grad.any()) == ("value_net" not in name), "the critic is left alone, the actor is not"
+
+
+def test_top_risk_weights_are_the_gradient_of_the_mean_log_risk() -> None:
+    model = TopRiskPPO("MlpPolicy", _bridges(1), **SMALL, top_fraction=0.1)
+    model.set_logger(configure(None, []))
+    psi = np.random.default_rng(0).normal(size=40)
+    psi[3] = -np.inf
+    weight = model._task_weights(psi)
+    leaf = torch.tensor(psi, requires_grad=True)
+    (-torch.exp(-leaf.topk(4).values)).mean().backward()
+    np.testing.assert_allclose(weight, leaf.grad, rtol=1e-12)
+    with pytest.raises(ValueError, match="top_fraction"):
+        TopRiskPPO("MlpPolicy", _bridges(1), **SMALL, top_fraction=0.0)
+
+
+# -- life with Stable-Baselines3 -----------------------------------------------------------------------------------
+
+
+def test_save_load_and_continue(tmp_path: Path) -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, psi_cap=2.5)
+    model.learn(64 * 32 * 3)
+    model.save(tmp_path / "model.zip")
+    loaded = ForecastPPO.load(tmp_path / "model.zip", env=_grid(64))
+    assert _equal(_weights(model), _weights(loaded))
+    assert (loaded.psi_cap, loaded.n_eval, loaded.forecast_coef) == (2.5, 40, 1.0)
+    before = _weights(loaded)
+    loaded.learn(64 * 32 * 3, reset_num_timesteps=False)
+    assert not _equal(before, _weights(loaded))
+    assert loaded._grad_norms, "the hook is registered again on load"
+
+
+def test_starts_from_a_plain_ppo_zip(tmp_path: Path) -> None:
+    plain = PPO("MlpPolicy", _grid(64), **SMALL)
+    plain.learn(64 * 32)
+    plain.save(tmp_path / "ppo.zip")
+    loaded = ForecastPPO.load(tmp_path / "ppo.zip", env=_grid(64), forecast_coef=2.0, **TERM)
+    assert _equal(_weights(plain), _weights(loaded))
+    assert (loaded.forecast_coef, loaded.n_partitions) == (2.0, ForecastPPO("MlpPolicy", _bridges(1)).n_partitions)
+    loaded.learn(64 * 32 * 3)
+    assert loaded._grad_norms
+
+
+class _Nothing(BaseCallback):
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "list", "function"])
+def test_users_callbacks_keep_working(kind: str, tmp_path: Path) -> None:
+    calls = []
+    callback: Any = {
+        "none": None,
+        "one": CheckpointCallback(50, str(tmp_path)),
+        "list": [_Nothing(), CheckpointCallback(50, str(tmp_path))],
+        "function": lambda *_: calls.append(1) or True,
+    }[kind]
+    ForecastPPO("MlpPolicy", _grid(4), **SMALL, **TERM).learn(4 * 64, callback=callback)
+    if kind in ("one", "list"):
+        assert list(tmp_path.glob("*.zip"))
+    if kind == "function":
+        assert len(calls) == 64
+
+
+def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(64 * 32 * 4)
+    model.logger.close()
+    lines = (tmp_path / "progress.csv").read_text().splitlines()
+    last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
+    assert int(last["train/n_updates"]) == 2 * 4
+    for key in (
+        "loss",
+        "error",
+        "under_prediction_rate",
+        "tail_scale",
+        "grad_norm",
+        "clip_factor",
+        "kl",
+        "rows",
+        "active_tasks",
+        "known_tasks",
+    ):
+        assert np.isfinite(float(last[f"train/forecast_{key}"])), key
+    assert float(last["train/forecast_grad_norm"]) > 0
+    assert 0 < float(last["train/forecast_clip_factor"]) <= 1
+    assert float(last["time/forecast_seconds"]) > 0
+    assert 0 < float(last["rollout/ep_risk_mean"]) < 1
+
+
+def test_tape_reads_each_environment_once_per_step() -> None:
+    """The state before a rollout is the one the previous rollout ended in, also without a reset in between."""
+    tape = RiskTape()
+    assert tape._current is None
+    model = ForecastPPO("MlpPolicy", _bridges(2), **SMALL, **TERM)
+    model.learn(64)
+    assert model._tape._current is not None
+    model._tape.forget()
+    assert model._tape._current is None

@@ -1,0 +1,145 @@
+"""The ledger against a slow dictionary that does the same by hand, and its promises one by one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+
+N_ENVS, N_ACTIONS = 5, 3
+
+
+class SlowLedger:
+    """Episode by episode, step by step."""
+
+    def __init__(self, episodes_per_task: int, capacity: int) -> None:
+        self.episodes_per_task, self.capacity = episodes_per_task, capacity
+        self.running: list[list[tuple[tuple[float, ...], tuple[float, ...]]]] = [[] for _ in range(N_ENVS)]
+        self.episodes: dict[int, list[list[tuple[tuple[float, ...], tuple[float, ...]]]]] = defaultdict(list)
+        self.known: dict[int, dict[tuple[tuple[float, ...], tuple[float, ...]], float]] = {}
+
+    def ingest(
+        self,
+        observation: NDArray[np.float32],
+        fatal: NDArray[np.float32],
+        done: NDArray[np.bool_],
+        task: NDArray[np.int64],
+    ) -> None:
+        for env in range(N_ENVS):
+            for t in range(len(done)):
+                if fatal[t, env].any():
+                    self.running[env].append((tuple(observation[t, env]), tuple(fatal[t, env])))
+                if done[t, env]:
+                    self.episodes[int(task[t, env])].append(self.running[env])
+                    self.running[env] = []
+        for task_id in [i for i, episodes in self.episodes.items() if len(episodes) >= self.episodes_per_task]:
+            episodes = self.episodes.pop(task_id)
+            rows: dict[tuple[tuple[float, ...], tuple[float, ...]], float] = defaultdict(float)
+            for episode in episodes:
+                for row in episode:
+                    rows[row] += 1 / len(episodes)
+            self.known.pop(task_id, None)
+            self.known[task_id] = rows
+
+
+def _as_dict(ledger: RiskLedger) -> dict[int, dict[tuple[tuple[float, ...], tuple[float, ...]], float]]:
+    assert ledger.rows is not None
+    result: dict[int, dict[tuple[tuple[float, ...], tuple[float, ...]], float]] = {int(i): {} for i in ledger.task_id}
+    rows = ledger.rows
+    for owner, observation, fatal, weight in zip(rows.owner, rows.observation, rows.fatal, rows.weight, strict=True):
+        key = (tuple(observation), tuple(fatal))
+        task = result[int(ledger.task_id[owner])]
+        assert key not in task, "rows of a task are merged"
+        task[key] = float(weight)
+    return result
+
+
+@pytest.mark.parametrize("episodes_per_task", [1, 2, 4])
+def test_equals_a_slow_ledger(episodes_per_task: int) -> None:
+    rng = np.random.default_rng(episodes_per_task)
+    fast, slow = RiskLedger(episodes_per_task, 10_000), SlowLedger(episodes_per_task, 10_000)
+    for _ in range(30):
+        n_steps = int(rng.integers(1, 9))
+        # Few distinct observations, so that rows merge; few tasks, so that tasks come again.
+        observation = rng.integers(0, 3, size=(n_steps, N_ENVS, 2)).astype(np.float32)
+        fatal = (rng.random((n_steps, N_ENVS, N_ACTIONS)) < 0.15).astype(np.float32) * 0.5
+        done = rng.random((n_steps, N_ENVS)) < 0.3
+        task = np.where(done, rng.integers(0, 12, size=done.shape), -1)
+        fast.ingest(observation, fatal, done, task)
+        slow.ingest(observation, fatal, done, task)
+        if not slow.known:
+            continue
+        result = _as_dict(fast)
+        assert set(result) == set(slow.known)
+        for task_id, rows in slow.known.items():
+            assert result[task_id] == pytest.approx(rows)
+        assert fast.n_waiting == sum(1 for episodes in slow.episodes.values() if episodes)
+
+
+def _rollout(
+    n_steps: int, ends: dict[tuple[int, int], int], at_risk: set[tuple[int, int]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+    """A rollout of two environments: where episodes end (with their task) and where an action is fatal."""
+    observation = np.arange(n_steps * 2, dtype=np.float32).reshape(n_steps, 2, 1)
+    fatal = np.zeros((n_steps, 2, N_ACTIONS), dtype=np.float32)
+    done = np.zeros((n_steps, 2), dtype=bool)
+    task = np.full((n_steps, 2), -1, dtype=np.int64)
+    for place in at_risk:
+        fatal[(*place, 2)] = 1.0
+    for place, task_id in ends.items():
+        done[place], task[place] = True, task_id
+    return observation, fatal, done, task
+
+
+def test_an_episode_that_spans_rollouts_keeps_its_earlier_rows() -> None:
+    ledger = RiskLedger(episodes_per_task=1, capacity=10)
+    assert len(ledger.ingest(*_rollout(3, {}, {(1, 0)}))) == 0
+    published = ledger.ingest(*_rollout(3, {(0, 0): 7}, {(2, 0)}))
+    assert published.tolist() == [7]
+    assert ledger.rows is not None
+    assert ledger.rows.observation.ravel().tolist() == [2.0]  # step 1 of the first rollout, not step 2 of the second
+
+
+def test_a_task_without_fatal_actions_is_known_and_has_no_rows() -> None:
+    ledger = RiskLedger(1, 10)
+    assert ledger.ingest(*_rollout(2, {(0, 0): 3, (1, 1): 4}, set())).tolist() == [3, 4]
+    assert ledger.rows is not None
+    assert len(ledger.rows) == 0
+
+
+def test_the_oldest_tasks_are_forgotten() -> None:
+    ledger = RiskLedger(1, capacity=3)
+    for task_id in range(5):
+        ledger.ingest(*_rollout(1, {(0, 0): task_id}, {(0, 0)}))
+    assert ledger.task_id.tolist() == [2, 3, 4]
+    assert ledger.rows is not None
+    assert ledger.rows.owner.tolist() == [0, 1, 2]
+    ledger.ingest(*_rollout(1, {(0, 0): 3}, set()))  # played again, this time without risk
+    assert ledger.task_id.tolist() == [2, 4, 3]
+    assert ledger.rows.owner.tolist() == [0, 1]
+    many = _rollout(4, {(t, e): 100 + 2 * t + e for t in range(4) for e in range(2)}, {(3, 1)})
+    assert len(ledger.ingest(*many)) == 8
+    assert len(ledger.task_id) == 3
+    assert 107 in ledger.task_id
+
+
+def test_a_reset_drops_running_episodes_only() -> None:
+    ledger = RiskLedger(2, 10)
+    ledger.ingest(*_rollout(2, {(0, 0): 1}, {(0, 0), (1, 0)}))
+    ledger.forget_running_episodes()
+    ledger.ingest(*_rollout(1, {(0, 0): 1}, set()))
+    assert ledger.rows is not None
+    assert ledger.task_id.tolist() == [1]
+    assert ledger.rows.weight.tolist() == [0.5]
+
+
+def test_merging_adds_weights() -> None:
+    rows = RiskRows(
+        np.array([1, 0, 1]), np.zeros((3, 2), np.float32), np.ones((3, 1), np.float32), np.array([0.25, 1.0, 0.5])
+    )
+    merged = rows.merged()
+    assert dict(zip(merged.owner.tolist(), merged.weight.tolist(), strict=True)) == {0: 1.0, 1: 0.75}

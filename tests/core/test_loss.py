@@ -1,0 +1,570 @@
+"""The forecastability loss against its slow definitions: autograd, double loops over subsets, enumeration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from rl_forecast.differentiable import ErrorSpace, gumbel_tail_forecast, to_error_space
+from rl_forecast.expected_loss import ExpectedQuadraticLoss
+from rl_forecast.forecasters import GumbelTail
+from rl_forecast.loss import ForecastabilityLoss, GradientMode, Penalty, one_sided_anchor
+from rl_forecast.partitions import Partitions
+from rl_forecast.summary import TailSummary
+
+SPACES: tuple[ErrorSpace, ...] = ("psi", "log10_p", "log_odds")
+PENALTIES: tuple[Penalty, ...] = ("squared", "huber")
+
+
+def scores(n: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
+    """Exponential psi scores in random order, float64."""
+    return torch.tensor(shift + scale * np.random.default_rng(seed).standard_exponential(n))
+
+
+def descending(n_rows: int, k: int, seed: int = 0) -> torch.Tensor:
+    return scores(n_rows * k, seed).reshape(n_rows, k).sort(dim=1, descending=True).values
+
+
+def written_out(x: torch.Tensor, n_eval: int, n_deploy: int) -> torch.Tensor:
+    """The forecast as the textbook has it: fit ``log S = a x + b``, solve for ``S = 1 / n``."""
+    y = torch.log(torch.arange(1, x.shape[1] + 1, dtype=x.dtype) / n_eval)
+    dx, dy = x - x.mean(dim=1, keepdim=True), y - y.mean()
+    a = (dx * dy).sum(dim=1) / (dx * dx).sum(dim=1)
+    b = y.mean() - a * x.mean(dim=1)
+    return -(math.log(n_deploy) + b) / a
+
+
+def transformed(psi: torch.Tensor, space: ErrorSpace) -> torch.Tensor:
+    """Error spaces by way of the probability itself."""
+    if space == "psi":
+        return psi
+    p = torch.exp(-torch.exp(-psi))
+    if space == "log10_p":
+        return torch.log10(p.clamp(min=1e-6))
+    return torch.logit(p.clamp(1e-6, 1 - 1e-3))
+
+
+def penalised(error: torch.Tensor, penalty: Penalty, delta: float = 1.0) -> torch.Tensor:
+    if penalty == "squared":
+        return error**2
+    return torch.where(error.abs() <= delta, error**2 / 2, delta * (error.abs() - delta / 2))
+
+
+def subsets_of(parts: Partitions, row: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A random evaluation and a random deployment part, as ranks, that the given row describes."""
+    top, first = parts.eval_rank[row], int(parts.deploy_rank[row])
+    # ranks below the k-th evaluation rank are free; ranks above the deployment maximum are not deployment
+    free = np.setdiff1d(np.arange(top[-1] + 1, parts.n_tasks), [first])
+    n_more = parts.n_eval - len(top)
+    n_below_needed = parts.n_deploy - 1
+    while True:
+        more = rng.choice(free, n_more, replace=False)
+        evaluation = np.union1d(top, more)
+        candidates = np.setdiff1d(np.arange(first + 1, parts.n_tasks), evaluation)
+        if parts.n_eval + parts.n_deploy == parts.n_tasks:
+            # no task is unused: all above the deployment maximum belong to the evaluation part
+            missing = np.setdiff1d(np.arange(first), evaluation)
+            if len(missing):
+                keep = np.setdiff1d(more, missing)
+                more = np.concatenate([missing, rng.choice(keep[keep > first], n_more - len(missing), replace=False)])
+                evaluation = np.union1d(top, more)
+                candidates = np.setdiff1d(np.arange(first + 1, parts.n_tasks), evaluation)
+        if len(candidates) >= n_below_needed:
+            return evaluation, np.append(rng.choice(candidates, n_below_needed, replace=False), first)
+
+
+def gradient_of(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    x = x.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(f(x), x)
+    return gradient
+
+
+# --- the tail forecast and its closed-form gradient
+
+
+@pytest.mark.parametrize(("n_eval", "n_deploy", "k"), [(100, 100, 10), (50, 5000, 10), (20, 7, 2), (30, 300, 30)])
+def test_forecast_and_gradient_equal_autograd_through_the_written_out_fit(n_eval: int, n_deploy: int, k: int) -> None:
+    x = descending(20, k)
+    weight = torch.linspace(-1.0, 2.0, 20, dtype=torch.float64)
+    forecast, _ = gumbel_tail_forecast(x, n_eval, n_deploy)
+    torch.testing.assert_close(forecast, written_out(x, n_eval, n_deploy), rtol=1e-10, atol=1e-10)
+    closed = gradient_of(lambda x: weight @ gumbel_tail_forecast(x, n_eval, n_deploy)[0], x)
+    torch.testing.assert_close(closed, gradient_of(lambda x: weight @ written_out(x, n_eval, n_deploy), x))
+
+
+def test_forecast_is_the_reference_forecaster() -> None:
+    x = descending(1, 10)
+    fit = GumbelTail(tail_k=10).fit(TailSummary.from_scores(x[0].numpy()))
+    # the reference counts 10 evaluation tasks
+    forecast, scale = gumbel_tail_forecast(x, 10, 1000)
+    assert forecast.item() == pytest.approx(fit.point(1000), rel=1e-12)
+    assert scale.item() == pytest.approx(fit.tail_scale, rel=1e-12)
+
+
+def test_gradcheck_of_the_closed_form_also_with_masked_rows() -> None:
+    x = descending(6, 5)
+    x[3, 3:] = x[4, 2:] = -math.inf
+
+    def finite_part(x: torch.Tensor) -> torch.Tensor:
+        return gumbel_tail_forecast(torch.where(mask, x, -math.inf), 40, 400)[0]
+
+    mask = x > -math.inf
+    leaf = torch.where(mask, x, 0.0).requires_grad_()
+    assert torch.autograd.gradcheck(finite_part, (leaf,))
+
+
+def test_second_derivatives_are_refused_rather_than_wrong() -> None:
+    x = descending(2, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(gumbel_tail_forecast(x, 40, 400)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(gradient.sum())
+
+
+@settings(deadline=None)
+@given(
+    x=st.lists(st.floats(-5, 20), min_size=2, max_size=12).map(lambda v: sorted(v, reverse=True)),
+    n_eval=st.integers(12, 10**6),
+    n_deploy=st.integers(1, 10**9),
+)
+def test_identities_of_the_gradient(x: list[float], n_eval: int, n_deploy: int) -> None:
+    """It sums to 1 (the forecast moves with the scores); sum x dQ/dx = Q (and stretches with them). Ties included."""
+    row = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+    forecast, scale = gumbel_tail_forecast(row, n_eval, n_deploy)
+    (gradient,) = torch.autograd.grad(forecast.sum(), row)
+    assert torch.isfinite(gradient).all()
+    size = gradient.abs().sum().item()
+    assert gradient.sum().item() == pytest.approx(1.0, abs=1e-9 * size)
+    assert (row * gradient).sum().item() == pytest.approx(
+        forecast.item(), abs=1e-9 * size * (1 + abs(x[0]) + abs(x[-1]))
+    )
+    assert scale.item() >= 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e-30, 1e4])
+def test_equal_scores_have_no_tail(dtype: torch.dtype, value: float) -> None:
+    x = torch.full((3, 7), value, dtype=dtype, requires_grad=True)
+    forecast, scale = gumbel_tail_forecast(x, 100, 1000)
+    (gradient,) = torch.autograd.grad(forecast.sum(), x)
+    assert (scale == 0).all()
+    assert (forecast == x[:, 0]).all()
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / 7))
+
+
+def test_spread_of_rounding_size_is_a_tie() -> None:
+    x = torch.full((1, 5), 3.0, dtype=torch.float32)
+    x[0, 0] = torch.nextafter(x[0, 0], torch.tensor(4.0))
+    gradient = gradient_of(lambda x: gumbel_tail_forecast(x, 100, 1000)[0].sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.2))
+    # partial ties leave a slope, and its gradient
+    x = torch.tensor([[3.0, 2.0, 2.0, 2.0, 2.0]], dtype=torch.float64)
+    closed = gradient_of(lambda x: gumbel_tail_forecast(x, 100, 1000)[0].sum(), x)
+    torch.testing.assert_close(closed, gradient_of(lambda x: written_out(x, 100, 1000).sum(), x))
+
+
+def test_scores_of_minus_infinity_are_left_out_of_the_fit() -> None:
+    x = descending(3, 6)
+    x[1, 4:] = x[2, 1:] = -math.inf
+    forecast, scale = gumbel_tail_forecast(x, 50, 500)
+    torch.testing.assert_close(forecast[1:2], written_out(x[1:2, :4], 50, 500))
+    assert forecast[2] == x[2, 0]
+    assert scale[2] == 0.0
+    gradient = gradient_of(lambda x: gumbel_tail_forecast(x, 50, 500)[0].sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[x == -math.inf] == 0).all()
+    torch.testing.assert_close(gradient.sum(dim=1), torch.ones(3, dtype=torch.float64))
+
+
+# --- error spaces
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_error_spaces_equal_the_way_through_the_probability(space: ErrorSpace) -> None:
+    psi = torch.linspace(-4.0, 8.0, 97, dtype=torch.float64)
+    torch.testing.assert_close(to_error_space(psi, space), transformed(psi, space), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", SPACES[1:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_error_spaces_stay_finite_with_their_gradient_far_outside(space: ErrorSpace, dtype: torch.dtype) -> None:
+    psi = torch.tensor([-math.inf, -1e4, -100.0, 100.0, 1e4], dtype=dtype)
+    assert torch.isfinite(to_error_space(psi, space)).all()
+    gradient = gradient_of(lambda psi: to_error_space(psi, space).sum(), psi)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+# --- the whole loss
+
+
+@pytest.mark.parametrize("gradient", ["full", "stop_realised"])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("sizes", [(30, 30), (15, 25)])
+def test_loss_and_gradient_equal_the_double_loop_over_explicit_subsets(
+    sizes: tuple[int, int], space: ErrorSpace, penalty: Penalty, gradient: GradientMode
+) -> None:
+    n_eval, n_deploy = sizes
+    psi = scores(60, seed=1)
+    loss = ForecastabilityLoss(
+        n_eval, n_deploy, tail_k=6, n_partitions=32, error_space=space, penalty=penalty, gradient=gradient
+    )
+    parts = loss.partitions(60, np.random.default_rng(2))
+    order = psi.argsort(descending=True)
+    rng = np.random.default_rng(3)
+    subsets = [subsets_of(parts, row, rng) for row in range(32)]
+
+    def double_loop(psi: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for evaluation, deployment in subsets:
+            assert len(evaluation) == n_eval
+            assert len(deployment) == n_deploy
+            assert not set(evaluation) & set(deployment)
+            x = psi[order[evaluation]].sort(descending=True).values[:6]
+            realised = psi[order[deployment]].max()
+            if gradient == "stop_realised":
+                realised = realised.detach()
+            error = transformed(written_out(x[None], n_eval, n_deploy), space) - transformed(realised, space)
+            total = total + penalised(error, penalty).sum() / 32
+        return total
+
+    weight, terms = loss.task_weights(psi, parts)
+    torch.testing.assert_close(terms.loss, double_loop(psi), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(weight, gradient_of(double_loop, psi), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("space", SPACES)
+def test_gradcheck_of_the_whole_loss(space: ErrorSpace, penalty: Penalty) -> None:
+    delta = 0.05 if space == "log10_p" else 0.4  # errors on both sides of the kink
+    loss = ForecastabilityLoss(15, 20, tail_k=5, n_partitions=16, error_space=space, penalty=penalty, huber_delta=delta)
+    psi = scores(40, seed=4, scale=0.7, shift=-1.5).requires_grad_()
+    parts = loss.partitions(40, np.random.default_rng(5))
+    error = loss(psi, parts).error.abs()
+    assert (error > delta).any()
+    assert (error < delta).any()
+    assert torch.autograd.gradcheck(lambda psi: loss(psi, parts).loss, (psi,))
+
+
+@pytest.mark.parametrize(("sizes", "method"), [((20, 40), "exact"), ((600, 600), "sobol"), ((200, 700), "sobol")])
+def test_loss_is_distributed_as_over_naive_permutations(sizes: tuple[int, int], method: str) -> None:
+    n_eval, n_deploy = sizes
+    n_tasks = 60 if method == "exact" else 1200
+    psi = scores(n_tasks, seed=6)
+    torch_rng = torch.Generator().manual_seed(0)
+    naive = []
+    for _ in range(3000):
+        permutation = torch.randperm(n_tasks, generator=torch_rng)
+        x = psi[permutation[:n_eval]].topk(10).values
+        realised = psi[permutation[n_eval : n_eval + n_deploy]].max()
+        naive.append((written_out(x[None], n_eval, n_deploy) - realised).item())
+    loss = ForecastabilityLoss(n_eval, n_deploy, n_partitions=16384)
+    parts = loss.partitions(n_tasks, np.random.default_rng(7))
+    assert parts.method == method
+    fast = loss(psi, parts).error.numpy()
+    for moment in (1, 2):
+        slow = np.power(naive, moment)
+        assert abs(slow.mean() - np.power(fast, moment).mean()) < 4 * slow.std() / math.sqrt(3000)
+
+
+def test_loss_equals_exact_enumeration_within_its_sampling_error() -> None:
+    psi = scores(10, seed=8)
+    errors = []
+    for subset in combinations(range(10), 5):
+        evaluation = list(subset)
+        deployment = [i for i in range(10) if i not in subset]
+        x = psi[evaluation].sort(descending=True).values[:4]
+        errors.append((written_out(x[None], 5, 5) - psi[deployment].max()).item())
+    exact = np.square(errors)
+    loss = ForecastabilityLoss(5, 5, tail_k=4, n_partitions=40_000)(psi, np.random.default_rng(9)).loss
+    assert abs(loss.item() - exact.mean()) < 3.5 * exact.std() / math.sqrt(40_000)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-20, 20), n_unused=st.sampled_from([0, 7]))
+def test_order_of_tasks_and_origin_of_psi_do_not_matter(seed: int, shift: float, n_unused: int) -> None:
+    rng = np.random.default_rng(seed)
+    psi = rng.standard_exponential(50 + n_unused)
+    order = rng.permutation(len(psi))
+    loss = ForecastabilityLoss(20, 30, n_partitions=8)
+    parts = loss.partitions(len(psi), rng)
+    weight, terms = loss.task_weights(psi, parts)
+    permuted, _ = loss.task_weights(psi[order], parts)
+    np.testing.assert_allclose(permuted, weight[order], rtol=1e-12, atol=1e-12)
+    shifted_weight, shifted = loss.task_weights(psi + shift, parts)
+    size = float(np.abs(weight).sum())
+    assert shifted.loss.item() == pytest.approx(terms.loss.item(), rel=1e-9, abs=1e-9)
+    np.testing.assert_allclose(shifted_weight, weight, atol=1e-9 * (1 + size))
+    # a psi-space error does not see a common shift at all
+    assert weight.sum() == pytest.approx(0.0, abs=1e-10 * (1 + size))
+
+
+def test_stop_realised_passes_nothing_through_the_realised_maximum() -> None:
+    psi = scores(60, seed=10)
+    psi[17] = 40.0
+    full = ForecastabilityLoss(20, 40, tail_k=5, n_partitions=64)
+    parts = full.partitions(60, np.random.default_rng(11))
+    rows = parts.deploy_rank == 0
+    assert 0 < rows.sum() < 64
+    # keep the partitions whose deployment part holds the worst task: it never enters a forecast
+    held = Partitions(60, 20, 40, parts.eval_rank, parts.deploy_rank, rows, parts.window, parts.method)
+    stopped = ForecastabilityLoss(20, 40, tail_k=5, n_partitions=64, gradient="stop_realised")
+    weight_full, terms_full = full.task_weights(psi, held)
+    weight, terms = stopped.task_weights(psi, held)
+    assert terms.loss == terms_full.loss
+    assert weight_full[17] > 1.0
+    assert weight[17] == 0.0
+    torch.testing.assert_close(weight[:17], weight_full[:17])
+
+
+def test_psi_cap_caps_values_and_passes_gradients_straight_through() -> None:
+    psi = scores(100, seed=12, scale=2.0)
+    capped = ForecastabilityLoss(40, 60, tail_k=8, psi_cap=3.0)
+    plain = ForecastabilityLoss(40, 60, tail_k=8)
+    parts = plain.partitions(100, np.random.default_rng(13))
+    weight, terms = capped.task_weights(psi, parts)
+    by_hand, expected = plain.task_weights(psi.clamp(max=3.0), parts)
+    assert terms.loss == expected.loss
+    assert (terms.realised <= 3.0).all()
+    assert terms.share_capped == (psi >= 3.0).double().mean()
+    above = psi > 3.0
+    assert above.sum() > 5
+    assert (weight[above] != 0).any()
+    # ties at the cap may be shared out in any order, their sum may not
+    torch.testing.assert_close(weight[~above], by_hand[~above])
+    torch.testing.assert_close(weight[above].sum(), by_hand[above].sum())
+    # certain failure still feels the loss
+    psi[above] = math.inf
+    saturated, _ = capped.task_weights(psi, parts)
+    torch.testing.assert_close(saturated[~above], by_hand[~above])
+    torch.testing.assert_close(saturated[above].sum(), by_hand[above].sum())
+
+
+# --- degenerate scores
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_all_equal_scores_are_perfectly_forecast(space: ErrorSpace) -> None:
+    psi = torch.full((50,), 0.3, dtype=torch.float32)
+    weight, terms = ForecastabilityLoss(20, 30, error_space=space).task_weights(psi, np.random.default_rng(0))
+    assert terms.loss == 0.0
+    assert (terms.tail_scale == 0).all()
+    assert terms.n_valid == 64
+    assert (weight == 0).all()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_scores_of_minus_infinity_are_masked(space: ErrorSpace) -> None:
+    psi = scores(60, seed=14)
+    psi[torch.arange(60) % 8 != 0] = -math.inf  # 8 finite scores
+    loss = ForecastabilityLoss(30, 30, tail_k=10, n_partitions=256, error_space=space)
+    parts = loss.partitions(60, np.random.default_rng(15))
+    weight, terms = loss.task_weights(psi, parts)
+    finite_in_row = (parts.eval_rank < 8).sum(axis=1)
+    expected = finite_in_row >= 2
+    if space == "psi":
+        expected &= parts.deploy_rank < 8
+    np.testing.assert_array_equal(terms.valid.numpy(), expected)
+    assert 0 < terms.n_valid < 256
+    assert terms.n_valid == expected.sum()
+    torch.testing.assert_close(terms.loss, torch.nanmean(terms.error.square()))
+    assert torch.isnan(terms.error[~terms.valid]).all()
+    assert torch.isfinite(weight).all()
+    assert (weight[psi == -math.inf] == 0).all()
+    assert weight.abs().sum() > 0
+
+
+def test_a_deployment_part_without_failures_sits_at_the_floor() -> None:
+    psi = torch.full((40,), -math.inf, dtype=torch.float64)
+    psi[:3] = torch.tensor([3.0, 2.0, 1.0])
+    rows = np.array([[0, 1, 2]])
+    parts = Partitions(40, 10, 30, rows, np.array([3]), np.array([True]), 4, "exact")
+    for space in SPACES[1:]:
+        loss = ForecastabilityLoss(10, 30, tail_k=3, n_partitions=1, error_space=space)
+        weight, terms = loss.task_weights(psi, parts)
+        assert terms.n_valid == 1
+        assert terms.share_at_lower_clip == 0.5
+        floor = -6.0 if space == "log10_p" else math.log(1e-6 / (1 - 1e-6))
+        expected = transformed(written_out(psi[None, :3], 10, 30), space) - floor
+        torch.testing.assert_close(terms.error, expected, rtol=1e-9, atol=1e-9)
+        assert (weight[:3] != 0).all()
+        assert (weight[3:] == 0).all()
+    _, terms = ForecastabilityLoss(10, 30, tail_k=3, n_partitions=1).task_weights(psi, parts)
+    assert terms.n_valid == 0
+
+
+@pytest.mark.parametrize("n_finite", [0, 1])
+def test_no_valid_partition_gives_zero_loss_and_zero_gradient(n_finite: int) -> None:
+    psi = torch.full((40,), -math.inf)
+    psi[:n_finite] = 1.0
+    leaf = psi.requires_grad_()
+    terms = ForecastabilityLoss(20, 20)(leaf, np.random.default_rng(0))
+    torch.autograd.backward(terms.loss)
+    assert terms.loss == 0.0
+    assert terms.n_valid == 0
+    assert leaf.grad is not None
+    assert (leaf.grad == 0).all()
+    assert torch.isnan(terms.forecast).all()
+
+
+def test_tail_longer_than_the_evaluation_part_uses_what_there_is() -> None:
+    psi = scores(12, seed=16)
+    long = ForecastabilityLoss(4, 8, tail_k=50, n_partitions=32)(psi, np.random.default_rng(17))
+    short = ForecastabilityLoss(4, 8, tail_k=4, n_partitions=32)(psi, np.random.default_rng(17))
+    assert long.loss == short.loss
+    assert long.n_valid == 32
+
+
+def test_scores_that_are_no_scores_are_refused() -> None:
+    loss = ForecastabilityLoss(20, 30)
+    rng = np.random.default_rng(0)
+    psi = scores(50)
+    for bad, message in ((math.nan, "1 NaN"), (math.inf, r"\+inf")):
+        broken = psi.clone()
+        broken[7] = bad
+        with pytest.raises(ValueError, match=message):
+            loss(broken, rng)
+    with pytest.raises(ValueError, match="NaN"):
+        ForecastabilityLoss(20, 30, psi_cap=3.0)(torch.where(psi == psi.min(), math.nan, psi), rng)
+    with pytest.raises(ValueError, match="do not fit"):
+        loss(psi[:49], rng)
+    with pytest.raises(ValueError, match="shape"):
+        loss(psi[None], rng)
+    with pytest.raises(TypeError, match="float16"):
+        loss(psi.half(), rng)
+    with pytest.raises(ValueError, match="drawn for"):
+        loss(scores(60), loss.partitions(50, rng))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_eval": 1}, "n_eval >= 2"),
+        ({"tail_k": 1}, "tail_k >= 2"),
+        ({"n_deploy": 0}, "at least 1"),
+        ({"n_partitions": 0}, "at least 1"),
+        ({"error_space": "p"}, "unknown error_space"),
+        ({"penalty": "absolute"}, "unknown penalty"),
+        ({"gradient": "stop_forecast"}, "raises failures"),
+        ({"huber_delta": 0.0}, "huber_delta"),
+        ({"psi_cap": math.inf}, "psi_cap"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ForecastabilityLoss(**{"n_eval": 20, "n_deploy": 30, **settings})  # type: ignore[arg-type]
+
+
+# --- terms and interfaces
+
+
+def test_terms_describe_the_loss() -> None:
+    psi = scores(400, seed=18, scale=1.3)
+    loss = ForecastabilityLoss(200, 200, error_space="log_odds", n_partitions=128)
+    terms = loss(psi.requires_grad_(), np.random.default_rng(19))
+    for name in ("forecast", "realised", "error", "tail_scale", "top_mean"):
+        assert not getattr(terms, name).requires_grad
+    torch.testing.assert_close(terms.loss.detach(), terms.error.square().mean())
+    assert terms.under_prediction_rate == (terms.realised > terms.forecast).double().mean()
+    upper = -math.log(-math.log1p(-1e-3))
+    at_clip = torch.stack([terms.forecast >= upper, terms.realised >= upper]).double().mean()
+    assert 0 < at_clip < 1
+    assert terms.share_at_upper_clip == at_clip
+    ranked = psi.detach().sort(descending=True).values
+    torch.testing.assert_close(terms.top_mean, ranked[:10].mean())
+    torch.testing.assert_close(terms.middle_mean, ranked[50:300].mean())
+    torch.testing.assert_close(terms.error_over_scale, (terms.forecast - terms.realised) / terms.tail_scale)
+    assert not terms.detach().loss.requires_grad
+
+
+def test_task_weights_keep_the_kind_of_the_scores_and_touch_nothing() -> None:
+    loss = ForecastabilityLoss(40, 60)
+    psi = scores(100, seed=20).requires_grad_()
+    parts = loss.partitions(100, np.random.default_rng(21))
+    with torch.no_grad():
+        weight, terms = loss.task_weights(psi, parts)
+    torch.autograd.backward(loss(psi, parts).loss)
+    assert psi.grad is not None
+    torch.testing.assert_close(weight, psi.grad)
+    assert not weight.requires_grad
+    assert not terms.loss.requires_grad
+    array, _ = loss.task_weights(psi.detach().numpy(), parts)
+    assert isinstance(array, np.ndarray)
+    np.testing.assert_array_equal(array, weight.numpy())
+    single, _ = loss.task_weights(psi.detach().float(), parts)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_scores_on_a_gpu_give_the_same_weights_there(dtype: torch.dtype) -> None:
+    psi = scores(2000, seed=25).to(dtype)
+    for space in SPACES:
+        loss = ForecastabilityLoss(300, 900, error_space=space, penalty="huber", psi_cap=5.0)
+        parts = loss.partitions(2000, np.random.default_rng(26))
+        weight, terms = loss.task_weights(psi, parts)
+        on_gpu, gpu_terms = loss.task_weights(psi.cuda(), parts)
+        assert on_gpu.device.type == gpu_terms.error.device.type == "cuda"
+        assert on_gpu.dtype == dtype
+        torch.testing.assert_close(on_gpu.cpu(), weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(gpu_terms.loss.cpu(), terms.loss, rtol=1e-4, atol=1e-4)
+    exact = ExpectedQuadraticLoss.exponential(2000, 300)
+    torch.testing.assert_close(exact.task_weights(psi.cuda())[0].cpu(), exact.task_weights(psi)[0])
+    assert one_sided_anchor(psi.cuda(), psi.cuda() - 0.1).item() == pytest.approx(100 * 0.01 / 2000, rel=1e-3)
+
+
+def test_descent_makes_scores_forecastable() -> None:
+    """The gradient has the right sign end to end: free scores under plain descent."""
+    loss = ForecastabilityLoss(100, 100)
+    rng = np.random.default_rng(22)
+    psi = scores(200, seed=23).numpy()
+    held_out = loss.partitions(200, rng)
+    before = loss.task_weights(psi, held_out)[1].loss
+    for _ in range(100):
+        psi = psi - 0.3 * loss.task_weights(psi, rng)[0]
+    assert loss.task_weights(psi, held_out)[1].loss < 0.2 * before
+
+
+# --- the anchor
+
+
+def test_anchor_counts_the_worst_violations_only() -> None:
+    base = torch.zeros(200, dtype=torch.float64)
+    psi = scores(200, seed=24, shift=-1.0)
+    rise = psi.clamp(min=0).sort(descending=True).values
+    assert (rise > 0).sum() > 20
+    assert one_sided_anchor(psi, base, worst=20).item() == pytest.approx(rise[:20].square().sum().item() / 200)
+    assert one_sided_anchor(psi, base, worst=1000).item() == pytest.approx(rise.square().sum().item() / 200)
+    gradient = gradient_of(lambda psi: one_sided_anchor(psi, base, worst=20), psi)
+    assert (gradient >= 0).all()
+    assert (gradient > 0).sum() == 20
+    assert torch.autograd.gradcheck(lambda psi: one_sided_anchor(psi, base), (psi.requires_grad_(),))
+
+
+def test_anchor_at_infinite_scores() -> None:
+    floor = -math.log(-math.log(1e-6))
+    psi = torch.tensor([-math.inf, -math.inf, 1.0, 1.0, -5.0, 1.0])
+    base = torch.tensor([-math.inf, 0.0, -math.inf, math.inf, -math.inf, 0.5])
+    expected = ((1.0 - floor) ** 2 + 0.5**2) / 6
+    assert one_sided_anchor(psi, base).item() == pytest.approx(expected, rel=1e-6)
+    gradient = gradient_of(lambda psi: one_sided_anchor(psi, base), psi)
+    torch.testing.assert_close(gradient, torch.tensor([0.0, 0.0, 2 * (1 - floor) / 6, 0.0, 0.0, 1 / 6]))
+
+
+def test_anchor_refuses_what_it_cannot_judge() -> None:
+    psi = torch.zeros(3)
+    for bad_psi, bad_base in ((math.nan, 0.0), (0.0, math.nan), (math.inf, 0.0)):
+        with pytest.raises(ValueError, match="NaN"):
+            one_sided_anchor(psi + bad_psi, psi + bad_base)
+    with pytest.raises(ValueError, match="shape"):
+        one_sided_anchor(psi, psi[:2])
+    with pytest.raises(ValueError, match="worst"):
+        one_sided_anchor(psi, psi, worst=0)

@@ -1,0 +1,233 @@
+"""The default world: its tasks, its environment, its engine."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import subprocess
+import sys
+from collections import deque
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
+from minigrid.wrappers import FullyObsWrapper, ImgObsWrapper, RGBImgObsWrapper
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import envs
+from envs import GridVecEnv, MiniGridObservation, RecolorEnv, RecolorWorld
+from envs.gridworld.minigrid_env import RecoloredLava
+from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA, WALL
+from envs.gridworld.vec_env import TaskQueue
+from rl_forecast.tasks import SPLITS
+
+ID = "RiskGrid/Recolor-v0"
+
+
+def _digest() -> str:
+    tasks = RecolorWorld().tasks(np.array([0, 1, 17, 2**30, 2**31, 2**32 - 1]))
+    content = [tasks.start_state, tasks.goal_cell, tasks.tile, tasks.rare]
+    return hashlib.sha256(b"".join(np.asarray(a).astype(np.int64).tobytes() for a in content)).hexdigest()
+
+
+def test_a_task_id_means_the_same_task_in_another_process() -> None:
+    code = "from tests.envs.test_recolor import _digest; print(_digest())"
+    printed = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == _digest()
+
+
+def test_tasks_of_the_first_release_stay_what_they_are() -> None:
+    # Published numbers name task ids: changing the generator changes their meaning.
+    assert _digest() == PINNED
+
+
+PINNED = "433190f3dcfecd54d0bed3343bf49fc685ff58928873e9b65f344fe8750d3bfa"
+
+
+def test_tasks_do_not_depend_on_their_batch() -> None:
+    world, ids = RecolorWorld(), SPLITS["held_out"].task_ids(500, seed=0)
+    together = world.tasks(ids)
+    for i in (0, 7, 499):
+        alone = world.tasks(ids[i : i + 1])
+        assert np.array_equal(alone.tile[0], together.tile[i])
+        assert (alone.start_state[0], alone.goal_cell[0]) == (together.start_state[i], together.goal_cell[i])
+
+
+def _shortest_path(hazard: np.ndarray, start: int, goal: int, size: int) -> int | None:
+    """Plain breadth-first search over cells, independent of the vectorised flood fill."""
+    distance, queue = {start: 0}, deque([start])
+    while queue:
+        cell = queue.popleft()
+        if cell == goal:
+            return distance[cell]
+        x, y = cell % size, cell // size
+        for nx, ny in ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)):
+            neighbour = ny * size + nx
+            if 0 <= nx < size and 0 <= ny < size and not hazard[neighbour] and neighbour not in distance:
+                distance[neighbour] = distance[cell] + 1
+                queue.append(neighbour)
+    return None
+
+
+@pytest.mark.parametrize("size", [4, 5, 7])
+def test_every_task_can_be_solved_and_is_not_trivial(size: int) -> None:
+    tasks = RecolorWorld(size=size).tasks(np.arange(2000))
+    for row in range(len(tasks)):
+        start, goal = int(tasks.start_state[row]) // 4, int(tasks.goal_cell[row])
+        hazard = tasks.hazard[row]
+        assert not hazard[start]
+        assert not hazard[goal]
+        length = _shortest_path(hazard, start, goal, size)
+        assert length is not None
+        assert length >= 3
+
+
+def test_distribution_of_tasks() -> None:
+    n = 200_000
+    tasks = RecolorWorld().tasks(np.arange(n))
+    rare = tasks.rare.mean()
+    assert abs(rare - 0.005) < 4 * np.sqrt(0.005 / n)
+    codes = [set(np.unique(tasks.tile[tasks.rare == flag, :-1])) for flag in (False, True)]
+    assert codes == [{EMPTY, LAVA}, {EMPTY, RECOLORED_LAVA}]
+    assert (tasks.tile[:, -1] == WALL).all()
+    counts = np.bincount(tasks.hazard.sum(axis=1), minlength=6)
+    # Uniform over 2..5 before cut-off layouts are drawn again, which happens more often with more hazards.
+    assert counts[:2].sum() == 0
+    assert counts[2] > counts[3] > counts[4] > counts[5] > 0.9 * counts[2]
+    directions = np.bincount(tasks.start_state % 4) / n
+    np.testing.assert_allclose(directions, 0.25, atol=0.005)
+
+
+def test_rare_tasks_differ_from_common_ones_in_colour_only() -> None:
+    ids = np.arange(1000)
+    common, rare = (RecolorWorld(rare_probability=p).tasks(ids) for p in (0.0, 1.0))
+    assert rare.rare.all()
+    assert not common.rare.any()
+    assert np.array_equal(common.hazard, rare.hazard)
+    assert np.array_equal(common.goal_cell, rare.goal_cell)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"severity": 1.5}, "severity must lie in"),
+        ({"rare_probability": -0.1}, "rare_probability must lie in"),
+        ({"size": 3}, "size must be at least 4"),
+        ({"horizon": 0}, "horizon must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RecolorWorld(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ids", [np.array([-1]), np.array([0.5]), np.array([[1]])])
+def test_bad_task_ids_are_refused(ids: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="task ids must be"):
+        RecolorWorld().tasks(ids)
+
+
+def test_checkers_of_gymnasium_and_stable_baselines3_pass_without_warnings() -> None:
+    # pytest turns every warning into an error
+    # (the render check opens a window, for which a test machine has no screen: pictures are tested below)
+    gymnasium_check_env(gymnasium.make(ID).unwrapped, skip_render_check=True)
+    sb3_check_env(gymnasium.make(ID).unwrapped)
+    assert ID in gymnasium.registry
+    assert envs.RecolorEnv is RecolorEnv
+
+
+def test_reset_options() -> None:
+    env = RecolorEnv(split="validation")
+    first = env.reset(seed=4)[1]["task_id"]
+    assert env.reset(seed=4)[1]["task_id"] == first
+    assert first in SPLITS["validation"]
+    assert env.reset(options={"task_id": 12})[1]["task_id"] == 12
+    for bad in (-1, 0.5, True):
+        with pytest.raises(ValueError, match="task_id must be"):
+            env.reset(options={"task_id": bad})
+    with pytest.raises(ValueError, match="unknown reset option 'task'"):
+        env.reset(options={"task": 3})
+    with pytest.raises(ValueError, match="unknown split"):
+        RecolorEnv(split="test")
+
+
+def test_recoloured_lava_encodes_as_lava_and_looks_different() -> None:
+    assert RecoloredLava().encode() == (OBJECT_TO_IDX["lava"], COLOR_TO_IDX["green"], 0)
+    common, rare = (RecolorEnv(rare_probability=p, render_mode="rgb_array") for p in (0.0, 1.0))
+    for env in (common, rare):
+        env.reset(options={"task_id": 5})
+    red_picture, green_picture = common.render(), rare.render()
+    assert red_picture.shape == green_picture.shape
+    assert (red_picture != green_picture).any()
+
+
+def test_environment_survives_pickling() -> None:
+    env = RecolorEnv()
+    copy = pickle.loads(pickle.dumps(env))
+    a, b = copy.reset(options={"task_id": 3})[0], env.reset(options={"task_id": 3})[0]
+    assert np.array_equal(a, b)
+
+
+def test_minigrid_wrappers_work_on_minigrids_own_observation() -> None:
+    env = MiniGridObservation(gymnasium.make(ID, render_mode="rgb_array", rare_probability=1.0))
+    seen, _ = env.reset(options={"task_id": 3})
+    assert seen in env.observation_space
+    full, _ = FullyObsWrapper(env).reset(options={"task_id": 3})
+    tasks = RecolorWorld(rare_probability=1.0).tasks(np.array([3]))
+    lava = full["image"][1:-1, 1:-1, 0].T.ravel() == OBJECT_TO_IDX["lava"]
+    assert np.array_equal(lava, tasks.hazard[0])
+    assert (full["image"][1:-1, 1:-1, 1].T.ravel()[lava] == COLOR_TO_IDX["green"]).all()
+    picture, _ = ImgObsWrapper(RGBImgObsWrapper(env)).reset(options={"task_id": 3})
+    assert picture.ndim == 3
+
+
+def test_engine_infos_and_rewards() -> None:
+    engine = GridVecEnv(RecolorWorld(failure_cost=0.3), np.arange(200), num_envs=16, seed=0)
+    engine.reset()
+    rng = np.random.default_rng(0)
+    returns, lengths = np.zeros(16), np.zeros(16, dtype=int)
+    for _ in range(300):
+        _, reward, done, infos = engine.step(rng.choice(3, size=16, p=[0.2, 0.2, 0.6]))
+        returns += reward
+        lengths += 1
+        for env in np.flatnonzero(done):
+            info = infos[env]
+            assert info["episode"]["r"] == pytest.approx(returns[env])
+            assert info["episode"]["l"] == lengths[env] <= 20
+            expected = 1.0 if info["is_success"] else -0.3 if info["failure"] else 0.0
+            assert info["episode"]["r"] == pytest.approx(expected)
+            assert info["risk"] == float(info["failure"])
+            assert not info["TimeLimit.truncated"]
+        assert not any(infos[env] for env in np.flatnonzero(~done))
+        returns[done], lengths[done] = 0, 0
+
+
+def test_queue_hands_out_each_task_in_a_row_and_every_task_in_a_pass() -> None:
+    queue = TaskQueue(7, 3, np.random.default_rng(0))
+    rows = np.concatenate([queue.take(5) for _ in range(21)])
+    passes = rows.reshape(5, 21)
+    for one_pass in passes:
+        runs = one_pass.reshape(7, 3)
+        assert (runs == runs[:, :1]).all()
+        assert sorted(runs[:, 0]) == list(range(7))
+    assert not np.array_equal(passes[0], passes[1])
+
+
+def test_engine_refuses_an_empty_pool_and_no_episodes() -> None:
+    with pytest.raises(ValueError, match="pool of tasks is empty"):
+        GridVecEnv(RecolorWorld(), np.array([], dtype=np.int64), 4)
+    with pytest.raises(ValueError, match="episodes_per_task"):
+        GridVecEnv(RecolorWorld(), np.arange(4), 4, episodes_per_task=0)
+
+
+def test_engine_is_reproducible() -> None:
+    def run() -> np.ndarray:
+        engine = GridVecEnv(RecolorWorld(), np.arange(500), num_envs=8, seed=5)
+        rng = np.random.default_rng(1)
+        seen = [engine.reset()]
+        seen += [engine.step(rng.integers(0, 3, size=8))[0] for _ in range(50)]
+        return np.stack(seen)
+
+    assert np.array_equal(run(), run())
