@@ -1,7 +1,7 @@
 """How fast and how large: forecasts from a summary and from parquet files, beside scipy and pyextremes.
 
 Run ``python benchmarks/forecast_speed.py --rows 1e7 1e8`` (the files need 8 bytes a row of disk). Every end-to-end
-measurement is a process of its own, so that its time includes the imports and its peak memory is its own. The others
+measurement is a process of its own, so that its time includes the imports and its peak memory is its own. Bootstraps
 are measured at the smallest file only. Results go to ``benchmarks/results/forecast_speed.{json,md}``.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ N_DEPLOY = 1_000_000_000
 #: The jobs that a process of its own runs: each gets the parquet file and prints what it found.
 JOBS = {
     "rl-forecast forecast": "from rl_forecast.cli import main; sys.exit(main(['forecast', path, '-n', '1e9']))",
-    "rl-forecast, warm start": "from rl_forecast import forecast\nfrom rl_forecast.io import ReadOptions, read_groups\n"
+    "rl-forecast as a library": "from rl_forecast import forecast\nfrom rl_forecast.io import ReadOptions, read_groups\n"
     "s = read_groups([path], ReadOptions())[''].summary; f = forecast(s, n_deploy=10**9)\n"
     "print(f.worst_query_psi, f.prediction_interval(unit='psi'))",
     "scipy: GPD on top 1 %, no interval": "import numpy as np, polars as pl\nfrom scipy.stats import genpareto\n"
@@ -45,7 +44,7 @@ JOBS = {
     "eva.fit_model(model='MLE')\n"
     "print(eva.get_return_value(1e9, return_period_size='1s', alpha=0.9, n_samples=100))",
 }
-OURS = ("rl-forecast forecast", "rl-forecast, warm start")
+AT_EVERY_SIZE = ("rl-forecast forecast", "rl-forecast as a library", "scipy: GPD on top 1 %, no interval")
 
 
 def write_scores(path: Path, rows: int, seed: int = 0) -> None:
@@ -62,28 +61,19 @@ def write_scores(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def measure(code: str, path: Path) -> dict[str, object]:
-    """Seconds, peak memory and output of a Python process that runs some code on a file."""
+    """Seconds, peak resident memory and output of a Python process that runs some code on a file."""
     program = f"import sys; path = {str(path)!r}\n{code}"
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"measured program failed:\n{done.stderr[-2000:]}")
-    return {"seconds": seconds, "output": done.stdout.strip()[-200:]}
-
-
-def measure_memory(code: str, path: Path) -> float:
-    """Peak resident memory in MB of the same process, by way of a forked child of its own."""
-    pid = os.fork()
-    if pid == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        program = f"import sys; path = {str(path)!r}\n{code}"
-        os.execv(sys.executable, [sys.executable, "-c", program])
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        raise RuntimeError("measured program failed")
-    return usage.ru_maxrss / 1024.0
+    with tempfile.TemporaryFile("w+") as out:
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=out, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        text = out.read().strip()
+    if process.returncode:
+        raise RuntimeError(f"measured program failed:\n{text[-2000:]}")
+    return {"seconds": seconds, "peak_mb": usage.ru_maxrss / 1024.0, "output": text[-200:]}
 
 
 def from_summary(repeats: int = 30) -> list[dict[str, object]]:
@@ -133,9 +123,9 @@ def main() -> int:
             write_scores(path, rows)
             smallest = rows == min(int(r) for r in args.rows)
             for name, code in JOBS.items():
-                if name in OURS or smallest:
+                if name in AT_EVERY_SIZE or smallest:
                     found = measure(code, path)
-                    found |= {"job": name, "rows": rows, "peak_mb": measure_memory(code, path)}
+                    found |= {"job": name, "rows": rows}
                     file_rows.append(found)
                     print(found, flush=True)
             path.unlink()
@@ -171,5 +161,4 @@ def report(summary_rows: list[dict[str, object]], file_rows: list[dict[str, obje
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.exit(main())

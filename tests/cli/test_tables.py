@@ -1,5 +1,7 @@
 """Tables of every format give the same summary as the scores themselves."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,25 @@ def test_damaged_and_missing_files(tmp_path: Path, files: Path) -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             read_groups([str(tmp_path / name)], ReadOptions())
+
+
+def test_panics_of_native_readers_are_one_line_and_other_messages_pass() -> None:
+    program = """
+import os, sys
+from rl_forecast.io.source import reading
+from rl_forecast.usage import UsageError
+class PanicException(BaseException): pass
+with reading("good.parquet"):
+    os.write(2, b"a native warning\\n")
+try:
+    with reading("bad.parquet"):
+        with reading("bad.parquet"):
+            os.write(2, b"stack backtrace\\n")
+            raise PanicException("Thrift out of range\\nmore")
+except UsageError as error:
+    print(error)
+os.write(2, b"after\\n")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout == "bad.parquet: cannot be read, it is damaged: Thrift out of range\n"
+    assert result.stderr == "a native warning\nafter\n"
