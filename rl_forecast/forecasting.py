@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rl_forecast.diagnostics import Diagnostics, ForecastWarning, diagnose, warn
+from rl_forecast.cautions import ForecastWarning, warn
+from rl_forecast.diagnostics import Diagnostics, diagnose
 from rl_forecast.forecasters import NoTailError, make_forecaster
 from rl_forecast.forecasters.shape_prior import default_tail_k
 from rl_forecast.risks import RiskEstimate, aggregate_risk, behavior_frequency

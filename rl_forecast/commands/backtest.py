@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     """
     parser = Parser(
         "backtest",
+        "FILE [FILE ...] -m M -n N [options]",
         "Split the scores at random into m for evaluation and n for deployment, many times, and hold the forecast\n"
         "from the first against the worst of the second.",
         _EPILOG,

@@ -43,7 +43,12 @@ def main(argv: list[str]) -> int:
     :return: exit code
     :raises UsageError: bad usage or input
     """
-    parser = Parser("compare", "Compare sources of queries by the worst failure each would find for a budget.", _EPILOG)
+    parser = Parser(
+        "compare",
+        "FILE FILE [FILE ...] --budget B [--cost C C ...] [options]",
+        "Compare sources of queries by the worst failure each would find for a budget.",
+        _EPILOG,
+    )
     parser.add_argument("--budget", type=number, required=True, metavar="B", help="what may be spent on each source")
     parser.add_argument(
         "--cost", type=number, nargs="+", metavar="C", help="cost of a query, one for each file in order (default: 1)"

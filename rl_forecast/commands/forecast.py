@@ -48,6 +48,7 @@ exit codes: 0 done, 2 bad input or no tail to forecast from (status degenerate),
 def _parser() -> Parser:
     parser = Parser(
         "forecast",
+        "FILE [FILE ...] -n N [N ...] [options]",
         "Forecast the worst of n deployment queries from the failure scores of an evaluation, with intervals and "
         "warnings.\nWhat no forecast can promise: failures of a kind that the evaluation never met.",
         _EPILOG,

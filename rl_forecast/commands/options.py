@@ -37,9 +37,10 @@ _SHOW_PROGRESS_ROWS = 30_000_000
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises :class:`UsageError` and guesses mistyped options."""
 
-    def __init__(self, prog: str, description: str, epilog: str) -> None:
+    def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
         super().__init__(
             prog=f"rl-forecast {prog}",
+            usage=f"%(prog)s {usage}",
             description=description,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,6 +54,8 @@ class Parser(argparse.ArgumentParser):
             options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
             near = closest(wrong.split("=")[0], options) if wrong else ""
             message += f": did you mean {near}?" if near else " (see --help)"
+        if message.startswith("argument -n"):
+            message += "; files go before -n"
         raise UsageError(message)
 
 

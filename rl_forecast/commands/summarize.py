@@ -23,7 +23,12 @@ def main(argv: list[str]) -> int:
     :return: exit code
     :raises UsageError: bad usage or input
     """
-    parser = Parser("summarize", "Summarise the failure scores of an evaluation, or merge summaries.", _EPILOG)
+    parser = Parser(
+        "summarize",
+        "FILE [FILE ...] -o FILE [options]",
+        "Summarise the failure scores of an evaluation, or merge summaries.",
+        _EPILOG,
+    )
     add_reading_options(parser)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="summary to write (.json)")
     args = parser.parse_args(argv)

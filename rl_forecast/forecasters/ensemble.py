@@ -175,9 +175,13 @@ class TailEnsemble:
         if self.rate is None:
             with np.errstate(divide="ignore"):
                 exponent = n_deploy * np.log1p(-np.exp(log_s))
-            return float(self.weight @ -np.expm1(exponent))
+            return self._mean(-np.expm1(exponent))
         hazard = np.exp(_log_hazard_of_maximum(*self.rate, n_deploy)(log_s))
-        return float(self.weight @ -np.expm1(-hazard))
+        return self._mean(-np.expm1(-hazard))
+
+    def _mean(self, probability: NDArray[np.float64]) -> float:
+        """Mean of the members' probabilities; the weights sum to 1 only up to rounding."""
+        return min(float(self.weight @ probability), 1.0)
 
     def maximum_quantile(self, level: float, n_deploy: int) -> float:
         """Predictive quantile of the largest of ``n_deploy`` new scores.

@@ -74,21 +74,28 @@ class Columns:
         import polars as pl
 
         dtype = self.schema[name]
+        if dtype == pl.String:
+            return pl.col(name).str.strip_chars().cast(pl.Float64)
         if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
             raise UsageError(f"{self.path}: column {name!r} holds {dtype}, not numbers")
         return pl.col(name).cast(pl.Float64)
 
 
 def refuse_text(table: pl.LazyFrame, columns: Columns, name: str) -> None:
-    """Name the first value that is not a number in a column of text."""
+    """Name the first value that is not a number in a column of text; numbers written as text are taken.
+
+    :raises UsageError: such a value, or nothing but empty cells
+    """
     import polars as pl
 
     if columns.schema[name] != pl.String:
         return
     value = pl.col(name).str.strip_chars()
-    bad = table.filter(value.cast(pl.Float64, strict=False).is_null() & value.is_not_null()).select(name).head(1)
     with reading(columns.path):
+        bad = table.filter(value.cast(pl.Float64, strict=False).is_null() & value.is_not_null()).select(name).head(1)
         found = bad.collect()
-    if not found.height:  # a header without rows, or empty cells only: polars calls that text
+        filled = found.height or table.filter(value.is_not_null()).select(name).head(1).collect().height
+    if not filled:  # a header without rows, or empty cells only: polars calls that text
         raise UsageError(f"{columns.path}: column {name!r} holds no score")
-    raise UsageError(f"{columns.path}: column {name!r} holds text, not numbers: found {found.item()!r}")
+    if found.height:
+        raise UsageError(f"{columns.path}: column {name!r} holds text, not numbers: found {found.item()!r}")

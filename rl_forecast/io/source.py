@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from rl_forecast.io.native import native_stderr
 from rl_forecast.summary import TailSummary
 from rl_forecast.usage import UsageError
 
@@ -145,6 +146,8 @@ def first_line(error: BaseException, limit: int = 160) -> str:
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """Turn whatever a damaged file provokes in a reader into one line that names the file."""
+    panicked = False
+    native_stderr.hold()
     try:
         yield
     except UsageError:
@@ -152,16 +155,19 @@ def reading(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
     except IsADirectoryError as error:
-        raise UsageError(
-            f"{path}: is a folder; name the files in it, for example {path.rstrip('/')}/*.parquet"
-        ) from error
+        raise UsageError(f"{path}: is a folder: name the files in it") from error
     except PermissionError as error:
         raise UsageError(f"{path}: no permission to read it") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # a reader of foreign bytes can raise anything; the bytes are at fault, not the user's code
+    except Exception as error:  # a reader of foreign bytes can raise anything
         raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+    except BaseException as error:
+        panicked = type(error).__name__ == "PanicException"  # polars' panics are no Exception
+        if panicked:
+            raise UsageError(f"{path}: cannot be read, it is damaged: {first_line(error)}") from error
+        raise
+    finally:
+        native_stderr.release(panicked)

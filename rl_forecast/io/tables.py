@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_forecast.io.batches import check_range, summarise_batches, to_psi
 from rl_forecast.io.columns import Columns, refuse_text
 from rl_forecast.io.formats import open_table
 from rl_forecast.io.source import Kind, ReadOptions, ReadResult, reading
-from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
+from rl_forecast.scores import psi_from_counts
 from rl_forecast.summary import TailSummary
 from rl_forecast.usage import UsageError
 
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ["CHUNK_ROWS", "read_table", "read_table_psi"]
-
-CHUNK_ROWS = 20_000_000
+__all__ = ["read_table", "read_table_psi"]
 
 
 def _psi(kind: Kind, x: pl.Expr) -> pl.Expr:
@@ -63,20 +62,6 @@ def _statistics(kind: Kind, x: pl.Expr) -> list[pl.Expr]:
     ]
 
 
-def _check_range(row: dict[str, Any], kind: Kind, where: str) -> None:
-    if row["nan"]:
-        raise UsageError(f"{where} holds {row['nan']} NaN: leave the cell empty if the query has no score")
-    low, high = row["lowest"], row["highest"]
-    if kind == "p" and low is not None and not (low >= 0 and high <= 1):
-        raise UsageError(
-            f"{where} holds {low if low < 0 else high:g}, outside [0, 1]: use --kind log_p or psi if it is one"
-        )
-    if kind == "log_p" and high is not None and high > 0:
-        raise UsageError(
-            f"{where} holds {high:g}, but a log probability is at most 0: use --kind p or psi if it is one"
-        )
-
-
 def _summary(row: dict[str, Any], top: NDArray[np.float64], capacity: int) -> TailSummary:
     count = row["rows"] - row["missing"]
     n_finite = count - row["n_neg_inf"] - row["n_pos_inf"]
@@ -94,13 +79,6 @@ def _summary(row: dict[str, Any], top: NDArray[np.float64], capacity: int) -> Ta
     )
 
 
-def _to_psi(values: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
-    if kind == "psi":
-        return values
-    result: NDArray[np.float64] = psi_from_log_p(values) if kind == "log_p" else psi_from_p(values)
-    return result
-
-
 def _summarise_scores(table: pl.LazyFrame, columns: Columns, capacity: int, where: str) -> TailSummary:
     """One pass over a table without groups."""
     import polars as pl
@@ -111,11 +89,11 @@ def _summarise_scores(table: pl.LazyFrame, columns: Columns, capacity: int, wher
         parts = [frame.select(_statistics(columns.kind, x)), frame.filter(x.is_not_nan()).top_k(capacity, by="x")]
         statistics, top = pl.collect_all(parts, engine="streaming")
     row = statistics.row(0, named=True)
-    _check_range(row, columns.kind, where)
+    check_range(row["lowest"], row["highest"], row["nan"], columns.kind, where)
     if row["rows"] == row["missing"]:
         raise UsageError(f"{where} holds no score ({row['rows']} rows)")
     largest = np.sort(top["x"].drop_nulls().to_numpy())[::-1]
-    return _summary(row, _to_psi(largest, columns.kind), capacity)
+    return _summary(row, to_psi(largest, columns.kind), capacity)
 
 
 def _summarise_counts(table: pl.LazyFrame, columns: Columns, capacity: int, where: str) -> TailSummary:
@@ -173,31 +151,8 @@ def read_table(
         }
     if not shown.lower().endswith((".parquet", ".pq")) or columns.counts:
         return {"": ReadResult(summarise(table, columns, options.capacity, where))}
-    return {"": ReadResult(_summarise_in_chunks(table, columns, options.capacity, where, advance))}
-
-
-def _summarise_in_chunks(
-    table: pl.LazyFrame,
-    columns: Columns,
-    capacity: int,
-    where: str,
-    advance: Callable[[int, int], None] | None,
-) -> TailSummary:
-    """A parquet file in slices: bounded memory whatever its row groups, and progress to show."""
-    import polars as pl
-
-    with reading(columns.path):
-        rows = int(table.select(pl.len()).collect().item())
-    if not rows:
-        raise UsageError(f"{where} holds no score (0 rows)")
-    summary: TailSummary | None = None
-    for start in range(0, rows, CHUNK_ROWS):
-        part = _summarise_scores(table.slice(start, CHUNK_ROWS), columns, capacity, where)
-        summary = part if summary is None else summary.merge(part)
-        if advance is not None:
-            advance(min(start + CHUNK_ROWS, rows), rows)
-    assert summary is not None
-    return summary
+    column = columns.number(columns.score)
+    return {"": ReadResult(summarise_batches(table, column, columns.kind, options.capacity, shown, where, advance))}
 
 
 def read_table_psi(path: str, options: ReadOptions) -> NDArray[np.float64]:
@@ -222,5 +177,5 @@ def read_table_psi(path: str, options: ReadOptions) -> NDArray[np.float64]:
         except ValueError as error:
             raise UsageError(f"{where}: {error}") from error
     row = frame.select(_statistics(columns.kind, pl.col(columns.score))).row(0, named=True)
-    _check_range(row, columns.kind, where)
-    return _to_psi(frame[columns.score].to_numpy(), columns.kind)
+    check_range(row["lowest"], row["highest"], row["nan"], columns.kind, where)
+    return to_psi(frame[columns.score].to_numpy(), columns.kind)

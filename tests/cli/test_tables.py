@@ -1,5 +1,7 @@
 """Tables of every format give the same summary as the scores themselves."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import polars as pl
 import pytest
 
 from rl_forecast import TailSummary
-from rl_forecast.io import ReadOptions, read_groups, read_psi, tables
+from rl_forecast.io import ReadOptions, batches, read_groups, read_psi
 from rl_forecast.scores import log_p_from_psi, psi_from_counts
 from rl_forecast.usage import UsageError
 
@@ -46,8 +48,8 @@ def test_every_kind_of_score_from_one_end_of_the_scale_to_the_other(tmp_path: Pa
     assert_same(found, expected)
 
 
-def test_parquet_in_chunks_is_the_whole(files: Path, psi: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "CHUNK_ROWS", 333)
+def test_parquet_in_batches_is_the_whole(files: Path, psi: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_ROWS", 333)
     seen: list[tuple[str, int, int]] = []
     found = read_groups([str(files / "scores.parquet")], ReadOptions(), lambda *x: seen.append(x))[""].summary
     assert_same(found, TailSummary.from_scores(psi))
@@ -130,3 +132,25 @@ def test_damaged_and_missing_files(tmp_path: Path, files: Path) -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             read_groups([str(tmp_path / name)], ReadOptions())
+
+
+def test_panics_of_native_readers_are_one_line_and_other_messages_pass() -> None:
+    program = """
+import os, sys
+from rl_forecast.io.source import reading
+from rl_forecast.usage import UsageError
+class PanicException(BaseException): pass
+with reading("good.parquet"):
+    os.write(2, b"a native warning\\n")
+try:
+    with reading("bad.parquet"):
+        with reading("bad.parquet"):
+            os.write(2, b"stack backtrace\\n")
+            raise PanicException("Thrift out of range\\nmore")
+except UsageError as error:
+    print(error)
+os.write(2, b"after\\n")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout == "bad.parquet: cannot be read, it is damaged: Thrift out of range\n"
+    assert result.stderr == "a native warning\nafter\n"

@@ -1,0 +1,145 @@
+"""Malformed files and tables: never a traceback, never a wrong answer."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rl_forecast.cli import main
+from rl_forecast.forecasting import summarize_scores
+from rl_forecast.io import save_summary
+
+SETTINGS = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(a) for a in argv])  # an exception here is the traceback that must not be
+    out, err = capsys.readouterr()
+    if code == 2 and not out:
+        assert 1 <= len(err.strip().splitlines()) <= 2, err
+    return code, out, err
+
+
+@given(
+    st.binary(max_size=400), st.sampled_from(["csv", "tsv", "jsonl", "parquet", "npz", "npy", "json", "eval", "txt"])
+)
+@SETTINGS
+def test_any_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, suffix: str) -> None:
+    path = tmp_path / f"any.{suffix}"
+    path.write_bytes(data)
+    code, _, _ = run(capsys, "forecast", path, "-n", 100, "--fails", "0", "--json", "-")
+    assert code in (0, 2)
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A sound file of each format."""
+    import polars as pl
+
+    folder = tmp_path_factory.mktemp("valid")
+    p = np.random.default_rng(0).random(60)
+    table = pl.DataFrame({"p": p})
+    table.write_parquet(folder / "x.parquet")
+    table.write_csv(folder / "x.csv")
+    table.write_ndjson(folder / "x.jsonl")
+    np.savez(folder / "x.npz", p=p)
+    save_summary(summarize_scores(p), folder / "x.json")
+    samples = [{"doc_id": i, "resps": [[["-1.5", "True"]]], "filter": "none", "acc": i % 2} for i in range(20)]
+    (folder / "samples_x.jsonl").write_text("\n".join(map(json.dumps, samples)))
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@given(st.data())
+@settings(SETTINGS, max_examples=150)
+def test_damaged_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], valid: dict[str, bytes], data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(valid)))
+    content = bytearray(valid[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        kind = data.draw(st.sampled_from(["cut", "flip", "insert", "drop"]))
+        at = data.draw(st.integers(0, max(len(content) - 1, 0)))
+        if kind == "cut":
+            del content[at:]
+        elif kind == "flip" and content:
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "insert":
+            content[at:at] = data.draw(st.binary(min_size=1, max_size=8))
+        else:
+            del content[at : at + data.draw(st.integers(1, 20))]
+    path = tmp_path / name
+    path.write_bytes(bytes(content))
+    code, out, _ = run(capsys, "forecast", path, "-n", 1000, "--metric", "acc", "--fails", "0", "--json", "-")
+    assert code in (0, 2)
+    if out:
+        for row in json.loads(out)["groups"][0]["forecasts"]:
+            low, high = row["worst_query_risk"]["low"], row["worst_query_risk"]["high"]
+            assert low is None or high is None or 0.0 <= low <= high <= 1.0
+
+
+BAD_CELLS = ["nan", "NaN", "inf", "-0.5", "1.0000001", "abc", "0,5", "1e400"]
+GOOD_CELLS = ["", "0", "1", "1e-320", "  0.25", "-0.0", "1e-3"]
+CELLS = st.one_of(
+    *[st.floats(0, 1).map(repr)] * 8, *[st.sampled_from(GOOD_CELLS)] * 3, st.sampled_from(GOOD_CELLS + BAD_CELLS)
+)
+
+
+def reading_of(cell: str) -> float | str | None:
+    """What a cell means, by Python's own rules: a number, None for no score, or ``"bad"``."""
+    if cell == "":
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        return "bad"
+    return value if 0 <= value <= 1 else "bad"  # NaN and infinities are bad too
+
+
+@given(st.lists(CELLS, min_size=1, max_size=25))
+@settings(SETTINGS, max_examples=150)
+def test_csv_cells_are_read_right_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: list[str]
+) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text("id,p\n" + "".join(f'{i},"{c}"\n' if c else f"{i},\n" for i, c in enumerate(cells)))
+    meant = [reading_of(c) for c in cells]
+    code, out, err = run(capsys, "forecast", path, "-n", 50, "--column", "p", "--json", "-")
+    scores = [m for m in meant if isinstance(m, float)]
+    if "bad" in meant or not scores:
+        assert (code, out) == (2, ""), (meant, out)
+        assert "cells.csv" in err
+        return
+    group = json.loads(out)["groups"][0]
+    assert (group["n_eval"], group["n_unscored"]) == (len(scores), meant.count(None))
+    assert math.isclose(group["largest_risk_seen"], max(scores), rel_tol=1e-12)
+    distinct = len({s for s in scores if 0 < s < 1})
+    assert code == (0 if group["status"] == "ok" else 2)
+    if distinct < 2:
+        assert group["status"] == "degenerate"
+
+
+@given(st.lists(st.tuples(st.integers(-1, 6), st.integers(-1, 6)), min_size=1, max_size=20))
+@SETTINGS
+def test_counts_are_read_right_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pairs: list[tuple[int, int]]
+) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text("failures,samples\n" + "".join(f"{f},{j}\n" for f, j in pairs))
+    code, out, _ = run(capsys, "forecast", path, "-n", 50, "--json", "-")
+    sampled = [(f, j) for f, j in pairs if j != 0]
+    if not sampled or any(not 0 <= f <= j for f, j in sampled):
+        assert (code, out) == (2, "")
+        return
+    group = json.loads(out)["groups"][0]
+    assert (group["n_eval"], group["n_unscored"]) == (len(sampled), len(pairs) - len(sampled))
+    rate = np.mean([f / j for f, j in sampled])
+    assert math.isclose(
+        group["forecasts"][0]["aggregate_risk"]["point"], 1 - (1 - rate) ** 50, rel_tol=1e-9, abs_tol=1e-12
+    )
