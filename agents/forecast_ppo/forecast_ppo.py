@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class ForecastPPO(PPO):
     :param forecast_coef: weight of the forecastability loss; while the norm limit is active (log
         ``train/forecast_clip_factor`` below 1) larger values change nothing
     :param tail_k: number of largest scores the forecast inside the loss is fitted to
-    :param n_partitions: random evaluation/deployment partitions per update
+    :param n_partitions: random evaluation/deployment partitions per update, or ``auto``
     :param n_eval: tasks in the evaluation part of a partition
     :param n_deploy: tasks in its deployment part; while fewer tasks are known both parts shrink alike
     :param n_known_tasks: number of most recent tasks whose scores enter the loss
@@ -106,7 +106,7 @@ class ForecastPPO(PPO):
         *,
         forecast_coef: float = 1.0,
         tail_k: int = 10,
-        n_partitions: int = 64,
+        n_partitions: int | Literal["auto"] = 64,
         n_eval: int = 200,
         n_deploy: int = 800,
         n_known_tasks: int = 4000,

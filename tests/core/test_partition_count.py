@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
+from rl_forecast import ForecastabilityLoss
 from rl_forecast.forecasters.exponential_pivot import mean_unbiased_factor
-from rl_forecast.partition_count import choose_n_partitions, gradient_noise
+from rl_forecast.partition_count import automatic_n_partitions, choose_n_partitions, gradient_noise
 
 
 def test_known_noise() -> None:
@@ -54,3 +56,14 @@ def test_the_rule_on_a_forecast_error() -> None:
     assert 4 <= r <= 256
     assert noise(r) < 1.2 * sampling
     assert noise(r // 4) > sampling
+
+
+def test_auto_is_the_rule_for_the_sizes_at_hand() -> None:
+    r = automatic_n_partitions(2000, 1000, 1000, 10)
+    assert 16 <= r <= 256
+    assert automatic_n_partitions(2000, 182, 1818, 10) > r, "a small evaluation part moves more with its partition"
+    loss = ForecastabilityLoss(1000, 1000, n_partitions="auto")
+    psi = np.random.default_rng(0).gumbel(size=2000)
+    assert loss(torch.as_tensor(psi), np.random.default_rng(1)).error.shape == (r,)
+    with pytest.raises(ValueError, match="at least 1 or 'auto'"):
+        ForecastabilityLoss(10, 10, n_partitions="many")  # type: ignore[arg-type]
