@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
@@ -111,7 +112,7 @@ class ForecastabilityLoss:
     :param tail_k: number k of largest evaluation scores the tail is fitted to, at least 2 (Jones et al. use 10)
     :param n_partitions: number R of partitions per call, a power of two for best spread; or ``"auto"``, the smallest
         one whose gradient noise is below a tenth of the noise of drawing the tasks
-        (:func:`rl_forecast.partition_count.automatic_n_partitions`, seconds once for given sizes). From about 64 on
+        (:mod:`rl_forecast.partition_count`, seconds once for given sizes). From about 64 on
         fresh tasks are worth more than more partitions.
     :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` with p
         floored at 1e-6, or ``"log_odds"`` (nats) with p clipped to [1e-6, 1 - 1e-3]. Beyond a bound the error has no
@@ -169,7 +170,7 @@ class ForecastabilityLoss:
         """
         r = self.n_partitions
         if r == "auto":
-            r = automatic_n_partitions(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
+            r = _automatic(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
         return draw_partitions(
             n_tasks,
             self.n_eval,
@@ -282,6 +283,16 @@ class ForecastabilityLoss:
             terms = self(leaf, generator)
             (weight,) = torch.autograd.grad(terms.loss, leaf)
         return (weight if isinstance(psi, torch.Tensor) else weight.numpy()), terms.detach()
+
+
+@lru_cache(maxsize=64)
+def _automatic(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int) -> int:
+    """What ``n_partitions="auto"`` means for these sizes."""
+
+    def gradient(psi: NDArray[np.float64], r: int, generator: np.random.Generator) -> NDArray[np.float64]:
+        return ForecastabilityLoss(n_eval, n_deploy, tail_k, n_partitions=r).task_weights(psi, generator)[0]
+
+    return automatic_n_partitions(gradient, n_tasks)
 
 
 def one_sided_anchor(psi: torch.Tensor, psi_base: torch.Tensor, worst: int = 100) -> torch.Tensor:

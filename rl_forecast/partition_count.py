@@ -7,7 +7,6 @@ partitions buy nothing: the total noise exceeds its floor by half a percent.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,34 +61,27 @@ def choose_n_partitions(
     return r
 
 
-@lru_cache(maxsize=64)
-def automatic_n_partitions(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int) -> int:
-    """What ``n_partitions="auto"`` means: :func:`choose_n_partitions` on a log-linear tail.
+def automatic_n_partitions(
+    gradient: Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.float64]], n_tasks: int
+) -> int:
+    """:func:`choose_n_partitions` for a loss over ``n_tasks`` tasks, measured on a log-linear tail.
 
-    The noise is that of the psi-space loss's gradient by rank, on standard exponential scores: the loss is equivariant
-    under scale and shift, so the choice depends on the sizes alone and is made once for them. Scores of a policy bend
-    and have modes; both make the draw of tasks noisier, so fewer partitions would do there.
+    The noise is that of the gradient by rank, on standard exponential scores. A psi-space loss is equivariant under
+    scale and shift, so for it the choice depends on the sizes alone. Scores of a policy bend and have modes; both make
+    the draw of tasks noisier, so fewer partitions would do there.
 
+    :param gradient: the loss's gradient by scores in descending order, shape (n_tasks,), with R fresh partitions drawn
+        from a generator
     :param n_tasks: number N of tasks
-    :param n_eval: evaluation size m
-    :param n_deploy: deployment size n
-    :param tail_k: number k of scores under the forecast
     :return: number R of partitions, a power of two, at most 1024
     """
-    from rl_forecast.loss import ForecastabilityLoss
-
     rng = np.random.default_rng(0)
-
-    def gradient(psi: NDArray[np.float64], r: int) -> NDArray[np.float64]:
-        weight, _ = ForecastabilityLoss(n_eval, n_deploy, tail_k, n_partitions=r).task_weights(psi, rng)
-        return weight
-
     tasks = [np.sort(rng.exponential(size=n_tasks))[::-1].copy() for _ in range(_REPLICATES)]
-    sampling = gradient_noise([gradient(psi, _MANY) for psi in tasks])
+    sampling = gradient_noise([gradient(psi, _MANY, rng) for psi in tasks])
 
     def noise(r: int) -> float:
         # Over several task sets: how noisy partitions are depends on the few scores at the top.
-        per_set = [gradient_noise([gradient(psi, r) for _ in range(8)]) for psi in tasks[:4]]
+        per_set = [gradient_noise([gradient(psi, r, rng) for _ in range(8)]) for psi in tasks[:4]]
         return float(np.sqrt(np.mean(np.square(per_set))))
 
     return choose_n_partitions(noise, sampling, largest=_MANY)
