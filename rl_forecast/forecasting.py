@@ -149,7 +149,11 @@ class Forecast:
         found = warn(self.summary, self.fitted, self.method, self.tail_k, self.n_deploy, self.diagnostics)
         if self.fitted is not None:
             return found
-        return (ForecastWarning("degenerate", "error", f"No forecast: {self.reason}.", {}), *found)
+        sentence = (
+            f"No forecast: {self.reason}. Without one this much remains: one of n new queries is strictly worse than "
+            f"all {self.summary.count} seen with probability at most n / (n + m)."
+        )
+        return (ForecastWarning("degenerate", "error", sentence, {}), *found)
 
     def to_dict(self, level: float = 0.90) -> dict[str, Any]:
         """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None.

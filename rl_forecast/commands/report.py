@@ -72,7 +72,8 @@ def _print_one(name: str, fc: Forecast, level: float, notes: Sequence[str]) -> N
     tail = f", k = {fc.tail_k}" if fc.tail_k is not None and fc.status == "ok" else ""
     heading = f"{name}: " if name else ""
     status = "" if fc.status == "ok" else "status degenerate, "
-    print(f"{heading}{status}{fc.summary.count} scores, worst seen p = {largest}; {fc.method}{tail}")
+    worst = "worst estimate" if fc.summary.count_table else "worst seen"
+    print(f"{heading}{status}{fc.summary.count} scores, {worst} p = {largest}; {fc.method}{tail}")
     print()
     percent = f"{100 * level:g} %"
     aggregate = fc.aggregate_risk(level)
