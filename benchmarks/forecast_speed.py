@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 N_DEPLOY = 1_000_000_000
 
@@ -50,15 +51,15 @@ AT_EVERY_SIZE = ("rl-forecast forecast", "rl-forecast as a library", "scipy: GPD
 
 def write_scores(path: Path, rows: int, seed: int = 0) -> None:
     """A parquet file of log probabilities with an exponential tail, written in parts of constant memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rng = np.random.default_rng(seed)
-    schema = pa.schema([("log_p", pa.float64())])
-    with pq.ParquetWriter(path, schema, compression="none") as writer:
-        for start in range(0, rows, 5_000_000):
-            psi = rng.exponential(0.3, size=min(5_000_000, rows - start)) - 2.5
-            writer.write_table(pa.table({"log_p": -np.exp(-psi)}), row_group_size=1_000_000)
+    parts = []
+    for start in range(0, rows, 5_000_000):
+        psi = rng.exponential(0.3, size=min(5_000_000, rows - start)) - 2.5
+        parts.append(path.with_suffix(f".{len(parts)}"))
+        pl.DataFrame({"log_p": -np.exp(-psi)}).write_parquet(parts[-1], compression="uncompressed")
+    pl.scan_parquet(parts).sink_parquet(path, compression="uncompressed", row_group_size=1_000_000)
+    for part in parts:
+        part.unlink()
 
 
 def measure(code: str, path: Path) -> dict[str, object]:

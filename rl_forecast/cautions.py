@@ -54,7 +54,7 @@ def warn(
     n_deploy: Sequence[int],
     diagnostics: Diagnostics,
 ) -> tuple[ForecastWarning, ...]:
-    """All warnings of a forecast, the most serious first, the missed-mode note always last.
+    """All warnings of a forecast: on the scores, the fit, the extrapolation, the target; the missed-mode note last.
 
     :param summary: the evaluation
     :param fitted: its fitted tail, None where there is none
