@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
@@ -28,6 +29,7 @@ from rl_forecast.differentiable import (
     sorted_window,
     to_error_space,
 )
+from rl_forecast.partition_count import automatic_n_partitions
 from rl_forecast.partitions import PartitionMethod, Partitions, draw_partitions
 
 if TYPE_CHECKING:
@@ -108,8 +110,10 @@ class ForecastabilityLoss:
     :param n_eval: evaluation size m, at least 2
     :param n_deploy: deployment size n; tasks beyond ``m + n`` are left out of each partition at random
     :param tail_k: number k of largest evaluation scores the tail is fitted to, at least 2 (Jones et al. use 10)
-    :param n_partitions: number R of partitions per call. The noise between task sets dwarfs that between partitions
-        from about 64 on: spend compute on fresh tasks instead. A power of two spreads best.
+    :param n_partitions: number R of partitions per call, a power of two for best spread; or ``"auto"``, the smallest
+        one whose gradient noise is below a tenth of the noise of drawing the tasks
+        (:mod:`rl_forecast.partition_count`, seconds once for given sizes). From about 64 on
+        fresh tasks are worth more than more partitions.
     :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` with p
         floored at 1e-6, or ``"log_odds"`` (nats) with p clipped to [1e-6, 1 - 1e-3]. Beyond a bound the error has no
         gradient.
@@ -127,7 +131,7 @@ class ForecastabilityLoss:
     n_eval: int
     n_deploy: int
     tail_k: int = 10
-    n_partitions: int = 64
+    n_partitions: int | Literal["auto"] = 64
     error_space: ErrorSpace = "psi"
     penalty: Penalty = "squared"
     huber_delta: float = 1.0
@@ -139,10 +143,11 @@ class ForecastabilityLoss:
         """Check the settings."""
         if self.n_eval < 2 or self.tail_k < 2:
             raise ValueError(f"a tail needs n_eval >= 2 and tail_k >= 2, they are {self.n_eval} and {self.tail_k}")
-        if self.n_deploy < 1 or self.n_partitions < 1:
-            raise ValueError(
-                f"n_deploy and n_partitions must be at least 1, they are {self.n_deploy} and {self.n_partitions}"
-            )
+        if self.n_deploy < 1:
+            raise ValueError(f"n_deploy must be at least 1, it is {self.n_deploy}")
+        r = self.n_partitions
+        if r != "auto" and not (isinstance(r, int) and r >= 1):
+            raise ValueError(f"n_partitions must be at least 1 or 'auto', it is {self.n_partitions!r}")
         error_space_bounds(self.error_space)
         if self.penalty not in get_args(Penalty):
             raise ValueError(f"unknown penalty {self.penalty!r}: choose one of {', '.join(get_args(Penalty))}")
@@ -163,13 +168,16 @@ class ForecastabilityLoss:
         :param generator: source of randomness, advanced by the call
         :raises ValueError: too few tasks
         """
+        r = self.n_partitions
+        if r == "auto":
+            r = _automatic(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
         return draw_partitions(
             n_tasks,
             self.n_eval,
             self.n_deploy,
             generator,
             tail_k=self.tail_k,
-            n_partitions=self.n_partitions,
+            n_partitions=r,
             method=self.method,
         )
 
@@ -275,6 +283,16 @@ class ForecastabilityLoss:
             terms = self(leaf, generator)
             (weight,) = torch.autograd.grad(terms.loss, leaf)
         return (weight if isinstance(psi, torch.Tensor) else weight.numpy()), terms.detach()
+
+
+@lru_cache(maxsize=64)
+def _automatic(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int) -> int:
+    """What ``n_partitions="auto"`` means for these sizes."""
+
+    def gradient(psi: NDArray[np.float64], r: int, generator: np.random.Generator) -> NDArray[np.float64]:
+        return ForecastabilityLoss(n_eval, n_deploy, tail_k, n_partitions=r).task_weights(psi, generator)[0]
+
+    return automatic_n_partitions(gradient, n_tasks)
 
 
 def one_sided_anchor(psi: torch.Tensor, psi_base: torch.Tensor, worst: int = 100) -> torch.Tensor:

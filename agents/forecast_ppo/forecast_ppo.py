@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from rl_forecast.loss import ForecastabilityLoss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from stable_baselines3.common.buffers import RolloutBuffer
     from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 __all__ = ["ForecastPPO"]
@@ -58,7 +59,7 @@ class ForecastPPO(PPO):
     :param forecast_coef: weight of the forecastability loss; while the norm limit is active (log
         ``train/forecast_clip_factor`` below 1) larger values change nothing
     :param tail_k: number of largest scores the forecast inside the loss is fitted to
-    :param n_partitions: random evaluation/deployment partitions per update
+    :param n_partitions: random evaluation/deployment partitions per update, or ``auto``
     :param n_eval: tasks in the evaluation part of a partition
     :param n_deploy: tasks in its deployment part; while fewer tasks are known both parts shrink alike
     :param n_known_tasks: number of most recent tasks whose scores enter the loss
@@ -69,11 +70,10 @@ class ForecastPPO(PPO):
     :param forecast_gradient: ``full``, or ``stop_realised`` for the gradient through the forecast only
     :param psi_cap: scores above are capped in the loss, their gradient passes: 3 is p = 0.95. A few saturated tasks
         would dominate the loss otherwise. ``None`` for no cap
-    :param forecast_interval: add the gradient at every that many minibatches: 4 costs a fraction of 1 and does as well
+    :param forecast_interval: add the gradient at every that many minibatches; at every single one the term outweighs
+        PPO's own gradient and has collapsed policies
     :param forecast_max_grad_norm: norm limit of the added gradient, of its own because the hook runs after PPO's
     """
-
-    forecast_coef: float
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class ForecastPPO(PPO):
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
-        rollout_buffer_class: Any = None,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         target_kl: float | None = None,
         stats_window_size: int = 100,
@@ -106,7 +106,7 @@ class ForecastPPO(PPO):
         *,
         forecast_coef: float = 1.0,
         tail_k: int = 10,
-        n_partitions: int = 64,
+        n_partitions: int | Literal["auto"] = 64,
         n_eval: int = 200,
         n_deploy: int = 800,
         n_known_tasks: int = 4000,

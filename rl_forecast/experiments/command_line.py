@@ -169,4 +169,9 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
         choices = _literals(kind)
         hint = _hint(value[3].strip("'\""), choices) if choices else value[2].replace("<class '", "").replace("'>", "")
         return f"--{value[1]}: invalid value {value[3]!r}: {hint}"
+    union = re.search(r'Parser key "([\w.]+)":? Does not validate against any .*Given value: (.*)$', text)
+    if union and union[1] in options:
+        kinds = [repr(v) for v in _literals(options[union[1]])]
+        kinds += [arg.__name__ for arg in get_args(options[union[1]]) if isinstance(arg, type)]
+        return f"--{union[1]}: invalid value {union[2]!r}: expected {' or '.join(kinds)}"
     return text

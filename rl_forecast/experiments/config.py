@@ -115,7 +115,7 @@ class ForecastConfig:
 
     :param coef: weight of the loss
     :param tail_k: number of largest scores the forecast inside the loss is fitted to
-    :param n_partitions: random evaluation/deployment partitions per update
+    :param n_partitions: random evaluation/deployment partitions per update, or auto
     :param n_eval: tasks in the evaluation part of a partition
     :param n_deploy: tasks in its deployment part
     :param n_known_tasks: number of most recent tasks whose scores enter the loss
@@ -129,7 +129,7 @@ class ForecastConfig:
 
     coef: float = 1.0
     tail_k: int = 10
-    n_partitions: int = 64
+    n_partitions: int | Literal["auto"] = 64
     n_eval: int = 200
     n_deploy: int = 800
     n_known_tasks: int = 4000

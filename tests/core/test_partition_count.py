@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from rl_forecast import ForecastabilityLoss
 from rl_forecast.forecasters.exponential_pivot import mean_unbiased_factor
 from rl_forecast.partition_count import choose_n_partitions, gradient_noise
 
@@ -54,3 +56,16 @@ def test_the_rule_on_a_forecast_error() -> None:
     assert 4 <= r <= 256
     assert noise(r) < 1.2 * sampling
     assert noise(r // 4) > sampling
+
+
+def test_auto_is_the_rule_for_the_sizes_at_hand() -> None:
+    psi = torch.as_tensor(np.random.default_rng(0).gumbel(size=2000))
+
+    def chosen(n_eval: int) -> int:
+        loss = ForecastabilityLoss(n_eval, 2000 - n_eval, n_partitions="auto")
+        return len(loss(psi, np.random.default_rng(1)).error)
+
+    assert 16 <= chosen(1000) <= 256
+    assert chosen(182) > chosen(1000), "a small evaluation part moves more with its partition"
+    with pytest.raises(ValueError, match="at least 1 or 'auto'"):
+        ForecastabilityLoss(10, 10, n_partitions="many")  # type: ignore[arg-type]
