@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from rl_forecast import TailSummary, forecast
+from rl_forecast.forecasters import GPD, GumbelTail
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 from rl_forecast.summary import log_survival_from_psi
 
@@ -222,3 +223,16 @@ def test_json_keys_are_stable() -> None:
 
 def test_psi_from_p_is_what_forecast_uses() -> None:
     assert forecast([0.1, 0.2, 0.3], n_deploy=2).summary.top[0] == pytest.approx(float(psi_from_p(0.3)))
+
+
+def test_a_forecaster_with_options_of_its_own_is_taken() -> None:
+    fc = forecast(psi=PSI, n_deploy=10_000, method=GumbelTail(debias=True, plotting_position="midpoint"))
+    assert fc.method == "gumbel_tail"
+    assert fc.exceedance(float(fc.worst_query_risk[0]))[0] == pytest.approx(0.5, abs=2e-3)
+    assert [p.tail_k for p in fc.diagnostics.stability] == [10, 20, 50, 100, 200, 500]
+    assert fc.diagnostics.stability[0].point == fc.worst_query_psi[0]  # its options hold there as well
+    by_threshold = forecast(psi=PSI, n_deploy=10_000, method=GPD(threshold=-1.0))
+    assert by_threshold.fitted is not None
+    assert by_threshold.fitted.ensemble.threshold == -1.0
+    with pytest.raises(ValueError, match="set it on the forecaster"):
+        forecast(psi=PSI, n_deploy=10, method=GPD(), tail_k=20)
