@@ -109,16 +109,20 @@ def test_behavior_frequency_says_what_the_summary_cannot_know() -> None:
 
 
 @pytest.mark.parametrize("method", ["exponential_pivot", "shape_prior", "gumbel_tail"])
-def test_aggregate_risk_covers_the_truth(method: str) -> None:
+def test_aggregate_risk_covers_the_truth_and_says_something(method: str) -> None:
     rng = np.random.default_rng(9)
     location, scale, m, n, reps = -2.5, 0.3, 300, 50, 300
     mean, _ = integrate.quad(lambda x: np.exp(-x) * float(log_survival_from_psi(location + scale * x)), 0, 60)
     truth = -np.expm1(n * mean)
-    inside = 0
+    rows = []
     for _ in range(reps):
         risk = forecast(psi=location + rng.exponential(scale, size=m), n_deploy=n, method=method).aggregate_risk()
-        inside += float(risk.low[0]) <= truth <= float(risk.high[0])  # type: ignore[index]
-    assert 0.83 <= inside / reps <= 0.98
+        rows.append([np.asarray(x)[0] for x in (risk.low, risk.estimate, risk.high)])
+    low, estimate, high = np.array(rows).T
+    assert 0.85 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
+    assert np.median(estimate) == pytest.approx(truth, rel=0.2)
+    assert truth / 2 < np.median(low)  # an interval from 0 to 1 would cover, too
+    assert np.median(high) < 3 * truth
 
 
 def test_aggregate_risk_of_counts_is_that_of_the_pooled_rate() -> None:
