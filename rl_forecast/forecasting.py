@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Forecast", "choose_method", "forecast", "summarize_scores"]
 
 FORECAST_SCHEMA = "rl-forecast/forecast/1"
-_FEWEST_DISTINCT_COUNTS = 6
+_FEWEST_DISTINCT_COUNTS = 8
 
 
 @dataclass(frozen=True)
@@ -219,8 +219,8 @@ def forecast(
     :param failures: failures of each query in repeated sampling, shape (m,)
     :param samples: samples of each query, shape (m,) or one number for all
     :param method: name of a forecaster, or one with options of its own such as ``GumbelTail(debias=True)``. None:
-        ``shape_prior``, or ``binomial_tail`` for counts so coarse that fewer than six distinct values are among the ten
-        largest
+        ``shape_prior``, or ``binomial_tail`` for counts so coarse that fewer than eight distinct values are among the
+        ten largest
     :param tail_k: number of largest scores used; None: the method's own
     :param capacity: number of largest scores kept exactly; more let ``behavior_frequency`` look deeper into the body
     :raises ValueError: no scores, several forms at once, NaN, values out of range, unknown method, n below 1
@@ -251,8 +251,9 @@ def forecast(
 def choose_method(summary: TailSummary) -> str:
     """Default method for a summary: ``shape_prior`` unless coarse counts call for ``binomial_tail``.
 
-    With six or more distinct values among the ten largest, scores from counts keep 84 to 93 % coverage of a nominal
-    90 %; with fewer it can fall to nothing.
+    Coarse means fewer than eight distinct values among the ten largest. With more, the sampling noise matters little;
+    with fewer it dominates the largest scores, and coverage of a nominal 90 % can fall to nothing
+    (``benchmarks/counts.py``).
     """
     coarse = summary.count_table and np.unique(summary.top[:10]).size < min(_FEWEST_DISTINCT_COUNTS, summary.top.size)
     return "binomial_tail" if coarse else "shape_prior"
