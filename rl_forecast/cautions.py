@@ -54,7 +54,7 @@ def warn(
     n_deploy: Sequence[int],
     diagnostics: Diagnostics,
 ) -> tuple[ForecastWarning, ...]:
-    """All warnings of a forecast, the most serious first, the missed-mode note always last.
+    """All warnings of a forecast: on the scores, the fit, the extrapolation, the target; the missed-mode note last.
 
     :param summary: the evaluation
     :param fitted: its fitted tail, None where there is none
@@ -63,15 +63,16 @@ def warn(
     :param n_deploy: deployment sizes
     :param diagnostics: from :func:`diagnose`
     """
-    found = _about_scores(summary, tail_k, diagnostics)
+    found = _about_scores(summary, tail_k)
     if fitted is not None:
+        found += _about_ties(summary, method, diagnostics)
         found += _about_fit(summary, fitted, method)
         found += _about_extrapolation(summary, method, n_deploy, diagnostics)
-    found += _about_target(summary, method)
+        found += _about_target(summary, method)
     return (*found, _missed_mode_note(summary, fitted, n_deploy, diagnostics))
 
 
-def _about_scores(summary: TailSummary, tail_k: int | None, diagnostics: Diagnostics) -> list[ForecastWarning]:
+def _about_scores(summary: TailSummary, tail_k: int | None) -> list[ForecastWarning]:
     m, found = summary.count, []
     if summary.n_unscored:
         share = summary.n_unscored / (m + summary.n_unscored)
@@ -111,6 +112,14 @@ def _about_scores(summary: TailSummary, tail_k: int | None, diagnostics: Diagnos
                 tail_k=tail_k,
             )
         )
+    return found
+
+
+def _about_ties(summary: TailSummary, method: str, diagnostics: Diagnostics) -> list[ForecastWarning]:
+    """Coarse scores, for the methods that take every difference between them at its word."""
+    found: list[ForecastWarning] = []
+    if method == BinomialTail.name:
+        return found
     distinct, shown = diagnostics.n_distinct_top10, min(10, summary.top.size)
     if distinct < min(_FEW_DISTINCT, shown):
         found.append(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rl_forecast.decomposition import missed_mode
-from rl_forecast.forecasters import NoTailError, ShapePrior, make_forecaster
+from rl_forecast.forecasters import NoTailError, ShapePrior
 from rl_forecast.forecasters.certain_failures import without_certain_failures
 from rl_forecast.forecasters.shape_prior import default_tail_k
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rl_forecast.forecasters.base import FittedTail
+    from rl_forecast.forecasters.base import FittedTail, Forecaster
     from rl_forecast.forecasters.shape_prior import ShapePriorFit
     from rl_forecast.summary import TailSummary
 
@@ -67,16 +67,16 @@ class Diagnostics:
 
 
 def k_stability(
-    summary: TailSummary, method: str, n_deploy: int, tail_ks: Sequence[int] = _STABILITY_K
+    summary: TailSummary, forecaster: Forecaster, n_deploy: int, tail_ks: Sequence[int] = _STABILITY_K
 ) -> tuple[StabilityPoint, ...]:
     """The same forecast from other numbers of tail scores.
 
     :param summary: the evaluation
-    :param method: name of a forecaster; one without a tail_k gives no points
+    :param forecaster: the method with its options; one without a tail_k gives no points
     :param n_deploy: deployment size
     :param tail_ks: numbers of scores to try; those beyond the available ones are left out
     """
-    if method == "log_normal":
+    if not hasattr(forecaster, "tail_k"):
         return ()
     available = min(summary.n_finite, int(np.isfinite(summary.top).sum()))
     points: list[StabilityPoint] = []
@@ -84,22 +84,24 @@ def k_stability(
         if k > available:
             break
         try:
-            fitted = make_forecaster(method, k).fit(summary)
+            fitted = replace(forecaster, tail_k=k).fit(summary)  # type: ignore[type-var]
         except NoTailError:
             continue
         if points and fitted.point(n_deploy) == points[-1].point:
-            break  # counts: the same queries fall above both limits
+            break  # ties, or a threshold that overrules k: the same scores are the tail
         low, high = fitted.quantile(0.05, n_deploy), fitted.quantile(0.95, n_deploy)
         points.append(StabilityPoint(k, fitted.point(n_deploy), low, high))
     return tuple(points)
 
 
-def diagnose(summary: TailSummary, fitted: FittedTail | None, method: str, n_deploy: Sequence[int]) -> Diagnostics:
+def diagnose(
+    summary: TailSummary, fitted: FittedTail | None, forecaster: Forecaster, n_deploy: Sequence[int]
+) -> Diagnostics:
     """Numbers behind the warnings of a forecast.
 
     :param summary: the evaluation
     :param fitted: its fitted tail, None where there is none
-    :param method: name of the forecaster
+    :param forecaster: the method with its options
     :param n_deploy: deployment sizes; the largest decides
     """
     largest = max(n_deploy)
@@ -118,7 +120,7 @@ def diagnose(summary: TailSummary, fitted: FittedTail | None, method: str, n_dep
         shape_sd=shape.shape_sd if shape else float("nan"),
         shape_positive=shape.shape_positive if shape else float("nan"),
         shape_effect=effect,
-        stability=k_stability(summary, method, largest) if fitted is not None else (),
+        stability=k_stability(summary, forecaster, largest) if fitted is not None else (),
         missed_weight=min(3.0 / summary.count, 1.0),
         missed_lift_psi=lift * fitted.tail_scale if fitted is not None else float("nan"),
     )

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasters import FittedTail
+    from rl_forecast.forecasters import FittedTail, Forecaster
 
 __all__ = ["Forecast", "choose_method", "forecast", "summarize_scores"]
 
 FORECAST_SCHEMA = "rl-forecast/forecast/1"
-_FEWEST_DISTINCT_COUNTS = 6
+_FEWEST_DISTINCT_COUNTS = 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Forecast:
 
     :param summary: the evaluation
     :param n_deploy: deployment sizes n, in the order given
-    :param method: name of the forecaster
+    :param forecaster: the method with its options
     :param tail_k: number of largest scores it was to use; None where the method uses all
     :param status: ``"ok"`` or ``"degenerate"``
     :param fitted: the fitted tail, None where degenerate
@@ -48,11 +48,16 @@ class Forecast:
 
     summary: TailSummary
     n_deploy: tuple[int, ...]
-    method: str
+    forecaster: Forecaster
     tail_k: int | None
     status: Literal["ok", "degenerate"]
     fitted: FittedTail | None
     reason: str = ""
+
+    @property
+    def method(self) -> str:
+        """Name of the forecaster."""
+        return self.forecaster.name
 
     @cached_property
     def worst_query_psi(self) -> NDArray[np.float64]:
@@ -141,7 +146,7 @@ class Forecast:
     @cached_property
     def diagnostics(self) -> Diagnostics:
         """Numbers behind the warnings."""
-        return diagnose(self.summary, self.fitted, self.method, self.n_deploy)
+        return diagnose(self.summary, self.fitted, self.forecaster, self.n_deploy)
 
     @cached_property
     def warnings(self) -> tuple[ForecastWarning, ...]:
@@ -149,7 +154,11 @@ class Forecast:
         found = warn(self.summary, self.fitted, self.method, self.tail_k, self.n_deploy, self.diagnostics)
         if self.fitted is not None:
             return found
-        return (ForecastWarning("degenerate", "error", f"No forecast: {self.reason}.", {}), *found)
+        sentence = (
+            f"No forecast: {self.reason}. Without one this much remains: one of n new queries is strictly worse than "
+            f"all {self.summary.count} seen with probability at most n / (n + m)."
+        )
+        return (ForecastWarning("degenerate", "error", sentence, {}), *found)
 
     def to_dict(self, level: float = 0.90) -> dict[str, Any]:
         """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None.
@@ -194,7 +203,7 @@ def forecast(
     psi: Any = None,
     failures: Any = None,
     samples: Any = None,
-    method: str | None = None,
+    method: str | Forecaster | None = None,
     tail_k: int | None = None,
     capacity: int = TailSummary.DEFAULT_CAPACITY,
 ) -> Forecast:
@@ -209,8 +218,9 @@ def forecast(
     :param psi: scores ``-log(-log p)``, shape (m,)
     :param failures: failures of each query in repeated sampling, shape (m,)
     :param samples: samples of each query, shape (m,) or one number for all
-    :param method: name of a forecaster. None: ``shape_prior``, or ``binomial_tail`` for counts so coarse that fewer
-        than six distinct values are among the ten largest
+    :param method: name of a forecaster, or one with options of its own such as ``GumbelTail(debias=True)``. None:
+        ``shape_prior``, or ``binomial_tail`` for counts so coarse that fewer than eight distinct values are among the
+        ten largest
     :param tail_k: number of largest scores used; None: the method's own
     :param capacity: number of largest scores kept exactly; more let ``behavior_frequency`` look deeper into the body
     :raises ValueError: no scores, several forms at once, NaN, values out of range, unknown method, n below 1
@@ -222,23 +232,28 @@ def forecast(
     else:
         summary = summarize_scores(p, log_p=log_p, psi=psi, failures=failures, samples=samples, capacity=capacity)
     sizes = _deployment_sizes(n_deploy)
-    method = choose_method(summary) if method is None else method
-    forecaster = make_forecaster(method, tail_k)
+    if method is None or isinstance(method, str):
+        forecaster = make_forecaster(choose_method(summary) if method is None else method, tail_k)
+    elif tail_k is not None:
+        raise ValueError("tail_k belongs to a method given by name: set it on the forecaster itself")
+    else:
+        forecaster = method
     used: int | None = getattr(forecaster, "tail_k", None)
-    if method == "shape_prior" and used is None:
+    if forecaster.name == "shape_prior" and used is None:
         used = default_tail_k(summary.count - summary.n_pos_inf)
     try:
         fitted = forecaster.fit(summary)
     except NoTailError as error:
-        return Forecast(summary, sizes, method, used, "degenerate", None, str(error))
-    return Forecast(summary, sizes, method, used, "ok", fitted)
+        return Forecast(summary, sizes, forecaster, used, "degenerate", None, str(error))
+    return Forecast(summary, sizes, forecaster, used, "ok", fitted)
 
 
 def choose_method(summary: TailSummary) -> str:
     """Default method for a summary: ``shape_prior`` unless coarse counts call for ``binomial_tail``.
 
-    With six or more distinct values among the ten largest, scores from counts keep 84 to 93 % coverage of a nominal
-    90 %; with fewer it can fall to nothing.
+    Coarse means fewer than eight distinct values among the ten largest. With more, the sampling noise matters little;
+    with fewer it dominates the largest scores, and coverage of a nominal 90 % can fall to nothing
+    (``benchmarks/counts.py``).
     """
     coarse = summary.count_table and np.unique(summary.top[:10]).size < min(_FEWEST_DISTINCT_COUNTS, summary.top.size)
     return "binomial_tail" if coarse else "shape_prior"

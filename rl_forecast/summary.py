@@ -32,13 +32,14 @@ def log_survival_from_psi(psi: ArrayLike) -> NDArray[np.float64]:
     :return: natural log of the probability of no failure, same shape; ``-inf`` at ``p = 1``
     """
     # with x = exp(-psi) = -log p: p = exp(-x), 1 - p = -expm1(-x)
-    minus_log_p = -np.asarray(log_p_from_psi(psi))
+    psi = np.asarray(psi, dtype=np.float64)
+    x = -np.asarray(log_p_from_psi(psi))
     with np.errstate(divide="ignore"):
-        result: NDArray[np.float64] = np.where(
-            minus_log_p > 1.0,
-            np.log1p(-np.exp(-np.maximum(minus_log_p, 1.0))),
-            np.log(-np.expm1(-np.minimum(minus_log_p, 1.0))),
-        )
+        below = np.log1p(-np.exp(-np.maximum(x, 1.0)))
+        above = np.log(-np.expm1(-np.minimum(x, 1.0)))
+    # far above, log(-expm1(-x)) = log x - x / 2, and log x = -psi even where x itself has underflowed to 0
+    far_above = -np.maximum(psi, 30.0) - 0.5 * np.minimum(x, 1.0)
+    result: NDArray[np.float64] = np.where(x > 1.0, below, np.where(psi > 30.0, far_above, above))
     return result
 
 

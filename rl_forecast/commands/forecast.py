@@ -30,10 +30,10 @@ __all__ = ["main"]
 
 _EPILOG = """\
 columns of the table:
-  n                    number of deployment queries
-  worst query          failure probability of the worst of them: point forecast and prediction interval
-  any failure          probability of at least one failure when each is asked once
-  worse than all seen  n / (n + m), whatever the shape of the tail
+  n              number of deployment queries
+  worst query    failure probability of the worst of them: point forecast and prediction interval
+  any failure    probability of at least one failure when each is asked once
+  new worst      n / (n + m): P(the worst of n is worse than all m seen), whatever the shape of the tail
 
 examples:
   rl-forecast forecast scores.parquet -n 1e4 1e6 --column log_p --plot tail.png --json out.json

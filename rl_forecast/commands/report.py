@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,9 +33,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
         grid.add_column(name, justify="left" if i < left else "right", no_wrap=i >= left)
     for row in rows:
         grid.add_row(*row)
-    # piped into a file, lines must not be cut to the width of a terminal that is not there
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False).print(grid)
+    # a cell cut to fit a narrow terminal would be a wrong number: let the terminal wrap the line instead
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 160)
+    console.print(grid)
 
 
 def print_lines(lines: Sequence[str], bullet: str = "- ") -> None:
@@ -72,7 +72,8 @@ def _print_one(name: str, fc: Forecast, level: float, notes: Sequence[str]) -> N
     tail = f", k = {fc.tail_k}" if fc.tail_k is not None and fc.status == "ok" else ""
     heading = f"{name}: " if name else ""
     status = "" if fc.status == "ok" else "status degenerate, "
-    print(f"{heading}{status}{fc.summary.count} scores, worst seen p = {largest}; {fc.method}{tail}")
+    worst = "worst estimate" if fc.summary.count_table else "worst seen"
+    print(f"{heading}{status}{fc.summary.count} scores, {worst} p = {largest}; {fc.method}{tail}")
     print()
     percent = f"{100 * level:g} %"
     aggregate = fc.aggregate_risk(level)
@@ -91,7 +92,7 @@ def _print_one(name: str, fc: Forecast, level: float, notes: Sequence[str]) -> N
             ]
         )
     table(
-        ["n", "worst query", percent, "any failure", percent, "worse than all seen"],
+        ["n", "worst query", percent, "any failure", percent, "new worst"],
         rows,
         left=0,
     )

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from scipy import special
-from scipy.stats import qmc
 
 from rl_forecast.forecasters.base import top_finite
 from rl_forecast.forecasters.certain_failures import FitsFiniteScores
@@ -102,6 +101,8 @@ def line_draws(
     :param log2_draws: log2 of the number R of draws
     :param seed: seed of the scrambling
     """
+    from scipy.stats import qmc  # half a second to import, needed only here
+
     sobol = qmc.Sobol(tail_k, scramble=True, rng=np.random.default_rng(seed)).random_base2(log2_draws)
     kth = -np.log(special.betaincinv(tail_k, n_eval - tail_k + 1, sobol[:, -1]))
     spacings = -np.log1p(-sobol[:, :-1]) / np.arange(1, tail_k)

@@ -63,10 +63,12 @@ def _log_survival(x: NDArray[np.float64], kind: Kind, high: float) -> NDArray[np
         log_p = np.log(x) if kind == "p" and high > 0.99 else x if kind == "log_p" else -np.exp(-x)
     if kind == "p" and high <= 0.99:
         return np.log1p(-x)
-    result: NDArray[np.float64] = np.log1p(-np.exp(log_p))
+    with np.errstate(divide="ignore"):
+        result: NDArray[np.float64] = np.log1p(-np.exp(log_p))
     near = log_p > -1e-5  # log(-expm1(l)) = log(-l) + l / 2 + O(l^2)
     if near.any():
-        result[near] = np.log(-log_p[near]) + 0.5 * log_p[near]
+        log_q = -x[near] if kind == "psi" else np.log(-log_p[near])  # psi where log p has underflowed to 0
+        result[near] = log_q + 0.5 * log_p[near]
     return result
 
 

@@ -37,7 +37,8 @@ def _log_survival(kind: Kind, x: pl.Expr) -> pl.Expr:
     if kind == "p":
         return (-x).log1p()
     log_p = x if kind == "log_p" else -((-x).exp())
-    return pl.when(log_p > -1e-5).then((-log_p).log() + 0.5 * log_p).otherwise((-(log_p.exp())).log1p())
+    log_q = -x if kind == "psi" else (-log_p).log()  # psi where log p has underflowed to 0
+    return pl.when(log_p > -1e-5).then(log_q + 0.5 * log_p).otherwise((-(log_p.exp())).log1p())
 
 
 def _statistics(kind: Kind, x: pl.Expr) -> list[pl.Expr]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rl_forecast.cli import main
 from rl_forecast.forecasting import summarize_scores
-from rl_forecast.io import save_summary
+from rl_forecast.io import ReadOptions, read_groups, save_summary
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -143,3 +143,30 @@ def test_counts_are_read_right_or_refused(
     assert math.isclose(
         group["forecasts"][0]["aggregate_risk"]["point"], 1 - (1 - rate) ** 50, rel_tol=1e-9, abs_tol=1e-12
     )
+
+
+@given(
+    st.lists(
+        st.one_of(st.floats(-700, 900), st.sampled_from([-math.inf, math.inf, 0.0, 700.0, 800.0])),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from(["parquet", "csv", "npz"]),
+)
+@SETTINGS
+def test_any_scores_in_any_table_are_summarised_alike(tmp_path: Path, psi: list[float], suffix: str) -> None:
+    """Three readers and the library against one another."""
+    import polars as pl
+
+    path = tmp_path / f"any.{suffix}"
+    if suffix == "npz":
+        np.savez(path, psi=np.array(psi))
+    else:
+        frame = pl.DataFrame({"psi": psi})
+        frame.write_parquet(path) if suffix == "parquet" else frame.write_csv(path)
+    found = read_groups([str(path)], ReadOptions(capacity=15))[""].summary
+    expected = summarize_scores(psi=psi, capacity=15)
+    np.testing.assert_array_equal(found.top, expected.top)
+    assert (found.n_neg_inf, found.n_pos_inf) == (expected.n_neg_inf, expected.n_pos_inf)
+    for name in ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared"):
+        assert math.isclose(getattr(found, name), getattr(expected, name), rel_tol=1e-7, abs_tol=1e-9), name

@@ -1,5 +1,6 @@
 """Inspect logs made by running Inspect itself with its mock model, against Inspect's own reader."""
 
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -172,3 +173,9 @@ def test_damaged_logs_are_one_line(logs: dict[str, Path], tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="no such file"):
         read_groups([str(tmp_path / "none.eval")], ReadOptions())
+
+
+def test_without_inspect_the_way_to_get_it_is_named(logs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    with pytest.raises(UsageError, match=r"pip install 'rl-forecast\[eval-logs\]'"):
+        read_groups([str(logs["eval"])], ReadOptions(scorer="match", fails="I"))

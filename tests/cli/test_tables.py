@@ -34,6 +34,15 @@ def test_bare_numbers_without_a_header(files: Path, psi: np.ndarray) -> None:
     assert_same(found, TailSummary.from_scores(psi))
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_scores_beyond_the_smallest_double(tmp_path: Path, suffix: str) -> None:
+    psi = np.array([900.0, 750.0, 5.0, -3.0, -800.0])
+    frame = pl.DataFrame({"psi": psi})
+    path = tmp_path / f"far.{suffix}"
+    frame.write_parquet(path) if suffix == "parquet" else frame.write_csv(path)
+    assert_same(read_groups([str(path)], ReadOptions())[""].summary, TailSummary.from_scores(psi))
+
+
 @pytest.mark.parametrize("kind", ["p", "log_p", "psi"])
 def test_every_kind_of_score_from_one_end_of_the_scale_to_the_other(tmp_path: Path, kind: str) -> None:
     psi = np.concatenate([np.linspace(-6.5, 36.0, 400), [-np.inf, np.inf]])

@@ -5,6 +5,7 @@ import pytest
 
 from rl_forecast import TailSummary, forecast
 from rl_forecast.diagnostics import k_stability
+from rl_forecast.forecasters import ExponentialPivot, LogNormal
 from rl_forecast.formatting import format_count, format_probability
 from rl_forecast.scores import psi_from_log_p, psi_from_p
 
@@ -69,11 +70,11 @@ def test_the_missed_mode_note_is_always_last_and_quantified() -> None:
 
 def test_stability_points_are_the_forecasts_themselves() -> None:
     summary = TailSummary.from_scores(EXPONENTIAL)
-    points = k_stability(summary, "exponential_pivot", 10_000)
+    points = k_stability(summary, ExponentialPivot(), 10_000)
     assert [p.tail_k for p in points] == [10, 20, 50, 100, 200, 500]
     fc = forecast(summary, n_deploy=10_000, method="exponential_pivot", tail_k=50)
     assert points[2].point == fc.worst_query_psi[0]
-    assert k_stability(summary, "log_normal", 10_000) == ()
+    assert k_stability(summary, LogNormal(), 10_000) == ()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from rl_forecast import TailSummary, forecast
+from rl_forecast.forecasters import GPD, GumbelTail
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 from rl_forecast.summary import log_survival_from_psi
 
@@ -108,16 +109,20 @@ def test_behavior_frequency_says_what_the_summary_cannot_know() -> None:
 
 
 @pytest.mark.parametrize("method", ["exponential_pivot", "shape_prior", "gumbel_tail"])
-def test_aggregate_risk_covers_the_truth(method: str) -> None:
+def test_aggregate_risk_covers_the_truth_and_says_something(method: str) -> None:
     rng = np.random.default_rng(9)
     location, scale, m, n, reps = -2.5, 0.3, 300, 50, 300
     mean, _ = integrate.quad(lambda x: np.exp(-x) * float(log_survival_from_psi(location + scale * x)), 0, 60)
     truth = -np.expm1(n * mean)
-    inside = 0
+    rows = []
     for _ in range(reps):
         risk = forecast(psi=location + rng.exponential(scale, size=m), n_deploy=n, method=method).aggregate_risk()
-        inside += float(risk.low[0]) <= truth <= float(risk.high[0])  # type: ignore[index]
-    assert 0.83 <= inside / reps <= 0.98
+        rows.append([np.asarray(x)[0] for x in (risk.low, risk.estimate, risk.high)])
+    low, estimate, high = np.array(rows).T
+    assert 0.85 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
+    assert np.median(estimate) == pytest.approx(truth, rel=0.2)
+    assert truth / 2 < np.median(low)  # an interval from 0 to 1 would cover, too
+    assert np.median(high) < 3 * truth
 
 
 def test_aggregate_risk_of_counts_is_that_of_the_pooled_rate() -> None:
@@ -222,3 +227,16 @@ def test_json_keys_are_stable() -> None:
 
 def test_psi_from_p_is_what_forecast_uses() -> None:
     assert forecast([0.1, 0.2, 0.3], n_deploy=2).summary.top[0] == pytest.approx(float(psi_from_p(0.3)))
+
+
+def test_a_forecaster_with_options_of_its_own_is_taken() -> None:
+    fc = forecast(psi=PSI, n_deploy=10_000, method=GumbelTail(debias=True, plotting_position="midpoint"))
+    assert fc.method == "gumbel_tail"
+    assert fc.exceedance(float(fc.worst_query_risk[0]))[0] == pytest.approx(0.5, abs=2e-3)
+    assert [p.tail_k for p in fc.diagnostics.stability] == [10, 20, 50, 100, 200, 500]
+    assert fc.diagnostics.stability[0].point == fc.worst_query_psi[0]  # its options hold there as well
+    by_threshold = forecast(psi=PSI, n_deploy=10_000, method=GPD(threshold=-1.0))
+    assert by_threshold.fitted is not None
+    assert by_threshold.fitted.ensemble.threshold == -1.0
+    with pytest.raises(ValueError, match="set it on the forecaster"):
+        forecast(psi=PSI, n_deploy=10, method=GPD(), tail_k=20)
