@@ -6,10 +6,11 @@ Importing this package registers the environments with Gymnasium: ``gymnasium.ma
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gymnasium.envs.registration import register
+
+from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
     from envs.gridworld.exact_risk import ExactRisk, exact_risk
@@ -30,12 +31,4 @@ _HOME = {
 
 register(id="RiskGrid/Recolor-v0", entry_point="envs.gridworld.minigrid_env:RecolorEnv")
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

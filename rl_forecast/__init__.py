@@ -6,8 +6,9 @@ once and a user of the forecaster never imports torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agents import ForecastEvalCallback, ForecastPPO
@@ -51,12 +52,4 @@ __all__ = [
     "psi_from_p",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME, present=["__version__"])
