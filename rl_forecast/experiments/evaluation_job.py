@@ -51,7 +51,7 @@ def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConf
     name = f"evaluations/{evaluation.forecaster}-m{evaluation.n_eval}-n{evaluation.n_deploy}-{digest}.json"
     written = folder.write_json(name, {"settings": settings, "agents": metrics})
     print_metrics(console, metrics, evaluation_title(evaluation, config.seed))
-    console.print(f"written: {written}", highlight=False)
+    console.print(f"written: {written}", highlight=False, soft_wrap=True)
     return metrics
 
 

@@ -52,12 +52,14 @@ def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]
     :return: agent name to metrics, as in ``metrics.json``
     """
     console = Console()
-    console.print(f"run folder: {folder.path}", highlight=False)
+    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
     with PhaseProgress(console) as progress:
         results = _Job(config, folder, progress).run()
     metrics: dict[str, dict[str, Any]] = {name: result.metrics for name, result in results.items()}
     print_metrics(console, metrics, evaluation_title(config.evaluation, config.seed))
-    console.print(f"curves and figures: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False)
+    console.print(
+        f"curves and figures: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False, soft_wrap=True
+    )
     folder.write_json("timings.json", progress.seconds)
     return metrics
 
