@@ -65,7 +65,8 @@ class ForecastPPO(PPO):
     :param n_known_tasks: number of most recent tasks whose scores enter the loss
     :param episodes_per_task: episodes after which a task's score is used; the environment must play a task that often
         (more tasks beat more episodes)
-    :param error_space: space of the forecast error: ``psi``, ``log10_p`` or ``log_odds``
+    :param error_space: space of the forecast error: ``psi``, ``log10_p`` or ``log_odds``. The latter two have raised
+        common failures to meet rare ones (docs/forecast_ppo.md): watch ``rollout/ep_risk_mean``
     :param penalty: ``squared`` or ``huber``
     :param forecast_gradient: ``full``, or ``stop_realised`` for the gradient through the forecast only
     :param psi_cap: scores above are capped in the loss, their gradient passes: 3 is p = 0.95. A few saturated tasks

@@ -119,7 +119,7 @@ class ForecastConfig:
     :param n_eval: tasks in the evaluation part of a partition
     :param n_deploy: tasks in its deployment part
     :param n_known_tasks: number of most recent tasks whose scores enter the loss
-    :param error_space: space of the forecast error
+    :param error_space: space of the forecast error; log10_p and log_odds have raised common failures to meet rare ones
     :param penalty: penalty of the error
     :param gradient: through forecast and realised worst (full), or through the forecast only
     :param psi_cap: scores above are capped in the loss, their gradient passes
