@@ -9,33 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
-from rl_forecast.experiments.held_out import TITLES
-
-COLUMNS = {
-    "\\|error\\| psi": ("abs_error_psi", "{:.2f}"),
-    "\\|error\\| log10 p": ("abs_error_log10_p", "{:.2f}"),
-    "\\|error\\| log-odds": ("abs_error_log_odds", "{:.2f}"),
-    "bias psi": ("bias_psi", "{:+.2f}"),
-    "under": ("under_prediction_rate", "{:.0%}"),
-    "under by >1": ("under_prediction_by_1_rate", "{:.0%}"),
-    "at low clip": ("both_at_lower_clip_log_odds", "{:.0%}"),
-    "worst psi": ("realised_worst_psi", "{:+.2f}"),
-    "sigma": ("tail_scale", "{:.2f}"),
-    "success": ("success", "{:.4f}"),
-    "mean risk": ("mean_risk", "{:.0e}"),
-    "worst risk": ("worst_risk", "{:.0e}"),
-    "risen": ("share_risen", "{:.1%}"),
-}
-
-
-def _cell(row: dict[str, Any], key: str, layout: str) -> str:
-    clipped = key.startswith("abs_error_log") and (row[key.replace("abs_error", "both_at_lower_clip")] or 0) > 0.5
-    return "-" if row[key] is None or clipped else layout.format(row[key])
+from rl_forecast.experiments.held_out import COLUMNS, TITLES, metric_cell
 
 
 def main() -> None:
@@ -49,16 +27,18 @@ def main() -> None:
     }
     seeds = sorted(runs)
 
-    print(f"| agent | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
+    headings = [heading.replace("\n", " ").replace("|", "\\|") for heading, _, _ in COLUMNS]
+    print(f"| agent | {' | '.join(headings)} |\n|---|{'---:|' * len(COLUMNS)}")
     for agent, title in TITLES.items():
         cells = []
-        for key, layout in COLUMNS.values():
-            values = [runs[seed][agent][key] for seed in seeds if _cell(runs[seed][agent], key, layout) != "-"]
+        for _, layout, key in COLUMNS:
+            rows = [runs[seed][agent] for seed in seeds]
+            values = [row[key] for row in rows if metric_cell(row, layout, key) != "-"]
             if len(values) <= len(seeds) / 2:
                 cells.append("-")
             else:
-                low, middle, high = np.quantile(values, [0, 0.5, 1])
-                cells.append(f"{layout.format(middle)} ({layout.format(low)} .. {layout.format(high)})")
+                low, middle, high = (layout.format(q) for q in np.quantile(values, [0, 0.5, 1]))
+                cells.append(f"{middle} ({low} .. {high})")
         print(f"| {title} | {' | '.join(cells)} |")
 
     print(f"\n| \\|error\\| psi, seed | {' | '.join(map(str, seeds))} |\n|---|{'---:|' * len(seeds)}")

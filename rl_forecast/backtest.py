@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.forecasters import NoTailError
 from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
 from rl_forecast.summary import TailSummary
 
@@ -142,7 +143,7 @@ def held_out_errors(
         summary = TailSummary.from_scores(scores)
         try:
             fit = forecaster.fit(summary)
-        except ValueError:
+        except NoTailError:
             continue  # no tail: counted in n_failed_fits
         forecast[row], tail_scale[row] = fit.point(n_deploy), fit.tail_scale
     return HeldOutErrors(forecast, deployment.max(axis=1), tail_scale)

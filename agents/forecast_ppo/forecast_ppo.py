@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.forecast_ppo.risk_ledger import RiskLedger
@@ -388,6 +388,4 @@ class ForecastPPO(PPO):
 
 def _as_callback(callback: Any) -> BaseCallback:
     """A bare function as a callback, as SB3 accepts it."""
-    from stable_baselines3.common.callbacks import ConvertCallback
-
     return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.config import EvaluationConfig
 
 __all__ = [
+    "COLUMNS",
     "PARTS",
     "TITLES",
     "AgentResult",
     "agent_result",
     "evaluation_title",
     "held_out_tasks",
+    "metric_cell",
     "metrics_table",
     "print_metrics",
 ]
@@ -117,8 +119,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-# Heading, format, and how to get the value; the headings are explained below the table.
-_COLUMNS = (
+#: Heading, format and metric of each column; :data:`LEGEND` explains the headings.
+COLUMNS = (
     ("|error|\npsi", "{:.2f}", "abs_error_psi"),
     ("|error|\nlog10 p", "{:.2f}", "abs_error_log10_p"),
     ("|error|\nlog-odds", "{:.2f}", "abs_error_log_odds"),
@@ -180,18 +182,24 @@ def metrics_table(results: dict[str, dict[str, Any]], title: str, tall: bool = F
         table.add_column("")
         for name in results:
             table.add_column(name, justify="right")
-        for heading, layout, key in _COLUMNS:
-            table.add_row(heading.replace("\n", " "), *(_cell(row, layout, key) for row in results.values()))
+        for heading, layout, key in COLUMNS:
+            table.add_row(heading.replace("\n", " "), *(metric_cell(row, layout, key) for row in results.values()))
         return table
     table.add_column("agent", no_wrap=True)
-    for heading, _, _ in _COLUMNS:
+    for heading, _, _ in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, metrics in results.items():
-        table.add_row(name, *(_cell(metrics, layout, key) for _, layout, key in _COLUMNS))
+        table.add_row(name, *(metric_cell(metrics, layout, key) for _, layout, key in COLUMNS))
     return table
 
 
-def _cell(metrics: dict[str, Any], layout: str, key: str) -> str:
+def metric_cell(metrics: dict[str, Any], layout: str, key: str) -> str:
+    """A metric as text; ``-`` where it is undefined or more than half of its pairs are clipped.
+
+    :param metrics: metrics of an agent
+    :param layout: format of the value
+    :param key: name of the metric
+    """
     value = metrics[key]
     clipped = 0.0
     if key.startswith("abs_error_log"):

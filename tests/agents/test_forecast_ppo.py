@@ -18,7 +18,7 @@ from agents.action_probability import log_action_probability
 from agents.baselines import TopRiskPPO
 from agents.forecast_ppo import ForecastPPO
 from agents.forecast_ppo.risk_ledger import RiskLedger
-from agents.forecast_ppo.risk_tape import RiskTape, has_risk_contract
+from agents.forecast_ppo.risk_tape import has_risk_contract
 from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
 from envs import GridVecEnv, RecolorWorld, exact_risk
 from tests.agents.contract_env import Bridge
@@ -364,14 +364,3 @@ def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:
     assert 0 < float(last["train/forecast_clip_factor"]) <= 1
     assert float(last["time/forecast_seconds"]) > 0
     assert 0 < float(last["rollout/ep_risk_mean"]) < 1
-
-
-def test_tape_reads_each_environment_once_per_step() -> None:
-    """The state before a rollout is the one the previous rollout ended in, also without a reset in between."""
-    tape = RiskTape()
-    assert tape._current is None
-    model = ForecastPPO("MlpPolicy", _bridges(2), **SMALL, **TERM)
-    model.learn(64)
-    assert model._tape._current is not None
-    model._tape.forget()
-    assert model._tape._current is None
