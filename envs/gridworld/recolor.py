@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.gridworld.hashing import below_probability, hash_draws
 from envs.gridworld.observation import EgocentricObservation
 from envs.gridworld.rules import GridRules, turning_rules
 from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA, WALL, TaskBatch, goal_is_reachable
+from envs.hashing import below_probability, hash_draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
