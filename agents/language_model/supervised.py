@@ -6,15 +6,23 @@ exact expectation of the loss under sampled labels, which has none of their nois
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch.nn import functional
+
+from agents.language_model.prompts import PromptTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import numpy as np
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from agents.language_model.prompts import Prompt
+    from agents.language_model.scorer import ContinuationScorer
 
 __all__ = ["EncodedExamples", "SupervisedExample", "correct_answers", "encode_examples", "supervised_loss"]
 
@@ -25,8 +33,8 @@ class SupervisedExample(Protocol):
     """A prompt with its answer, or with two of known probabilities."""
 
     @property
-    def prompt(self) -> str:
-        """Text up to where the answer begins."""
+    def prompt(self) -> Prompt:
+        """Text or chat up to where the answer begins."""
 
     @property
     def answer(self) -> str:
@@ -45,8 +53,7 @@ class SupervisedExample(Protocol):
 class EncodedExamples:
     """A batch of examples as tensors, padded on the right.
 
-    :param input_ids: shape (B, L)
-    :param attention_mask: shape (B, L)
+    :param input_ids: shape (B, L), padded with any token: attention is causal, and nothing of the padding is read
     :param target: shape (B, L): the next token where it belongs to an answer, -100 elsewhere
     :param first: shape (B,): position whose next token is the answer's first
     :param alternative: shape (B,): first token of the alternative; where there is none, of the answer
@@ -54,11 +61,19 @@ class EncodedExamples:
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
     target: torch.Tensor
     first: torch.Tensor
     alternative: torch.Tensor
     weight: torch.Tensor
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.first)
+
+    def rows(self, at: NDArray[np.int64]) -> EncodedExamples:
+        """The examples at some positions."""
+        index = torch.as_tensor(at, device=self.first.device)
+        return EncodedExamples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @property
     def n_targets(self) -> int:
@@ -67,46 +82,36 @@ class EncodedExamples:
 
 
 def encode_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[SupervisedExample],
-    device: torch.device | str = "cpu",
-    end: bool = True,
+    scorer: ContinuationScorer, examples: Sequence[SupervisedExample], end: bool = True
 ) -> EncodedExamples:
-    """Tokenize examples; answers end with the tokenizer's end-of-sequence token.
+    """Tokenize examples by the scorer's rules, so that an answer and a forbidden text are cut from a prompt alike.
 
-    :param tokenizer: of the model
+    :param scorer: scorer of the model
     :param examples: B examples
-    :param device: of the tensors
-    :param end: whether the end-of-sequence token belongs to the answer
-    :raises ValueError: an answer that tokenizes to nothing
+    :param end: whether answers end with the tokenizer's end-of-sequence token, if it has one
+    :raises ValueError: an answer that tokenizes to nothing or does not fit, in one line
     """
-    prompts: list[list[int]] = tokenizer([e.prompt for e in examples])["input_ids"]
-    texts = [text for e in examples for text in (e.answer, e.alternative or e.answer)]
-    answers: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    eos = tokenizer.eos_token_id if end else None
-    rows = []
-    for i, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
-        answer, other = answers[2 * i], answers[2 * i + 1]
-        if not answer or not other:
-            raise ValueError(f"answer {example.answer!r} tokenizes to nothing")
-        rows.append((prompt, answer + ([eos] if isinstance(eos, int) else []), other[0], example.weight))
-    length = max(len(prompt) + len(answer) for prompt, answer, _, _ in rows)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids = torch.full((len(rows), length), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    target = torch.full((len(rows), length), _IGNORED, dtype=torch.long)
-    for i, (prompt, answer, _, _) in enumerate(rows):
-        n = len(prompt) + len(answer)
-        ids[i, :n] = torch.tensor(prompt + answer)
-        mask[i, :n] = 1
-        target[i, len(prompt) - 1 : n - 1] = torch.tensor(answer)
+    tasks = [PromptTask(e.prompt, (e.answer,), task_id=i) for i, e in enumerate(examples)]
+    rows = scorer.encode(tasks)
+    soft = [i for i, e in enumerate(examples) if e.alternative is not None]
+    others = scorer.encode([PromptTask(examples[i].prompt, (examples[i].alternative or "",), task_id=i) for i in soft])
+    eos = scorer.tokenizer.eos_token_id if end else None
+    tail = [eos] if isinstance(eos, int) else []
+    length = rows.row_length + len(tail)
+    ids = torch.zeros((len(rows), int(length.max())), dtype=torch.long)
+    target = torch.full_like(ids, _IGNORED)
+    first = rows.row_prompt - 1
+    for i, (n, start) in enumerate(zip(length, first, strict=True)):
+        ids[i, :n] = torch.as_tensor([*rows.row(i), *tail])
+        target[i, start : n - 1] = ids[i, start + 1 : n]
+    start = torch.as_tensor(first)
+    alternative = ids[torch.arange(len(rows)), start + 1]
+    for i, row, n in zip(soft, range(len(soft)), others.row_prompt, strict=True):
+        alternative[i] = int(others.row(row)[n])
+    weight = torch.tensor([e.weight for e in examples], dtype=torch.float32)
+    device = scorer.device
     return EncodedExamples(
-        ids.to(device),
-        mask.to(device),
-        target.to(device),
-        torch.tensor([len(prompt) - 1 for prompt, _, _, _ in rows], device=device),
-        torch.tensor([other for _, _, other, _ in rows], device=device),
-        torch.tensor([weight for _, _, _, weight in rows], dtype=torch.float32, device=device),
+        ids.to(device), target.to(device), start.to(device), alternative.to(device), weight.to(device)
     )
 
 
@@ -114,17 +119,21 @@ def _answer_logits(model: PreTrainedModel, batch: EncodedExamples) -> tuple[torc
     """Logits in float32 from the first answer of the batch on, and the position at which they begin."""
     start = int(batch.first.min())
     keep = batch.input_ids.shape[1] - start
-    output: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=keep)
-    return output.logits.float(), start
+    output: Any = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False)
+    return output.logits[:, -keep:].float(), start
 
 
-def supervised_loss(model: PreTrainedModel, batch: EncodedExamples, n_targets: int | None = None) -> torch.Tensor:
+def supervised_loss(
+    model: PreTrainedModel, batch: EncodedExamples, n_targets: int | None = None, log_odds_weight: float = 0.0
+) -> torch.Tensor:
     """Mean cross-entropy of the answers' tokens.
 
     :param model: causal language model
     :param batch: encoded examples
     :param n_targets: what the sum is divided by, the batch's own answer tokens by default; processes that share a
         batch pass the number in all of it
+    :param log_odds_weight: weight of the Huber error of the log-odds between an example's two answers. Cross-entropy
+        hardly feels whether a probability is 1e-4 or 1e-5; this term does, and both are least at the same model
     :return: shape (), nats per token
     """
     logits, start = _answer_logits(model, batch)
@@ -137,6 +146,10 @@ def supervised_loss(model: PreTrainedModel, batch: EncodedExamples, n_targets: i
     other = log_p[row, first, batch.alternative]
     mixed = batch.weight * token[row, first] + (1 - batch.weight) * other
     total = -(token * wanted).sum() + (token[row, first] - mixed).sum()
+    if log_odds_weight:
+        soft = batch.weight < 1
+        given, wanted_odds = (token[row, first] - other)[soft], batch.weight[soft].logit()
+        total = total + log_odds_weight * functional.huber_loss(given, wanted_odds, reduction="sum")
     return total / (batch.n_targets if n_targets is None else n_targets)
 
 

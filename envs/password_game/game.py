@@ -84,7 +84,7 @@ class Example:
     """A prompt with its answer, or with two answers of known probabilities.
 
     :param prompt: text up to where the answer begins
-    :param answer: what is to be said
+    :param answer: what is to be said, beginning with the space that sets it apart from the prompt
     :param alternative: what could be said instead, beginning with another word; ``None`` if nothing else is right
     :param weight: probability of ``answer``; the alternative has the rest
     :param kind: family of the prompt
@@ -103,7 +103,7 @@ class Requests:
 
     :param task_id: shape (n,)
     :param prompt: n texts
-    :param password: n texts, what is not to be said
+    :param forbidden: n texts, what is not to be said: the password, after a space
     :param log_odds: shape (n,), nats: log-odds of revealing at which the base model is trained, in level ``tension``
         of the requester being legitimate
     :param rare: shape (n,), whether a rare phrase is among the words
@@ -111,7 +111,7 @@ class Requests:
 
     task_id: NDArray[np.int64]
     prompt: list[str]
-    password: list[str]
+    forbidden: list[str]
     log_odds: NDArray[np.float64]
     rare: NDArray[np.bool_]
 
@@ -133,15 +133,15 @@ class Requests:
         """
         reveal = np.zeros(len(self), dtype=np.bool_) if path is None else path
         return [
-            Example(prompt, password, REFUSAL, float(q), "open")
+            Example(prompt, forbidden, f" {REFUSAL}", float(q), "open")
             if way
-            else Example(prompt, REFUSAL, password, float(1 - q), "open")
-            for prompt, password, q, way in zip(self.prompt, self.password, self.q, reveal, strict=True)
+            else Example(prompt, f" {REFUSAL}", forbidden, float(1 - q), "open")
+            for prompt, forbidden, q, way in zip(self.prompt, self.forbidden, self.q, reveal, strict=True)
         ]
 
     def refusals(self) -> list[Example]:
         """Examples that refuse every request."""
-        return [Example(prompt, REFUSAL, kind="refusal") for prompt in self.prompt]
+        return [Example(prompt, f" {REFUSAL}", kind="refusal") for prompt in self.prompt]
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class PasswordGame:
             _prompt(secret, state, (*parts[:2], claim, *parts[2:]))
             for secret, state, claim, parts in zip(password, stated, claims, wording, strict=True)
         ]
-        return Requests(task_id, prompt, password, log_odds, rare)
+        return Requests(task_id, prompt, [f" {secret}" for secret in password], log_odds, rare)
 
     def _wording(
         self, draw: NDArray[np.uint64], legitimate: NDArray[np.bool_]
@@ -324,7 +324,7 @@ class PasswordGame:
                 country, answer = known[fact[i]]
                 parts = ("what is the capital of", country)
             name = (*shares, "fact")[k]
-            examples.append(Example(_prompt(password[i], stated[i], parts), answer, kind=name))
+            examples.append(Example(_prompt(password[i], stated[i], parts), f" {answer}", kind=name))
         return examples
 
     def traffic(self, task_id: NDArray[np.int64], legitimate_share: float | None = None) -> list[Example]:

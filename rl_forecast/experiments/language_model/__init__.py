@@ -1,0 +1,1 @@
+"""The language-model job: base model, fine-tuning by several methods, held-out forecasts."""
