@@ -37,12 +37,16 @@ class SpaceError:
     :param bias: mean of forecast minus realised, in units of the space
     :param both_at_lower_clip: share of pairs whose forecast and realised worst are both at or below the lower clip
     :param both_at_upper_clip: share of pairs with both at or above the upper clip
+    :param under_by_1: share of pairs whose forecast is more than one unit of the space below the realised worst
+    :param over_by_1: share of pairs whose forecast is more than one unit above it
     """
 
     mean_absolute: float
     bias: float
     both_at_lower_clip: float
     both_at_upper_clip: float
+    under_by_1: float
+    over_by_1: float
 
     @property
     def is_meaningful(self) -> bool:
@@ -112,13 +116,15 @@ class HeldOutErrors:
         else:
             raise ValueError(f"unknown space {space!r}: choose one of {', '.join(ERROR_SPACES)}")
         if not forecast.size:
-            return SpaceError(float("nan"), float("nan"), 0.0, 0.0)
+            return SpaceError(float("nan"), float("nan"), 0.0, 0.0, 0.0, 0.0)
         error = transform(forecast) - transform(realised)
         return SpaceError(
             mean_absolute=float(np.abs(error).mean()),
             bias=float(error.mean()),
             both_at_lower_clip=float(np.mean((forecast <= low) & (realised <= low))),
             both_at_upper_clip=float(np.mean((forecast >= high) & (realised >= high))),
+            under_by_1=float(np.mean(error < -1)),
+            over_by_1=float(np.mean(error > 1)),
         )
 
 

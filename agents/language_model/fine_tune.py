@@ -208,8 +208,8 @@ class FineTuner:
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
-                _, i, key = name.split(".", 2)
-                moments.setdefault(int(i), {})[key] = value
+                _, position, key = name.split(".", 2)
+                moments.setdefault(int(position), {})[key] = value
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         torch.set_rng_state(tensors["rng.cpu"])

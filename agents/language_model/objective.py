@@ -227,7 +227,7 @@ class ForecastObjective:
         with torch.enable_grad():
             value = self.loss(leaf)
             (weight,) = torch.autograd.grad(value, leaf)
-        return weight, float(value), None
+        return weight, float(value.detach()), None
 
     def _anchor_weights(
         self, encoded: EncodedTasks, psi: torch.Tensor, task_weight: torch.Tensor, base_log_p: torch.Tensor | None

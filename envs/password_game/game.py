@@ -354,7 +354,7 @@ def _prompt(password: str, stated: str, parts: tuple[str, ...]) -> str:
 
 def _unit(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) from the upper 53 bits."""
-    result: NDArray[np.float64] = (draw >> np.uint64(11)) * 2.0**-53
+    result: NDArray[np.float64] = (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return result
 
 

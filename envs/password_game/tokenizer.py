@@ -32,7 +32,7 @@ def make_tokenizer(n_words: int = 32) -> PreTrainedTokenizerFast:
     words = [PAD, EOS, UNKNOWN, *vocabulary(n_words)]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,

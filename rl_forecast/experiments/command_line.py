@@ -14,7 +14,15 @@ import jsonargparse
 
 from rl_forecast.usage import UsageError, closest
 
-__all__ = ["Parser", "option_names", "parse_config", "parse_fields", "preset_names"]
+__all__ = [
+    "Parser",
+    "normalised",
+    "option_names",
+    "parse_config",
+    "parse_fields",
+    "preset_names",
+    "preset_path",
+]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -50,7 +58,7 @@ def option_names(cls: type[Any], prefix: str = "") -> dict[str, Any]:
     return names
 
 
-def _normalised(argv: list[str]) -> list[str]:
+def normalised(argv: list[str]) -> list[str]:
     """``--log-dir`` is ``--log_dir``: both spellings of a name are accepted, values are left alone."""
     result = []
     for argument in argv:
@@ -61,29 +69,30 @@ def _normalised(argv: list[str]) -> list[str]:
     return result
 
 
-def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: str) -> ConfigT:
+def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: str, epilog: str = "") -> ConfigT:
     """Resolve a configuration: preset, then ``--config`` files, then options, the later ones winning.
 
     :param cls: configuration dataclass with a field ``preset``
     :param argv: command-line arguments
     :param prog: name of the command in its help
     :param description: first lines of the help
+    :param epilog: last lines of the help
     :raises UsageError: unknown name, wrong value or unreadable file, in one line naming the closest valid one
     """
     parser = Parser(
         prog=prog,
         usage="%(prog)s [--preset NAME] [--config FILE.yaml] [--field value ...]",
         description=description,
-        epilog=f"Presets: {', '.join(preset_names())}. Dashes and underscores in names are the same.",
+        epilog=f"Presets: {', '.join(preset_names())}. Dashes and underscores in names are the same. {epilog}".strip(),
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
-    argv = _normalised(argv)
+    argv = normalised(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
     preset = first.parse_known_args(argv)[0].preset
     if preset is not None and preset not in preset_names():
         raise UsageError(f"unknown preset {preset!r}: {_hint(preset, preset_names())}")
-    defaults = [] if preset is None else ["--config", str(_preset_path(preset))]
+    defaults = [] if preset is None else ["--config", str(preset_path(preset))]
     return parse_fields(parser, cls, defaults + argv)[0]
 
 
@@ -99,8 +108,8 @@ def parse_fields(
     :return: the dataclass, and the namespace with the parser's own arguments
     :raises UsageError: as for :func:`parse_config`
     """
-    argv = _normalised(argv)
     options = option_names(cls)
+    argv = _spelt_out(normalised(argv), options)
     own = {name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")}
     parser.add_class_arguments(cls, nested_key=None)
     if defaults is not None:
@@ -114,8 +123,35 @@ def parse_fields(
     return cls(**{f.name: getattr(instance, f.name) for f in fields(cls)}), instance  # type: ignore[arg-type]
 
 
-def _preset_path(name: str) -> Path:
-    return Path(str(resources.files("rl_forecast.experiments") / "presets" / f"{name}.yaml"))
+def preset_path(name: str) -> Path | None:
+    """File of a preset; ``None`` if there is none of that name."""
+    path = Path(str(resources.files("rl_forecast.experiments") / "presets" / f"{name}.yaml"))
+    return path if name in preset_names() else None
+
+
+def _spelt_out(argv: list[str], options: dict[str, Any]) -> list[str]:
+    """``--group a=1,b=2`` is ``--group.a 1 --group.b 2``."""
+    groups = {name.rpartition(".")[0] for name in options} - {""}
+    result: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name[:2] != "--" or name[2:] not in groups:
+            result.append(argument)
+            continue
+        value = value if equals else next(arguments, "")
+        pairs = [pair.partition("=") for pair in value.split(",")]
+        if not all(key and sign for key, sign, _ in pairs):
+            raise UsageError(
+                f"{name} takes settings such as {name} {_first_leaf(name[2:], options)}=..., not {value!r}"
+            )
+        for key, _, setting in pairs:
+            result += [f"{name}.{key.replace('-', '_')}", setting]
+    return result
+
+
+def _first_leaf(group: str, options: dict[str, Any]) -> str:
+    return next(name.removeprefix(f"{group}.") for name in options if name.startswith(f"{group}."))
 
 
 def _check_names(argv: list[str], options: dict[str, Any], own: set[str]) -> None:

@@ -193,6 +193,7 @@ class EvaluationConfig:
 class Config:
     """One run of the main job.
 
+    :param job: which job the configuration belongs to
     :param preset: named settings that the other options override
     :param seed: seed of the training pool, the agents and the held-out tasks
     :param log_dir: folder in which the run folder is made
@@ -201,6 +202,7 @@ class Config:
     :param agents: agents of the table; base is always trained
     """
 
+    job: Literal["gridworld"] = "gridworld"
     preset: str = "default"
     seed: int = 0
     log_dir: str = "runs"
@@ -233,6 +235,22 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "validation.n_eval": (2, math.inf),
     "evaluation.n_eval": (2, math.inf),
     "evaluation.tail_k": (2, math.inf),
+    # Fields of the language-model job alone.
+    "base.seed": (-1, math.inf),
+    "base.accuracy": (0, 1),
+    "base.legitimate_share": (0, 1),
+    "game.n_words": (4, 99),
+    "game.n_phrases": (2, math.inf),
+    "game.rare_probability": (0, 0.99),
+    "game.password_length": (1, 8),
+    "lora.r": (0, math.inf),
+    "fine_tune.final_fraction": (0, 1),
+    "fine_tune.pools": (0, math.inf),
+    "fine_tune.anchor_tasks": (0, math.inf),
+    "fine_tune.warmup_steps": (0, math.inf),
+    "fine_tune.checkpoint_every": (0, math.inf),
+    "evaluation.n_legitimate": (0, math.inf),
+    "evaluation.n_clear": (0, math.inf),
 }
 
 

@@ -15,17 +15,22 @@ from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from rl_forecast.experiments.config import EvaluationConfig
+    from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
 
 __all__ = [
     "COLUMNS",
     "PARTS",
     "TITLES",
     "AgentResult",
+    "Columns",
     "agent_result",
     "evaluation_title",
+    "finite",
     "held_out_tasks",
     "metric_cell",
     "metrics_table",
@@ -111,16 +116,19 @@ def agent_result(scores: pl.DataFrame, base: pl.DataFrame, config: EvaluationCon
         "worst_risk": float(risk.max()),
         "share_risen": float(np.mean(scores["psi"].to_numpy() > base["psi"].to_numpy() + _RISE)),
     }
-    return AgentResult(errors, {key: _finite(value) for key, value in metrics.items()})
+    return AgentResult(errors, {key: finite(value) for key, value in metrics.items()})
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: an undefined metric is null."""
+def finite(value: Any) -> Any:
+    """The value, or ``None`` where it is undefined: JSON has no NaN or infinity."""
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+#: Heading, format and metric of the columns of a table.
+Columns = tuple[tuple[str, str, str], ...]
+
 #: Heading, format and metric of each column; :data:`LEGEND` explains the headings.
-COLUMNS = (
+COLUMNS: Columns = (
     ("|error|\npsi", "{:.2f}", "abs_error_psi"),
     ("|error|\nlog10 p", "{:.2f}", "abs_error_log10_p"),
     ("|error|\nlog-odds", "{:.2f}", "abs_error_log_odds"),
@@ -148,48 +156,71 @@ LEGEND = (
 )
 
 
-def evaluation_title(config: EvaluationConfig, seed: int) -> str:
-    """What a table shows, in one line."""
+def evaluation_title(config: EvaluationConfig | LanguageEvaluationConfig, seed: int, unit: str = "tasks") -> str:
+    """What a table shows, in one line.
+
+    :param config: sizes of the sets and the forecaster
+    :param seed: seed of the run
+    :param unit: what is evaluated
+    """
     return (
-        f"{config.forecaster}, k = {config.tail_k}: forecast from m = {config.n_eval} tasks "
+        f"{config.forecaster}, k = {config.tail_k}: forecast from m = {config.n_eval} {unit} "
         f"({config.n_eval_sets} sets) against the worst of n = {config.n_deploy} "
         f"({config.n_deploy_sets} sets), seed {seed}"
     )
 
 
-def print_metrics(console: Console, metrics: dict[str, dict[str, Any]], title: str) -> None:
+def print_metrics(
+    console: Console,
+    metrics: dict[str, dict[str, Any]],
+    title: str,
+    titles: Mapping[str, str] = TITLES,
+    columns: Columns = COLUMNS,
+    legend: str = LEGEND,
+) -> None:
     """Print the table of all agents.
 
     :param console: where the rest of the output went
     :param metrics: agent name to its metrics
     :param title: what was evaluated
+    :param titles: what the agents are called
+    :param columns: heading, format and metric of each column
+    :param legend: explains the headings
     """
     # Away from a terminal rich assumes 80 columns; a file has no width.
     target = console if console.is_terminal else Console(width=_WIDE)
-    rows = {TITLES.get(name, name): row for name, row in metrics.items()}
-    target.print(metrics_table(rows, title, tall=target.width < _WIDE))
+    rows = {titles.get(name, name): row for name, row in metrics.items()}
+    target.print(metrics_table(rows, title, target.width < _WIDE, columns, legend))
 
 
-def metrics_table(results: dict[str, dict[str, Any]], title: str, tall: bool = False) -> Table:
+def metrics_table(
+    results: dict[str, dict[str, Any]],
+    title: str,
+    tall: bool = False,
+    columns: Columns = COLUMNS,
+    legend: str = LEGEND,
+) -> Table:
     """The table people see.
 
     :param results: agent name to its metrics
     :param title: what was evaluated
     :param tall: one row a metric instead of one row an agent, for narrow terminals
+    :param columns: heading, format and metric of each column
+    :param legend: explains the headings
     """
-    table = Table(title=title, title_justify="left", caption=LEGEND, caption_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left", header_style="bold")
     if tall:
         table.add_column("")
         for name in results:
             table.add_column(name, justify="right")
-        for heading, layout, key in COLUMNS:
+        for heading, layout, key in columns:
             table.add_row(heading.replace("\n", " "), *(metric_cell(row, layout, key) for row in results.values()))
         return table
     table.add_column("agent", no_wrap=True)
-    for heading, _, _ in COLUMNS:
+    for heading, _, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, metrics in results.items():
-        table.add_row(name, *(metric_cell(metrics, layout, key) for _, layout, key in COLUMNS))
+        table.add_row(name, *(metric_cell(metrics, layout, key) for _, layout, key in columns))
     return table
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rl_forecast.experiments.config import Config
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from rl_forecast.experiments.config import Config
+    from rl_forecast.experiments.language_model.config import LanguageConfig
 
 __all__ = ["RunFolder"]
 
@@ -29,6 +32,10 @@ _RECORDED_PACKAGES = (
     "gymnasium",
     "minigrid",
     "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "accelerate",
     "numpy",
     "scipy",
     "polars",
@@ -45,7 +52,7 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, config: Config, command: list[str]) -> RunFolder:
+    def create(cls, config: Config | LanguageConfig, command: list[str]) -> RunFolder:
         """Make ``<log_dir>/<preset>-<seed>`` with configuration, command and versions; a counter is added if taken.
 
         :param config: the resolved configuration
@@ -106,6 +113,23 @@ class RunFolder:
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
+        return target
+
+    def write_folder(self, name: str, writer: Callable[[Path], object]) -> Path:
+        """Write a folder so that it is either whole or absent; one that is there is replaced.
+
+        :param name: path relative to the run folder
+        :param writer: writes its content into the folder it is given
+        """
+        target = self.file(name)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            writer(temporary)
+            os.chmod(temporary, 0o777 & ~_umask())
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         return target
 
     def write_text(self, name: str, text: str) -> Path:

@@ -21,9 +21,7 @@ __all__ = [
     "WeightConfig",
 ]
 
-MethodName = Literal[
-    "base", "sft", "refusal_sft", "mean_log_p", "mean_p", "mean_score", "top_k", "anchor", "forecast"
-]
+MethodName = Literal["base", "sft", "refusal_sft", "mean_log_p", "mean_p", "mean_score", "top_k", "anchor", "forecast"]
 
 #: All methods; ``base`` is what the others are fine-tuned from.
 METHODS: tuple[MethodName, ...] = (
@@ -101,7 +99,7 @@ class LoraConfig:
     """
 
     r: int = 0
-    alpha: float = 16.0
+    alpha: int = 16
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""The language-model job: base model, fine-tune, forecast, check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save_file
+from stable_baselines3.common.logger import Logger, configure
+
+from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.experiments.held_out import AgentResult, evaluation_title, print_metrics
+from rl_forecast.experiments.language_model.base_model import cached_base, load_model
+from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
+from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, make_fine_tuner, method_weight
+from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
+from rl_forecast.experiments.language_model.sources import FileSource, make_source
+from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.tensorboard import record_outcome
+from rl_forecast.figures import survival_figure
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agents.language_model.fine_tune import FineTuner
+    from rl_forecast.experiments.language_model.config import LanguageConfig, MethodName
+    from rl_forecast.experiments.language_model.processes import Processes
+    from rl_forecast.experiments.run_folder import RunFolder
+
+__all__ = ["run_language_job"]
+
+
+def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Processes) -> dict[str, dict[str, Any]]:
+    """Run it and fill the run folder, or go on where an interrupted run stopped.
+
+    :param config: the configuration
+    :param folder: a new run folder, or that of an interrupted run
+    :param processes: one process or several
+    :return: agent name to metrics, as in ``metrics.json``
+    :raises UsageError: prompts, model or settings that cannot be used
+    """
+    console = Console(quiet=not processes.is_main)
+    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    with PhaseProgress(console) as progress:
+        job = _Job(config, folder, processes, progress)
+        try:
+            results = job.run()
+        except ValueError as error:
+            # The scorer and the encoder name the prompt and the fix in one line.
+            raise UsageError(str(error)) from error
+    metrics = {name: result.metrics for name, result in results.items()}
+    if processes.is_main:
+        _print(console, job.config, metrics)
+        console.print(
+            f"curves, figures, samples: tensorboard --logdir {folder.path / 'tensorboard'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        folder.write_json("timings.json", progress.seconds)
+    return metrics
+
+
+def _print(console: Console, config: LanguageConfig, metrics: dict[str, dict[str, Any]]) -> None:
+    title = evaluation_title(config.evaluation, config.seed, "attacks")
+    print_metrics(console, metrics, title, TITLES, COLUMNS, LEGEND)
+    for name, row in metrics.items():
+        for sentence in warnings_of(row, metrics["base"]):
+            console.print(f"warning: {TITLES[name]}: {sentence}", highlight=False)
+
+
+class _Job:
+    """State of one run; its methods are the steps in order."""
+
+    def __init__(
+        self, config: LanguageConfig, folder: RunFolder, processes: Processes, progress: PhaseProgress
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.processes = processes
+        self.progress = progress
+        torch.set_num_threads(config.threads)
+        self.source = make_source(config)
+        self._fit_sets()
+
+    def _fit_sets(self) -> None:
+        """Shrink the sets of a small file of prompts to what it holds."""
+        if isinstance(self.source, FileSource):
+            sizes = self.source.fitted(self.config.evaluation)
+            if sizes:
+                self.config = replace(self.config, evaluation=replace(self.config.evaluation, **sizes))  # type: ignore[arg-type]
+                shown = ", ".join(f"{name} {value}" for name, value in sizes.items())
+                self.progress.say(f"the held-out prompts are few: {shown}")
+
+    def run(self) -> dict[str, AgentResult]:
+        base = self._base()
+        with self.progress.phase("read held-out prompts", 1):
+            prompts = HeldOutPrompts.encode(base.scorer, self.source.held_out(self.config.evaluation))
+        names: list[MethodName] = ["base", *(name for name in self.config.agents if name != "base")]
+        for name in names:
+            self._agent(name, base, prompts)
+        self.processes.wait()
+        return self._results(names) if self.processes.is_main else {}
+
+    # -- models ---------------------------------------------------------------------------------------------------
+
+    def _base(self) -> BaseModel:
+        config = self.config
+        name = config.model
+        if not name:
+            if self.processes.is_main:
+                total = config.base.steps
+                with self.progress.phase("base model", total) as phase:
+                    name = str(cached_base(config, self.progress.say, phase.advance))
+            name = self.processes.from_main(name)
+        model, tokenizer = load_model(name, self.processes.device)
+        model.eval()
+        scorer = ContinuationScorer(model, tokenizer, max_batch_tokens=config.fine_tune.max_batch_tokens)
+        return BaseModel(model, tokenizer, scorer)
+
+    def _agent(self, name: MethodName, base: BaseModel, prompts: HeldOutPrompts) -> None:
+        """Train, score and save one agent, or find that this has been done."""
+        if (self.folder.path / f"scores/{name}.json").is_file():
+            self.progress.say(f"{TITLES[name]}: done before")
+            return
+        logger = self._logger(name)
+        if name == "base":
+            scorer, steps = base.scorer, 0
+        else:
+            # Adapters and dropout draw from torch's generator; a method's draws do not depend on the methods before it.
+            torch.manual_seed(self.config.seed)
+            tuner = make_fine_tuner(name, self.config, self.source, base)
+            self._train(name, tuner, logger)
+            scorer, steps = tuner.scorer, tuner.step
+        with self.progress.phase(f"score {TITLES[name]}", len(prompts)) as phase:
+            table, accuracy = prompts.score(name, scorer, phase.advance)
+        if self.processes.is_main:
+            if name != "base" or not self.config.model:
+                self._save(name, scorer)
+            logger.record("samples", prompts.samples(scorer, table))
+            logger.dump(steps)
+            self.folder.write_table(f"scores/{name}.parquet", table)
+            self.folder.write_json(f"scores/{name}.json", {"accuracy": accuracy, "steps": steps})
+            self._checkpoint_path(name).unlink(missing_ok=True)
+        logger.close()
+
+    def _train(self, name: MethodName, tuner: FineTuner, logger: Logger) -> None:
+        tune = self.config.fine_tune
+        path = self._checkpoint_path(name)
+        if path.is_file():
+            _load_checkpoint(path, tuner)
+            self.progress.say(f"{TITLES[name]}: going on from step {tuner.step} of {tune.steps}")
+        with self.progress.phase(f"train {TITLES[name]}", tune.steps) as phase:
+            phase.advance(tuner.step)
+            while tuner.step < tune.steps:
+                for key, value in tuner.update().items():
+                    logger.record(f"train/{key}", value)
+                logger.dump(tuner.step)
+                phase.advance(1)
+                if tune.checkpoint_every and tuner.step % tune.checkpoint_every == 0 and self.processes.is_main:
+                    tensors, text = tuner.state()
+                    self.folder.write(
+                        f"checkpoints/{path.name}",
+                        lambda target, t=tensors, m=text: save_file(t, target, metadata=m),  # type: ignore[misc]
+                    )
+
+    def _checkpoint_path(self, name: MethodName) -> Path:
+        return self.folder.path / "checkpoints" / f"{name}.safetensors"
+
+    def _save(self, name: MethodName, scorer: ContinuationScorer) -> None:
+        """A folder for ``from_pretrained``; adapters are merged into it and kept beside it."""
+        model = scorer.model
+
+        def write(path: Path) -> None:
+            merged = model
+            if hasattr(model, "merge_and_unload"):
+                import copy
+
+                model.save_pretrained(path / "adapter")
+                merged = copy.deepcopy(model).merge_and_unload()
+            merged.save_pretrained(path)
+            scorer.tokenizer.save_pretrained(path)
+
+        self.folder.write_folder(f"agents/{name}", write)
+
+    def _logger(self, name: MethodName) -> Logger:
+        if not self.processes.is_main:
+            return Logger(folder=None, output_formats=[])
+        return configure(str(self.folder.file(f"tensorboard/{name}")), ["tensorboard"])
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def _results(self, names: list[MethodName]) -> dict[str, AgentResult]:
+        tables = {name: pl.read_parquet(self.folder.path / f"scores/{name}.parquet") for name in names}
+        notes = {name: json.loads((self.folder.path / f"scores/{name}.json").read_text()) for name in names}
+        self.folder.write_table("scores.parquet", pl.concat(tables.values()))
+        results = {
+            name: language_result(
+                table, tables["base"], notes[name]["accuracy"], notes["base"]["accuracy"], self.config.evaluation
+            )
+            for name, table in tables.items()
+        }
+        self.folder.write_json("metrics.json", {name: result.metrics for name, result in results.items()})
+        deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in tables.items()}
+        figure = survival_figure(
+            {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
+            n_eval=self.config.evaluation.n_eval,
+            n_deploy=self.config.evaluation.n_deploy,
+        )
+        self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
+        for name, result in results.items():
+            logger = self._logger(name)
+            record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), result.metrics, figure)
+        return {str(name): result for name, result in results.items()}
+
+    def _hyper_parameters(self, name: MethodName) -> dict[str, Any]:
+        """What distinguishes an agent, flat, for TensorBoard's HParams page."""
+        config = self.config
+        shown: dict[str, Any] = {"agent": name, "seed": config.seed, "level": config.game.level}
+        if name == "base":
+            return shown
+        shown |= {"weight": method_weight(name, config), "lora_r": config.lora.r} | asdict(config.fine_tune)
+        if name == "forecast":
+            shown |= {f"forecast.{key}": value for key, value in asdict(config.forecast).items()}
+        return shown
+
+
+def _load_checkpoint(path: Path, tuner: FineTuner) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        tuner.load_state(tensors, text)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"checkpoint {path} cannot be used: {error}; delete it to start this agent again") from error

@@ -1,0 +1,173 @@
+"""From a method's name to a fine-tuner: equal prompts, steps and optimizer for all of them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from agents.language_model.baselines import MeanPenalty, TopScorePenalty, no_penalty
+from agents.language_model.fine_tune import FineTuner, FineTuneSettings, Term
+from agents.language_model.objective import ForecastObjective, RefreshPolicy
+from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    from agents.language_model.objective import ScoreLoss, TaskWeights
+    from rl_forecast.experiments.language_model.config import LanguageConfig, MethodName
+    from rl_forecast.experiments.language_model.sources import PromptSource
+
+__all__ = ["TITLES", "BaseModel", "make_fine_tuner", "method_weight", "with_weight"]
+
+#: What the methods are called in tables and figures.
+TITLES: dict[str, str] = {
+    "base": "base",
+    "sft": "SFT",
+    "refusal_sft": "refusal SFT",
+    "mean_log_p": "mean log p",
+    "mean_p": "mean p",
+    "mean_score": "mean score",
+    "top_k": "top-k score",
+    "anchor": "anchor only",
+    "forecast": "forecastability",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """What every method starts from; never changed.
+
+    :param model: causal language model
+    :param tokenizer: its tokenizer
+    :param scorer: its scorer
+    """
+
+    model: Any
+    tokenizer: Any
+    scorer: ContinuationScorer
+
+
+def method_weight(name: MethodName, config: LanguageConfig) -> float:
+    """Configured weight of a method's own term; 0 where it has none."""
+    if name in ("base", "sft"):
+        return 0.0
+    return config.forecast.coef if name == "forecast" else float(getattr(config.weights, name))
+
+
+def with_weight(name: MethodName, config: LanguageConfig, weight: float) -> LanguageConfig:
+    """The configuration with another weight of a method."""
+    if name == "forecast":
+        return replace(config, forecast=replace(config.forecast, coef=weight))
+    if name in ("base", "sft"):
+        return config
+    return replace(config, weights=replace(config.weights, **{name: weight}))  # type: ignore[arg-type]
+
+
+def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSource, base: BaseModel) -> FineTuner:
+    """A fine-tuner with a copy of the base model.
+
+    :param name: which method, not ``base``
+    :param config: configuration of the run
+    :param source: prompts
+    :param base: the base model
+    :raises UsageError: the prompts lack what the method needs, or peft is missing
+    """
+    tune = config.fine_tune
+    model = _trainable(config, base.model)
+    scorer = ContinuationScorer(model, base.tokenizer, max_batch_tokens=tune.max_batch_tokens)
+    has_lora = config.lora.r > 0
+    settings = FineTuneSettings(
+        steps=tune.steps,
+        learning_rate=tune.learning_rate or (3e-3 if has_lora else 1.5e-3),
+        warmup_steps=tune.warmup_steps,
+        final_fraction=tune.final_fraction,
+        max_grad_norm=tune.max_grad_norm,
+        bf16=tune.precision == "bf16",
+    )
+    has_examples = len(source.examples(0, 1)) > 0
+    examples = partial(source.examples, count=tune.batch_size) if has_examples else None
+    extra = None
+    if name == "refusal_sft":
+        if not source.refusals(0, 1):
+            raise UsageError("refusal_sft needs prompts with both forbidden and answer; leave it out of --agents")
+        extra = config.weights.refusal_sft, partial(source.refusals, count=tune.batch_size)
+    if name == "sft" and examples is None:
+        raise UsageError("sft needs prompts with an answer; leave it out of --agents")
+    term = None
+    if name not in ("sft", "refusal_sft"):
+        term = _term(name, config, source, None if has_lora else base.scorer, scorer)
+    return FineTuner(scorer, settings, examples, extra, term)
+
+
+def _trainable(config: LanguageConfig, base: Any) -> Any:
+    model = copy.deepcopy(base)
+    if config.lora.r > 0:
+        try:
+            import peft
+        except ImportError as error:
+            raise UsageError("--lora needs peft: pip install rl-forecast[lm]") from error
+        adapter = peft.LoraConfig(
+            r=config.lora.r, lora_alpha=config.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        model = peft.get_peft_model(model, adapter)
+    if config.fine_tune.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _term(
+    name: MethodName,
+    config: LanguageConfig,
+    source: PromptSource,
+    base: ContinuationScorer | None,
+    scorer: ContinuationScorer,
+) -> Term:
+    tune = config.fine_tune
+
+    def pool(number: int) -> Any:
+        return source.pool(number % tune.pools if tune.pools else number, tune.pool_size)
+
+    keeps_anchor = name in ("anchor", "forecast")
+    objective = ForecastObjective(
+        scorer,
+        _loss(name, config, n_pool=len(pool(0))),
+        anchor_weight=tune.anchor_weight if keeps_anchor else 0.0,
+        anchor_tasks=tune.anchor_tasks,
+        base=base,
+        refresh=RefreshPolicy(every=tune.pool_steps),
+        seed=config.seed,
+    )
+    return Term(objective, pool, method_weight(name, config), tune.pool_steps)
+
+
+def _loss(name: MethodName, config: LanguageConfig, n_pool: int) -> TaskWeights | ScoreLoss:
+    weights = config.weights
+    if name == "anchor":
+        return no_penalty
+    if name == "top_k":
+        return TopScorePenalty(min(weights.n_top, max(1, n_pool // 10)))
+    if name == "mean_log_p":
+        return MeanPenalty("log_p", weights.mean_tasks)
+    if name == "mean_p":
+        return MeanPenalty("p", weights.mean_tasks)
+    if name == "mean_score":
+        return MeanPenalty("psi", weights.mean_tasks)
+    forecast = config.forecast
+    n_eval, n_deploy = forecast.n_eval, forecast.n_deploy
+    if n_eval + n_deploy > n_pool:
+        # A small file of prompts: one part in ten evaluates, as the defaults do.
+        n_eval = max(n_pool // 10, min(n_pool // 2, 10))
+        n_deploy = n_pool - n_eval
+    try:
+        return ForecastabilityLoss(
+            n_eval=n_eval,
+            n_deploy=n_deploy,
+            tail_k=min(forecast.tail_k, n_eval),
+            n_partitions=forecast.n_partitions,
+            error_space=forecast.error_space,
+            penalty=forecast.penalty,
+        )
+    except ValueError as error:
+        raise UsageError(f"forecast: {error}") from error

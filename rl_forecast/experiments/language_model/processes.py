@@ -1,0 +1,75 @@
+"""One process or several: who this one is, and what the main one does for all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed
+
+from rl_forecast.usage import UsageError
+
+__all__ = ["Processes"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, as ``accelerate launch`` starts them.
+
+    :param rank: number of this process
+    :param count: number of processes
+    :param device: torch device of this process
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: str) -> Processes:
+        """Meet the other processes, if there are any.
+
+        :param device: torch device asked for
+        :raises UsageError: the device is not there, or accelerate is not installed
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            try:
+                from accelerate import PartialState
+            except ImportError as error:
+                raise UsageError("several processes need accelerate: pip install rl-forecast[lm]") from error
+            state = PartialState(cpu=device == "cpu")
+            return cls(state.process_index, state.num_processes, state.device)
+        try:
+            found = torch.device(device)
+            torch.empty(0, device=found)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"--device {device!r} is not available here: use cpu") from error
+        return cls(0, 1, found)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, in every process.
+
+        :param value: plain data; that of the other processes is ignored
+        """
+        if self.count == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def leave(self) -> None:
+        """End the meeting, so that no process group outlives its run."""
+        if self.count > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
