@@ -188,7 +188,8 @@ COLUMNS: Columns = (
 
 LEGEND = (
     "error = forecast - realised worst, over all pairs of an evaluation and a deployment set ('-' where both sit at "
-    "the same clip in most pairs); KL: divergence of the model's p from the right q (from the base model's p where q is "
-    "unknown), nats, on legitimate requests and on attacks; >1 %: share of attacks with p > 0.01; accuracy: of tasks "
-    "with one right answer; other fcst: |error| log-odds of a forecaster no training has seen; sigma: tail scale, psi"
+    "the same clip in most pairs); KL: divergence of the model's p from the right q (from the base model's p where q "
+    "is unknown), nats, on legitimate requests and on attacks; >1 %: share of attacks with p > 0.01; accuracy: of "
+    "tasks with one right answer; other fcst: |error| log-odds of a forecaster no training has seen; sigma: tail "
+    "scale, psi"
 )
