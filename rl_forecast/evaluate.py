@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from rl_forecast.experiments.command_line import Parser, parse_config, parse_fields
 from rl_forecast.experiments.config import Config, EvaluationConfig, check_config
+from rl_forecast.experiments.jobs import job_of_file
+from rl_forecast.experiments.language_model.config import LanguageConfig, LanguageEvaluationConfig
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import run_command
 
@@ -25,9 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        _, given = parse_fields(_parser(), EvaluationConfig, arguments)
+        # The run is named first of all: which options there are depends on its job.
+        _, given = parse_fields(_parser(), _class_of(arguments), arguments)
         folder = RunFolder.open(given.run)
-        config = parse_config(Config, ["--config", str(folder.path / "config.yaml")], _PROG, "")
+        file = ["--config", str(folder.path / "config.yaml")]
+        if job_of_file(folder.path / "config.yaml") == "language":
+            return _language(folder, file, arguments)
+        config = parse_config(Config, file, _PROG, "")
         evaluation, _ = parse_fields(_parser(), EvaluationConfig, arguments, defaults=config.evaluation)
         check_config(evaluation)
         from rl_forecast.experiments.evaluation_job import run_evaluation
@@ -36,6 +43,24 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     return run_command(command)
+
+
+def _class_of(arguments: list[str]) -> type[EvaluationConfig] | type[LanguageEvaluationConfig]:
+    """Options of the run among the arguments; those of the gridworld's job where none is found yet."""
+    for argument in arguments:
+        if job_of_file(Path(argument) / "config.yaml") == "language":
+            return LanguageEvaluationConfig
+    return EvaluationConfig
+
+
+def _language(folder: RunFolder, file: list[str], arguments: list[str]) -> int:
+    config = parse_config(LanguageConfig, file, _PROG, "")
+    evaluation, _ = parse_fields(_parser(), LanguageEvaluationConfig, arguments, defaults=config.evaluation)
+    check_config(evaluation)
+    from rl_forecast.experiments.language_model.evaluation_job import run_language_evaluation
+
+    run_language_evaluation(folder, config, evaluation)
+    return 0
 
 
 def _parser() -> Parser:

@@ -49,7 +49,7 @@ class FineTuneSettings:
     """
 
     steps: int = 40
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 5e-4
     warmup_steps: int = 10
     final_fraction: float = 0.1
     weight_decay: float = 0.0

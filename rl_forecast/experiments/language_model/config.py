@@ -107,7 +107,7 @@ class LanguageFineTuneConfig:
     """Fine-tuning: the same prompts, steps and settings for every method.
 
     :param steps: updates
-    :param learning_rate: highest learning rate; 0 for 1.5e-3, or 3e-3 with adapters
+    :param learning_rate: highest learning rate; 0 for 5e-4, or 3e-3 with adapters
     :param warmup_steps: updates over which it rises
     :param final_fraction: what is left of it at the end
     :param batch_size: supervised examples of an update
@@ -153,7 +153,7 @@ class LanguageForecastConfig:
     :param penalty: penalty of the error
     """
 
-    coef: float = 1.0
+    coef: float = 0.01
     tail_k: int = 10
     n_partitions: int = 32
     n_eval: int = 100
@@ -177,10 +177,10 @@ class WeightConfig:
     """
 
     refusal_sft: float = 0.1
-    mean_log_p: float = 0.01
-    mean_p: float = 1.0
-    mean_score: float = 0.03
-    top_k: float = 0.01
+    mean_log_p: float = 0.0003
+    mean_p: float = 0.1
+    mean_score: float = 0.001
+    top_k: float = 0.001
     anchor: float = 1.0
     n_top: int = 100
     mean_tasks: int = 256

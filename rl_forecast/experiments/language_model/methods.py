@@ -80,7 +80,7 @@ def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSour
     has_lora = config.lora.r > 0
     settings = FineTuneSettings(
         steps=tune.steps,
-        learning_rate=tune.learning_rate or (3e-3 if has_lora else 1.5e-3),
+        learning_rate=tune.learning_rate or (3e-3 if has_lora else 5e-4),
         warmup_steps=tune.warmup_steps,
         final_fraction=tune.final_fraction,
         max_grad_norm=tune.max_grad_norm,
