@@ -227,7 +227,7 @@ class ForecastObjective:
         with torch.enable_grad():
             value = self.loss(leaf)
             (weight,) = torch.autograd.grad(value, leaf)
-        return weight, float(value), None
+        return weight, float(value.detach()), None
 
     def _anchor_weights(
         self, encoded: EncodedTasks, psi: torch.Tensor, task_weight: torch.Tensor, base_log_p: torch.Tensor | None
@@ -243,7 +243,7 @@ class ForecastObjective:
         with torch.enable_grad():
             value = one_sided_anchor(leaf, psi_from_model_log_p(base), worst=len(at))
             (gradient,) = torch.autograd.grad(value, leaf)
-        return torch.zeros_like(psi).index_copy(0, index, gradient), float(value)
+        return torch.zeros_like(psi).index_copy(0, index, gradient), float(value.detach())
 
     def _base_scores(self, encoded: EncodedTasks) -> torch.Tensor:
         if self.base is not None:
