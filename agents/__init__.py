@@ -10,12 +10,25 @@ if TYPE_CHECKING:
     from agents.baselines import TopRiskPPO
     from agents.callbacks import ForecastEvalCallback
     from agents.forecast_ppo import ForecastPPO
+    from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, PromptTask
 
-__all__ = ["ForecastEvalCallback", "ForecastPPO", "TopRiskPPO"]
+__all__ = [
+    "ContinuationScorer",
+    "ForecastEvalCallback",
+    "ForecastObjective",
+    "ForecastPPO",
+    "ForecastTrainer",
+    "PromptTask",
+    "TopRiskPPO",
+]
 
 _HOME = {
+    "ContinuationScorer": "agents.language_model",
     "ForecastEvalCallback": "agents.callbacks",
+    "ForecastObjective": "agents.language_model",
     "ForecastPPO": "agents.forecast_ppo",
+    "ForecastTrainer": "agents.language_model",
+    "PromptTask": "agents.language_model",
     "TopRiskPPO": "agents.baselines",
 }
 

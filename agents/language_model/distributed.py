@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agents.language_model.encoding import EncodedTasks
     from agents.language_model.scorer import ContinuationScorer
 
-__all__ = ["GradientTerm", "Gradients", "shared_scores"]
+__all__ = ["GradientTerm", "Gradients", "put_together", "shared_scores"]
 
 
 def _world() -> tuple[int, int]:
@@ -40,11 +40,22 @@ def shared_scores(scorer: ContinuationScorer, encoded: EncodedTasks) -> torch.Te
         return scorer.score(encoded)
     # every n-th by length, so that all have as much to do
     own = np.argsort(encoded.row_length[encoded.first_row[:-1]], kind="stable")[rank::n_processes]
-    part = scorer.score(encoded[own])
-    log_p = torch.zeros(len(encoded), dtype=part.dtype, device=part.device)
-    log_p[torch.as_tensor(own, device=part.device)] = part
-    distributed.all_reduce(log_p)  # each task was scored once, the others hold 0
-    return log_p
+    return put_together(own, scorer.score(encoded[own]), len(encoded))
+
+
+def put_together(own: NDArray[np.int64], part: torch.Tensor, n: int) -> torch.Tensor:
+    """Scores of all tasks out of those that each process has.
+
+    :param own: positions that this process has, shape (n_own,); each position belongs to at most one process
+    :param part: their scores, shape (n_own,)
+    :param n: number of tasks
+    :return: shape (n,), the same on every process; 0 where no process had a score
+    """
+    whole = torch.zeros(n, dtype=part.dtype, device=part.device)
+    whole[torch.as_tensor(own, device=part.device)] = part
+    if _world()[1] > 1:
+        distributed.all_reduce(whole)
+    return whole
 
 
 @dataclass

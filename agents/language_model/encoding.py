@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agents.language_model.prompts import Prompt, PromptTask
 
-__all__ = ["EncodedTasks", "TaskEncoder"]
+__all__ = ["EncodedTasks", "TaskEncoder", "pack_rows", "without_implied"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class TaskEncoder:
                 n_separate += 1
             self._check_continuation(continuation, text, tasks[i])
             rows[i].append(continuation)
-        return self._pack(tasks, prompts, [_without_implied(own) for own in rows], n_separate)
+        return self._pack(tasks, prompts, [without_implied(own) for own in rows], n_separate)
 
     def prompts(self, tasks: Sequence[PromptTask]) -> list[list[int]]:
         """Tokens of the prompts alone, as the model is given them before it answers.
@@ -137,6 +137,20 @@ class TaskEncoder:
                 f"prompt {task.task_id!r} has {n_prompt} tokens and its continuation {n_continuation}: together more "
                 f"than the context of {self._context}"
             )
+
+    def continuation(self, text: str) -> list[int]:
+        """Tokens of a text on its own, as it stands in the middle of an output.
+
+        :raises ValueError: no tokens, unknown ones, or ones that the model has no embedding for
+        """
+        ids = self._tokens([text])[0]
+        if not ids:
+            raise ValueError(f"text {text!r} tokenizes to nothing")
+        unknown = getattr(self._tokenizer, "unk_token_id", None)
+        if unknown is not None and unknown in ids:
+            raise ValueError(f"text {text!r} holds something that this tokenizer does not know")
+        self.check_vocabulary(np.array(ids))
+        return ids
 
     def _text(self, task: PromptTask) -> str:
         if isinstance(task.prompt, str):
@@ -193,29 +207,49 @@ class TaskEncoder:
     def _pack(
         self, tasks: list[PromptTask], prompts: list[list[int]], continuations: list[list[list[int]]], n_separate: int
     ) -> EncodedTasks:
-        rows: list[list[int]] = []
-        row_prompt: list[int] = []
         for task, prompt, own in zip(tasks, prompts, continuations, strict=True):
-            for ids in own:
-                self.check_length(task, len(prompt), len(ids))
-                rows.append(prompt + ids)
-                row_prompt.append(len(prompt))
-        length = np.array([len(row) for row in rows], dtype=np.int64)
-        tokens = np.array([token for row in rows for token in row], dtype=np.int64)
+            self.check_length(task, len(prompt), max(map(len, own)))
+        packed = pack_rows([task.task_id for task in tasks], prompts, continuations, n_separate)
+        self.check_vocabulary(packed.tokens)
+        return packed
+
+    def check_vocabulary(self, tokens: NDArray[np.int64]) -> None:
+        """Refuse tokens that the model has no embedding for.
+
+        :raises ValueError: tokenizer and model do not belong together
+        """
         if tokens.size and tokens.max() >= self._vocabulary:
             raise ValueError(
                 f"the tokenizer gives token {tokens.max()}, the model knows {self._vocabulary}: they do not belong "
                 "together"
             )
-        return EncodedTasks(
-            task_ids=tuple(task.task_id for task in tasks),
-            tokens=tokens,
-            row_start=np.cumsum(length) - length,
-            row_length=length,
-            row_prompt=np.array(row_prompt, dtype=np.int64),
-            first_row=np.concatenate([[0], np.cumsum([len(own) for own in continuations])]).astype(np.int64),
-            n_separate=n_separate,
-        )
+
+
+def pack_rows(
+    task_ids: Iterable[int | str],
+    prompts: Sequence[list[int]],
+    continuations: Sequence[Sequence[list[int]]],
+    n_separate: int = 0,
+) -> EncodedTasks:
+    """Token rows out of tokens.
+
+    :param task_ids: of each task
+    :param prompts: tokens of each task's prompt, at least one
+    :param continuations: tokens of each task's continuations, at least one each
+    :param n_separate: see :class:`EncodedTasks`
+    """
+    rows = [prompt + list(ids) for prompt, own in zip(prompts, continuations, strict=True) for ids in own]
+    row_prompt = [len(prompt) for prompt, own in zip(prompts, continuations, strict=True) for _ in own]
+    length = np.array([len(row) for row in rows], dtype=np.int64)
+    return EncodedTasks(
+        task_ids=tuple(task_ids),
+        tokens=np.array([token for row in rows for token in row], dtype=np.int64),
+        row_start=np.cumsum(length) - length,
+        row_length=length,
+        row_prompt=np.array(row_prompt, dtype=np.int64),
+        first_row=np.concatenate([[0], np.cumsum([len(own) for own in continuations])]).astype(np.int64),
+        n_separate=n_separate,
+    )
 
 
 def _rendered(tokenizer: Any, messages: Prompt, task_id: int | str) -> str:
@@ -228,8 +262,8 @@ def _rendered(tokenizer: Any, messages: Prompt, task_id: int | str) -> str:
     return text
 
 
-def _without_implied(continuations: list[list[int]]) -> list[list[int]]:
-    """Continuations that do not begin with another one; of equal ones the first."""
+def without_implied(continuations: list[list[int]]) -> list[list[int]]:
+    """Continuations, shortest first, that do not begin with another one; of equal ones the first."""
     kept: list[list[int]] = []
     for ids in sorted(continuations, key=len):
         if not any(ids[: len(short)] == short for short in kept):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from agents.language_model.distributed import Gradients, shared_scores
+from agents.language_model.distributed import Gradients, put_together, shared_scores
 from agents.language_model.encoding import EncodedTasks
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
 from rl_forecast.differentiable import scores_leaf
@@ -174,7 +174,8 @@ class ForecastObjective:
         own = torch.where(torch.as_tensor(share, device=psi.device), weight * task_weight, 0.0)
         with gradients.apart() as term:
             ran, log_p = self.scorer.backward(encoded, own)
-        self._renew(ran, log_p, len(encoded))
+        # what one process has run, all must know: the next refresh goes by age
+        self._renew(run, put_together(ran, log_p, len(encoded))[torch.as_tensor(run, device=log_p.device)])
         return ObjectiveReport(value, anchor, term.norm, n_scored, len(run), psi.cpu(), terms)
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,10 +212,10 @@ class ForecastObjective:
         self._calls += 1
         self._age += 1
         if len(due):
-            self._renew(due, shared_scores(self.scorer, encoded[due]), len(encoded))
+            self._renew(due, shared_scores(self.scorer, encoded[due]))
         return len(due)
 
-    def _renew(self, at: NDArray[np.int64], log_p: torch.Tensor, n_tasks: int) -> None:
+    def _renew(self, at: NDArray[np.int64], log_p: torch.Tensor) -> None:
         self._log_p = self._log_p.to(log_p.dtype)
         self._log_p[torch.as_tensor(at)] = log_p.cpu()
         self._age[at] = 0
@@ -243,7 +244,7 @@ class ForecastObjective:
         with torch.enable_grad():
             value = one_sided_anchor(leaf, psi_from_model_log_p(base), worst=len(at))
             (gradient,) = torch.autograd.grad(value, leaf)
-        return torch.zeros_like(psi).index_copy(0, index, gradient), float(value)
+        return torch.zeros_like(psi).index_copy(0, index, gradient), float(value.detach())
 
     def _base_scores(self, encoded: EncodedTasks) -> torch.Tensor:
         if self.base is not None:

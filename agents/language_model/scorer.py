@@ -96,7 +96,7 @@ class ContinuationScorer:
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
         self._keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
-        self._encoder = TaskEncoder(tokenizer, self.context, self.vocabulary)
+        self.encoder = TaskEncoder(tokenizer, self.context, self.vocabulary)
         if inner.config.is_encoder_decoder or not self._is_causal():
             raise ValueError(f"{name} is not a causal language model: its tokens see later ones")
 
@@ -111,7 +111,7 @@ class ContinuationScorer:
 
         :raises ValueError: one line that names the task and the fix
         """
-        return self._encoder.encode(tasks)
+        return self.encoder.encode(tasks)
 
     @torch.no_grad()
     def score(self, encoded: EncodedTasks) -> torch.Tensor:
@@ -130,7 +130,7 @@ class ContinuationScorer:
         :return: log p, shape (n_tasks,), float32 (float64 for a float64 model)
         :raises ValueError: a score that is not a number
         """
-        with self._without_dropout():
+        with self.evaluation_mode():
             parts = [(batch.tasks, self._batch_log_p(encoded, batch)) for batch in self._batches(encoded)]
         if not parts:
             return torch.zeros(0, device=self.device)
@@ -159,7 +159,7 @@ class ContinuationScorer:
         run = np.flatnonzero(weights.numpy())
         chosen, weights = encoded[run], weights[torch.as_tensor(run)].to(self.device)
         log_p = torch.zeros(len(run), device=self.device)
-        with self._without_dropout(), torch.enable_grad():
+        with self.evaluation_mode(), torch.enable_grad():
             for batch in self._batches(chosen):
                 at = torch.as_tensor(batch.tasks, device=self.device)
                 part = self._batch_log_p(chosen, batch)
@@ -167,6 +167,20 @@ class ContinuationScorer:
                 log_p = log_p.to(part.dtype).index_copy(0, at, part.detach())
         _refuse_nan(log_p, chosen)
         return run, log_p
+
+    @torch.no_grad()
+    def logits(self, tokens: list[int], n_kept: int) -> torch.Tensor:
+        """Logits of the last positions of one row, without padding.
+
+        :param tokens: one row
+        :param n_kept: number of last positions
+        :return: shape (n_kept, vocabulary), float32 (float64 for a float64 model)
+        """
+        keep = {"logits_to_keep": n_kept} if self._keeps_logits else {}
+        with self.evaluation_mode():
+            ids = torch.tensor([tokens], device=self.device)
+            found: torch.Tensor = self.model(input_ids=ids, use_cache=False, **keep).logits[0, -n_kept:]
+        return found if found.dtype == torch.float64 else found.float()
 
     def _batches(self, encoded: EncodedTasks) -> Iterator[_Batch]:
         """Whole tasks by length, shortest first, so that little is padding."""
@@ -218,7 +232,7 @@ class ContinuationScorer:
         return table.logsumexp(dim=1).clamp(max=0.0)
 
     @contextmanager
-    def _without_dropout(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Iterator[None]:
         """Evaluation mode, except where gradient checkpointing needs its layers to be in training mode."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -236,7 +250,7 @@ class ContinuationScorer:
     def _is_causal(self) -> bool:
         """Whether the first logit is blind to the second token: asked of the model itself, whatever its class."""
         ids = torch.tensor([[0, 0], [0, min(1, self.vocabulary - 1)]], device=self.device)
-        with self._without_dropout():
+        with self.evaluation_mode():
             logits = self.model(input_ids=ids).logits[:, 0].float()
         return bool(torch.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3 * float(logits.abs().max())))
 
