@@ -35,11 +35,11 @@ from rl_forecast.experiments.language_model.sources import make_source
 #: Method of the study to (method, error space of the loss, weights).
 METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
     "sft": ("sft", "", (0.0,)),
-    "anchor": ("anchor", "", (0.3, 1.0, 3.0)),
     "refusal_sft": ("refusal_sft", "", (0.03, 0.1, 0.3)),
     "mean_log_p": ("mean_log_p", "", (0.0001, 0.0003, 0.001)),
     "top_k": ("top_k", "", (0.0003, 0.001, 0.003)),
     "forecast_log10_p": ("forecast", "log10_p", (0.003, 0.01, 0.03)),
+    "anchor": ("anchor", "", (0.1, 1.0, 10.0)),
     "forecast_psi": ("forecast", "psi", (0.003, 0.01, 0.03)),
 }
 
