@@ -206,4 +206,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Workers import the jobs by name: what they run must not live in __main__.
+    from benchmarks import lm_study
+
+    lm_study.main()

@@ -98,7 +98,7 @@ def samples_as_text(scorer: ContinuationScorer, prompts: list[object], p: list[f
     from agents.language_model.prompts import PromptTask
 
     tokenizer = scorer.tokenizer
-    encoder_rows = scorer._encoder.prompts(
+    encoder_rows = scorer.encoder.prompts(
         [PromptTask(prompt, task_id=i) for i, prompt in enumerate(prompts)]  # type: ignore[arg-type]
     )
     lines = ["| p(forbidden) | prompt | greedy answer |", "|---:|---|---|"]
