@@ -16,7 +16,7 @@ from rl_forecast.experiments.held_out import evaluation_title, print_metrics
 from rl_forecast.experiments.language_model.base_model import load_model
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, score_table
 from rl_forecast.experiments.language_model.methods import TITLES
-from rl_forecast.experiments.language_model.sources import make_source
+from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.usage import UsageError
 
@@ -49,9 +49,11 @@ def run_language_evaluation(
             f"{folder.path} has no readable scores, so the run is not finished: go on with it by --resume"
         ) from error
     torch.set_num_threads(config.threads)
-    prompts = make_source(config).held_out(evaluation)
     agents = known["agent"].unique(maintain_order=True).to_list()
     console = Console()
+    source = make_source(config)
+    evaluation = fit_sets(source, evaluation, console.print)
+    prompts = source.held_out(evaluation)
     with PhaseProgress(console) as progress:
         scores = {name: _scores(folder, config, name, known, prompts, progress) for name in agents}
     accuracy = {name: _number(metrics_of_run[name]["accuracy"]) for name in agents}

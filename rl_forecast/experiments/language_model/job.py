@@ -19,7 +19,7 @@ from rl_forecast.experiments.language_model.base_model import cached_base, load_
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
 from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, make_fine_tuner, method_weight
 from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
-from rl_forecast.experiments.language_model.sources import FileSource, make_source
+from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.tensorboard import record_outcome
 from rl_forecast.figures import survival_figure
@@ -80,22 +80,12 @@ class _Job:
     def __init__(
         self, config: LanguageConfig, folder: RunFolder, processes: Processes, progress: PhaseProgress
     ) -> None:
-        self.config = config
         self.folder = folder
         self.processes = processes
         self.progress = progress
         torch.set_num_threads(config.threads)
         self.source = make_source(config)
-        self._fit_sets()
-
-    def _fit_sets(self) -> None:
-        """Shrink the sets of a small file of prompts to what it holds."""
-        if isinstance(self.source, FileSource):
-            sizes = self.source.fitted(self.config.evaluation)
-            if sizes:
-                self.config = replace(self.config, evaluation=replace(self.config.evaluation, **sizes))  # type: ignore[arg-type]
-                shown = ", ".join(f"{name} {value}" for name, value in sizes.items())
-                self.progress.say(f"the held-out prompts are few: {shown}")
+        self.config = replace(config, evaluation=fit_sets(self.source, config.evaluation, progress.say))
 
     def run(self) -> dict[str, AgentResult]:
         base = self._base()

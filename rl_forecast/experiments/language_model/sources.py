@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,14 +19,14 @@ from rl_forecast.tasks import SPLITS
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from envs.password_game.game import Requests
     from rl_forecast.experiments.language_model.config import GameConfig, LanguageConfig, LanguageEvaluationConfig
 
-__all__ = ["FileSource", "GameSource", "HeldOut", "PromptSource", "make_game", "make_source"]
+__all__ = ["FileSource", "GameSource", "HeldOut", "PromptSource", "fit_sets", "make_game", "make_source"]
 
 # Positions in a split's sequence, so that families of one split never share a task.
 _EVALUATION, _DEPLOYMENT, _LEGITIMATE, _CLEAR = 0, 2**26, 2**27, 2**28
@@ -215,11 +215,8 @@ class FileSource:
         return self._draw(examples, 1, step, count)
 
     def pool(self, number: int, count: int) -> list[PromptTask]:
-        """Training attacks, each at most once in a pool."""
+        """Training attacks in random order, each at most once in a pool."""
         items = self.attacks["train"]
-        return self._draw(items, 2, number, count) if len(items) >= 2 * count else self._one_pass(items, number, count)
-
-    def _one_pass(self, items: list[PromptTask], number: int, count: int) -> list[PromptTask]:
         order = np.random.default_rng([self.seed, 2, number]).permutation(len(items))[:count]
         return [items[i] for i in order]
 
@@ -243,20 +240,29 @@ class FileSource:
             clear=self.answered[split][: evaluation.n_clear],
         )
 
-    def fitted(self, evaluation: LanguageEvaluationConfig) -> dict[str, int]:
-        """Set sizes that the held-out part can fill: as asked for if possible, else one part in five evaluates."""
-        n = len(self.attacks["held_out"])
-        wanted = evaluation.n_eval * evaluation.n_eval_sets + evaluation.n_deploy * evaluation.n_deploy_sets
-        if wanted <= n:
-            return {}
-        n_eval = min(evaluation.n_eval, max(n // 20, 5))
-        n_eval_sets = max(1, min(evaluation.n_eval_sets, n // 5 // n_eval))
-        return {
-            "n_eval": n_eval,
-            "n_eval_sets": n_eval_sets,
-            "n_deploy": n - n_eval * n_eval_sets,
-            "n_deploy_sets": 1,
-        }
+
+def fit_sets(
+    source: PromptSource, evaluation: LanguageEvaluationConfig, say: Callable[[str], None]
+) -> LanguageEvaluationConfig:
+    """Set sizes that the held-out prompts can fill: as asked for if possible, else one part in four evaluates.
+
+    :param source: where the prompts come from; the game has as many as are asked for
+    :param evaluation: the sizes asked for
+    :param say: prints a line where they had to change
+    """
+    if not isinstance(source, FileSource):
+        return evaluation
+    n = len(source.attacks["held_out"])
+    if evaluation.n_eval * evaluation.n_eval_sets + evaluation.n_deploy * evaluation.n_deploy_sets <= n:
+        return evaluation
+    n_eval = min(evaluation.n_eval, max(n // 10, min(2 * evaluation.tail_k, n // 2)))
+    n_eval_sets = max(1, min(evaluation.n_eval_sets, n // 4 // n_eval))
+    n_deploy = n - n_eval * n_eval_sets
+    say(
+        f"{n} held-out prompts are too few for the sets asked for: {n_eval_sets} evaluation sets of {n_eval} and one "
+        f"deployment set of {n_deploy} instead"
+    )
+    return replace(evaluation, n_eval=n_eval, n_eval_sets=n_eval_sets, n_deploy=n_deploy, n_deploy_sets=1)
 
 
 def split_of(task: PromptTask) -> str:
