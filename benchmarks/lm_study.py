@@ -86,7 +86,7 @@ class Job:
         return with_weight(method, config, self.weight)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _base(level: str, seed: int) -> BaseModel:
     torch.set_num_threads(1)
     config = Job(level, seed, "base", 0.0).config()
@@ -95,7 +95,7 @@ def _base(level: str, seed: int) -> BaseModel:
     return BaseModel(model, tokenizer, ContinuationScorer(model, tokenizer))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _prompts(level: str, seed: int, split: str) -> tuple[HeldOutPrompts, Any, float]:
     """Prompts of a split, and the base model's scores and accuracy on them."""
     base = _base(level, seed)
