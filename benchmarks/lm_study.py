@@ -43,6 +43,9 @@ METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
     "forecast_psi": ("forecast", "psi", (0.003, 0.01, 0.03)),
 }
 
+#: Options of every job: a pool serves four updates, its scores going stale in between, which saves a third of the time.
+SETTINGS = ("--fine-tune.pool-steps=4",)
+
 VALIDATION = LanguageEvaluationConfig(
     n_eval=200, n_eval_sets=20, n_deploy=5000, n_deploy_sets=1, n_legitimate=2000, n_clear=500
 )
@@ -76,7 +79,8 @@ class Job:
 
     def config(self) -> LanguageConfig:
         """Resolved configuration."""
-        argv = ["--preset", "password-game", "--seed", str(self.seed), "--game.level", self.level, *self.options]
+        argv = ["--preset", "password-game", "--seed", str(self.seed), "--game.level", self.level, *SETTINGS]
+        argv += self.options
         config = parse_config(LanguageConfig, argv, "lm_study", "")
         if self.method == "base":
             return config
@@ -174,10 +178,11 @@ def evaluate(job: Job, out: Path) -> None:
 
 
 def jobs_of(level: str, seeds: list[int], methods: list[str]) -> list[Job]:
-    """All jobs of a level, seeds innermost so that every prefix of the list is balanced."""
+    """All jobs of a level, the base models first, then in an order of which every prefix is balanced."""
     jobs = [Job(level, seed, "base", 0.0) for seed in seeds]
-    for method in methods:
-        jobs += [Job(level, seed, method, weight) for weight in METHODS[method][2] for seed in seeds]
+    for i in range(max(len(METHODS[method][2]) for method in methods)):
+        for method in methods:
+            jobs += [Job(level, seed, method, weight) for weight in METHODS[method][2][i : i + 1] for seed in seeds]
     return jobs
 
 

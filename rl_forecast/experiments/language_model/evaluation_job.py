@@ -100,7 +100,7 @@ def _scores(
             new = score_table(
                 agent,
                 part,
-                [tasks[i].task_id for i in missing],  # type: ignore[misc]
+                [str(tasks[i].task_id) for i in missing],
                 log_p,
                 None if log_odds is None else log_odds[missing],
                 None if rare is None else rare[missing],
