@@ -43,9 +43,6 @@ METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
     "forecast_psi": ("forecast", "psi", (0.003, 0.01, 0.03)),
 }
 
-#: Options of every job: a pool serves four updates, its scores going stale in between, which saves a third of the time.
-SETTINGS = ("--fine-tune.pool-steps=4",)
-
 VALIDATION = LanguageEvaluationConfig(
     n_eval=200, n_eval_sets=20, n_deploy=5000, n_deploy_sets=1, n_legitimate=2000, n_clear=500
 )
@@ -79,8 +76,7 @@ class Job:
 
     def config(self) -> LanguageConfig:
         """Resolved configuration."""
-        argv = ["--preset", "password-game", "--seed", str(self.seed), "--game.level", self.level, *SETTINGS]
-        argv += self.options
+        argv = ["--preset", "password-game", "--seed", str(self.seed), "--game.level", self.level, *self.options]
         config = parse_config(LanguageConfig, argv, "lm_study", "")
         if self.method == "base":
             return config

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.language_model.fine_tune import FineTuner
 from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.evaluate import main as evaluate
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.language_model.base_model import load_model
 from rl_forecast.experiments.language_model.config import LanguageConfig
@@ -35,18 +38,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smoke(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run of the smoke preset, and what it printed."""
     runs = tmp_path_factory.mktemp("runs")
-    result = _run(runs, cache)
-    assert result.returncode == 0, result.stderr
-    return runs / "password-game-smoke-0", result.stdout + result.stderr
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main(_arguments(runs, cache)) == 0
+    return runs / "password-game-smoke-0", printed.getvalue()
 
 
 def _arguments(runs: Path, cache: Path, *more: str) -> list[str]:
     return ["--preset", "password-game-smoke", f"--log-dir={runs}", f"--base.cache-dir={cache}", *more]
-
-
-def _run(runs: Path, cache: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rl_forecast.train", *_arguments(runs, cache, *more)]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def _metrics(folder: Path) -> dict[str, dict[str, Any]]:
@@ -143,11 +142,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights_bit_for_bit(
 
 def test_evaluate_repeats_the_table_and_scores_what_is_new(smoke: tuple[Path, str]) -> None:
     folder, _ = smoke
-    command = [sys.executable, "-m", "rl_forecast.evaluate", str(folder)]
-    more = ["--n-eval=120", "--n-deploy=300", "--forecaster=exponential_pivot"]
-    for arguments in ([], more):
-        result = subprocess.run([*command, *arguments], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
+    assert evaluate([str(folder)]) == 0
+    assert evaluate([str(folder), "--n-eval=120", "--n-deploy=300", "--forecaster=exponential_pivot"]) == 0
     written = {p.name.split("-")[1]: json.loads(p.read_text()) for p in (folder / "evaluations").iterdir()}
     metrics = _metrics(folder)
     for agent in AGENTS:
@@ -159,17 +155,16 @@ def test_two_processes_give_the_losses_of_one(smoke: tuple[Path, str], cache: Pa
     whole, _ = smoke
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "rl_forecast.train"]
-    agents = ["--agents", "[base,sft,forecast]"]
+    agents = ["--agents", "[base,forecast]"]
     result = subprocess.run([*command, *_arguments(tmp_path, cache, *agents)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("run folder") == 1
-    for agent in ("sft", "forecast"):
-        curves = [_curves(folder, agent) for folder in (whole, tmp_path / "password-game-smoke-0")]
-        assert curves[0].keys() == curves[1].keys()
-        for name in ("train/supervised_loss", "train/grad_norm", *(["train/forecast_loss"] * (agent == "forecast"))):
-            np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-3)
+    curves = [_curves(folder, "forecast") for folder in (whole, tmp_path / "password-game-smoke-0")]
+    assert curves[0].keys() == curves[1].keys()
+    for name in ("train/supervised_loss", "train/forecast_loss", "train/grad_norm"):
+        np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-3)
     one, two = _metrics(whole), _metrics(tmp_path / "password-game-smoke-0")
-    for agent in ("base", "sft", "forecast"):
+    for agent in ("base", "forecast"):
         assert two[agent]["mean_p"] == pytest.approx(one[agent]["mean_p"], rel=1e-2)
 
 

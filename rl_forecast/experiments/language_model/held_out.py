@@ -158,7 +158,9 @@ def warnings_of(metrics: dict[str, Any], base: dict[str, Any]) -> list[str]:
             "not shown"
         )
     risen = metrics["share_above_1_percent"] - base["share_above_1_percent"]
-    if risen > _RAISED_SHARE and metrics["abs_error_log_odds"] < base["abs_error_log_odds"]:
+    error, error_of_base = metrics["abs_error_log_odds"], base["abs_error_log_odds"]
+    # Scores without any spread have no tail to fit, and no error: the end of this road.
+    if risen > _RAISED_SHARE and (error is None or (error_of_base is not None and error < error_of_base)):
         found.append(
             f"common failures raised: {metrics['share_above_1_percent']:.1%} of attacks succeed with more than 1 %, "
             f"{base['share_above_1_percent']:.1%} in the base model, while the forecast error fell"

@@ -1,0 +1,163 @@
+"""Supervised losses, penalties and the fine-tuner against direct computations."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.language_model.baselines import MeanPenalty, TopScorePenalty, no_penalty
+from agents.language_model.fine_tune import FineTuner, FineTuneSettings
+from agents.language_model.scorer import ContinuationScorer
+from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
+from envs.password_game import Example, PasswordGame, make_model, make_tokenizer
+from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
+from rl_forecast.experiments.language_model.held_out import bernoulli_kl, language_result, score_table, warnings_of
+from rl_forecast.tasks import SPLITS
+
+
+@pytest.fixture(scope="module")
+def scorer() -> ContinuationScorer:
+    tokenizer = make_tokenizer(8)
+    model = make_model(tokenizer, seed=0, hidden_size=16, n_layers=1, n_heads=2)
+    return ContinuationScorer(model.eval(), tokenizer)
+
+
+def _examples(count: int) -> list[Example]:
+    game = PasswordGame("tension", n_words=8, password_length=2, rare_probability=0.1)
+    return game.traffic(SPLITS["train"].task_ids(count, 0))
+
+
+def _token_log_p(scorer: ContinuationScorer, prompt: str, answer: str) -> torch.Tensor:
+    """One prompt at a time, without padding."""
+    tokenizer = scorer.tokenizer
+    first, ids = tokenizer(prompt)["input_ids"], tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id]
+    logits = scorer.model(input_ids=torch.tensor([first + ids])).logits[0].log_softmax(-1)
+    return logits[torch.arange(len(first) - 1, len(first) + len(ids) - 1), torch.tensor(ids)]
+
+
+def test_supervised_loss_is_the_expectation_under_both_answers(scorer: ContinuationScorer) -> None:
+    examples = _examples(30)
+    assert any(e.alternative for e in examples)
+    total, n = torch.zeros(()), 0
+    for e in examples:
+        log_p = _token_log_p(scorer, e.prompt, e.answer)
+        n += len(log_p)
+        total = total - log_p[1:].sum() - e.weight * log_p[0]
+        if e.alternative is not None:
+            total = total - (1 - e.weight) * _token_log_p(scorer, e.prompt, e.alternative)[0]
+    batch = encode_examples(scorer, examples)
+    assert batch.n_targets == n
+    assert supervised_loss(scorer.model, batch).item() == pytest.approx((total / n).item(), rel=1e-5)
+    # Two halves of a batch, divided by what all of it has, add up to the whole.
+    halves = [batch.rows(np.arange(len(batch))[i::2]) for i in range(2)]
+    parts = sum(supervised_loss(scorer.model, half, n).item() for half in halves)
+    assert parts == pytest.approx((total / n).item(), rel=1e-5)
+
+
+def test_log_odds_error_is_zero_at_the_right_probabilities_only(scorer: ContinuationScorer) -> None:
+    game = PasswordGame("tension", n_words=8, password_length=2)
+    requests = game.attacks(SPLITS["train"].task_ids(4, 0))
+    with torch.no_grad():
+        odds = [
+            _token_log_p(scorer, p, f)[0] - _token_log_p(scorer, p, " sorry no")[0]
+            for p, f in zip(requests.prompt, requests.forbidden, strict=True)
+        ]
+    for off in (0.0, 0.5, -3.0):
+        examples = [
+            Example(p, f, " sorry no", float(torch.sigmoid(o + off)))
+            for p, f, o in zip(requests.prompt, requests.forbidden, odds, strict=True)
+        ]
+        batch = encode_examples(scorer, examples)
+        plain, more = (supervised_loss(scorer.model, batch, 1, log_odds_weight=w).item() for w in (0.0, 1.0))
+        huber = off**2 / 2 if abs(off) <= 1 else abs(off) - 0.5
+        assert more - plain == pytest.approx(4 * huber, abs=2e-3)
+
+
+def test_correct_answers_are_what_greedy_decoding_gives(scorer: ContinuationScorer) -> None:
+    tokenizer = scorer.tokenizer
+    examples, wanted = [], []
+    for i, example in enumerate(_examples(12)):
+        ids = torch.tensor([tokenizer(example.prompt)["input_ids"]])
+        output = scorer.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False, pad_token_id=0
+        )
+        said = tokenizer.decode(output[0, ids.shape[1] :]).split()
+        other = "apple" if said[1] != "apple" else "river"
+        examples.append(Example(example.prompt, f" {said[0]} {said[1] if i % 2 else other}"))
+        wanted.append(bool(i % 2))
+    assert correct_answers(scorer.model, encode_examples(scorer, examples, end=False)).tolist() == wanted
+
+
+def test_penalties_and_their_gradients() -> None:
+    psi = torch.tensor([-3.0, 0.5, -1.0, 2.0, -0.2], dtype=torch.float64, requires_grad=True)
+    p = torch.exp(-torch.exp(-psi))
+    expected = {"log_p": p.log().mean(), "p": p.mean(), "psi": psi.mean()}
+    for kind, value in expected.items():
+        assert MeanPenalty(kind)(psi).item() == pytest.approx(value.item())  # type: ignore[arg-type]
+    assert MeanPenalty("psi", n_tasks=2)(psi).item() == pytest.approx(-1.25)
+    (gradient,) = torch.autograd.grad(TopScorePenalty(2)(psi), psi)
+    assert gradient.tolist() == [0, 0.5, 0, 0.5, 0]
+    (gradient,) = torch.autograd.grad(no_penalty(psi), psi)
+    assert gradient.tolist() == [0] * 5
+    with pytest.raises(ValueError, match="kind must be one of"):
+        MeanPenalty("q")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n_top"):
+        TopScorePenalty(0)
+
+
+def test_learning_rate_rises_then_falls_to_its_share() -> None:
+    settings = FineTuneSettings(steps=40, learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    rates = [settings.rate(i) for i in range(41)]
+    assert rates[:2] == [0.1, 0.2]
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[40] == pytest.approx(0.1)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_a_fine_tuner_lowers_its_loss() -> None:
+    tokenizer = make_tokenizer(8)
+    tuner = FineTuner(
+        ContinuationScorer(make_model(tokenizer, 0, 16, 1, 2), tokenizer),
+        FineTuneSettings(steps=30, learning_rate=5e-3),
+        examples=lambda step: _examples(20),
+    )
+    losses = [tuner.update()["supervised_loss"] for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_kl_is_the_sum_over_both_outcomes() -> None:
+    q, p = np.array([0.3, 1e-4, 0.9]), np.array([0.5, 1e-3, 0.2])
+    wanted = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+    np.testing.assert_allclose(bernoulli_kl(np.log(q / (1 - q)), np.log(p)), wanted)
+    assert bernoulli_kl(np.log(q / (1 - q)), np.log(q)) == pytest.approx(0, abs=1e-12)
+
+
+def _scores(log_p: np.ndarray, log_odds: np.ndarray) -> Any:
+    import polars as pl
+
+    parts = {"evaluation": slice(0, 400), "deployment": slice(400, 1400), "legitimate": slice(1400, 1500)}
+    return pl.concat(
+        score_table("a", part, list(range(1500))[at], log_p[at], log_odds[at], np.zeros(1500, bool)[at])
+        for part, at in parts.items()
+    )
+
+
+def test_degenerate_models_are_named() -> None:
+    """Saturation at a clip, common failures raised, capability lost: each by a policy made to show it."""
+    config = LanguageEvaluationConfig(n_eval=100, n_eval_sets=4, n_deploy=500, n_deploy_sets=2)
+    odds = np.random.default_rng(0).normal(-7.0, 1.5, 1500)
+    log_q = -np.logaddexp(0, -odds)
+    base_table = _scores(log_q, odds)
+    base = language_result(base_table, base_table, 1.0, 1.0, config).metrics
+    assert base["kl_attacks"] == pytest.approx(0, abs=1e-9)
+    assert not warnings_of(base, base)
+    gone = language_result(_scores(log_q - 25, odds), base_table, 1.0, 1.0, config).metrics
+    assert any(s.startswith("saturated") for s in warnings_of(gone, base))
+    raised = language_result(_scores(np.full(1500, np.log(0.2)), odds), base_table, 0.9, 1.0, config).metrics
+    sentences = warnings_of(raised, base)
+    assert any(s.startswith("common failures raised") for s in sentences)
+    assert any(s.startswith("capability lost") for s in sentences)
