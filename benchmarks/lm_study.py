@@ -23,6 +23,7 @@ import joblib
 import torch
 from safetensors.torch import load_file, save_file
 
+from agents.language_model.encoding import EncodedTasks
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model
@@ -95,6 +96,28 @@ def _base(level: str, seed: int) -> BaseModel:
     return BaseModel(model, tokenizer, ContinuationScorer(model, tokenizer))
 
 
+class _Source:
+    """The source of a base seed, which tokenizes each pool once for all methods and weights."""
+
+    def __init__(self, config: LanguageConfig, scorer: ContinuationScorer) -> None:
+        self._source = make_source(config)
+        self._scorer = scorer
+        self._pools: dict[tuple[int, int], EncodedTasks] = {}
+        self.examples = lru_cache(self._source.examples)
+        self.refusals = lru_cache(self._source.refusals)
+
+    def pool(self, number: int, count: int) -> EncodedTasks:
+        """A pool of training attacks."""
+        if (number, count) not in self._pools:
+            self._pools[number, count] = self._scorer.encode(self._source.pool(number, count))
+        return self._pools[number, count]
+
+
+@lru_cache(maxsize=4)
+def _source(level: str, seed: int) -> Any:
+    return _Source(Job(level, seed, "base", 0.0).config(), _base(level, seed).scorer)
+
+
 @lru_cache(maxsize=4)
 def _prompts(level: str, seed: int, split: str) -> tuple[HeldOutPrompts, Any, float]:
     """Prompts of a split, and the base model's scores and accuracy on them."""
@@ -134,7 +157,7 @@ def train(job: Job, out: Path) -> None:
     if job.method != "base":
         config = job.config()
         torch.manual_seed(job.seed)
-        tuner = make_fine_tuner(METHODS[job.method][0], config, make_source(config), base)
+        tuner = make_fine_tuner(METHODS[job.method][0], config, _source(job.level, job.seed), base)
         while tuner.step < config.fine_tune.steps:
             tuner.update()
         trained = time.perf_counter()
@@ -163,7 +186,7 @@ def evaluate(job: Job, out: Path) -> None:
     scorer = base.scorer
     if job.method != "base":
         config = job.config()
-        scorer = make_fine_tuner(METHODS[job.method][0], config, make_source(config), base).scorer
+        scorer = make_fine_tuner(METHODS[job.method][0], config, _source(job.level, job.seed), base).scorer
         state = load_file(out / "weights" / f"{job.name}.safetensors")
         with torch.no_grad():
             for name, p in scorer.model.named_parameters():

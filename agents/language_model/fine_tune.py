@@ -18,12 +18,12 @@ import torch
 from torch import distributed
 
 from agents.language_model.distributed import Gradients
+from agents.language_model.encoding import EncodedTasks
 from agents.language_model.supervised import encode_examples, supervised_loss
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from agents.language_model.encoding import EncodedTasks
     from agents.language_model.objective import ForecastObjective
     from agents.language_model.prompts import PromptTask
     from agents.language_model.scorer import ContinuationScorer
@@ -69,13 +69,13 @@ class Term:
     """The part of the loss that is about failures.
 
     :param objective: adds the gradient of its loss on a pool of prompts
-    :param pool: prompts of a pool, by its number
+    :param pool: prompts of a pool, by its number; as tokens where several models use the same ones
     :param weight: of the term beside the supervised loss
     :param pool_steps: steps for which a pool is kept, its scores going stale between two refreshes of the objective
     """
 
     objective: ForecastObjective
-    pool: Callable[[int], Sequence[PromptTask]]
+    pool: Callable[[int], EncodedTasks | Sequence[PromptTask]]
     weight: float = 1.0
     pool_steps: int = 1
 
@@ -157,7 +157,8 @@ class FineTuner:
     def _shape_failures(self, term: Term) -> dict[str, float]:
         number = self.step // term.pool_steps
         if self._pool is None or self._pool[0] != number:
-            self._pool = number, self.scorer.encode(term.pool(number))
+            pool = term.pool(number)
+            self._pool = number, pool if isinstance(pool, EncodedTasks) else self.scorer.encode(pool)
         with self._precision():
             report = term.objective.backward(self._pool[1], term.weight)
         log = {
