@@ -82,7 +82,7 @@ class PhaseProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, name: str, total: float) -> Iterator[Phase]:

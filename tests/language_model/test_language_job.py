@@ -235,7 +235,7 @@ def test_own_prompts_are_split_by_content_alone(tmp_path: Path) -> None:
     [
         (["--preset", "password-game", "--forecast.coeff", "1"], "did you mean '--forecast.coef'?"),
         (["--preset", "password-gam"], "did you mean 'password-game'?"),
-        (["--model", "/no/such/folder"], "--model '/no/such/folder' cannot be loaded"),
+        (["--model", "/no/such/folder"], "--model: no folder '/no/such/folder'"),
         (["--job", "langage"], "unknown job 'langage': did you mean 'language'?"),
         (["--job", "language", "--lora", "8"], "--lora takes settings such as --lora r=..."),
         (["--job", "language", "--lora", "rank=8"], "unknown option --lora.rank"),

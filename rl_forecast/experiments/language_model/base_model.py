@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from agents.language_model.loading import load_language_model
 from agents.language_model.scorer import ContinuationScorer
 from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
 from envs.password_game.model import make_model
@@ -47,16 +48,10 @@ def load_model(name: str, device: torch.device) -> tuple[Any, Any]:
     :param device: torch device
     :raises UsageError: it cannot be loaded, in one line
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    _without_progress_bars()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"--model {name!r} cannot be loaded: {one_line(reason, 300)}") from error
-    return model.to(device), tokenizer  # type: ignore[arg-type]
+        return load_language_model(name, device=str(device))
+    except ValueError as error:
+        raise UsageError(f"--model: {error}") from error
 
 
 def _without_progress_bars() -> None:

@@ -71,7 +71,7 @@ def _print(console: Console, config: LanguageConfig, metrics: dict[str, dict[str
     print_metrics(console, metrics, title, TITLES, COLUMNS, LEGEND)
     for name, row in metrics.items():
         for sentence in warnings_of(row, metrics["base"]):
-            console.print(f"warning: {TITLES[name]}: {sentence}", highlight=False)
+            console.print(f"warning: {TITLES[name]}: {sentence}", highlight=False, soft_wrap=True)
 
 
 class _Job:
