@@ -196,10 +196,10 @@ def evaluate(job: Job, out: Path) -> None:
     print(f"held out: {job.name}", flush=True)
 
 
-def jobs_of(level: str, seeds: list[int], methods: list[str]) -> list[Job]:
+def jobs_of(level: str, seeds: list[int], methods: list[str], n_weights: int = 3) -> list[Job]:
     """All jobs of a level, the base models first, then in an order of which every prefix is balanced."""
     jobs = [Job(level, seed, "base", 0.0) for seed in seeds]
-    for i in range(max(len(METHODS[method][2]) for method in methods)):
+    for i in range(n_weights):
         for method in methods:
             jobs += [Job(level, seed, method, weight) for weight in METHODS[method][2][i : i + 1] for seed in seeds]
     return jobs
@@ -211,12 +211,13 @@ def main() -> None:
     parser.add_argument("--level", default="tension")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--n-weights", type=int, default=3, help="so many weights of each method, the smallest first")
     parser.add_argument("--out", type=Path, default=Path("runs/lm-study"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--stage", choices=["train", "held_out", "all"], default="all")
     given = parser.parse_args()
     run = joblib.Parallel(n_jobs=given.processes)
-    jobs = jobs_of(given.level, given.seeds, given.methods)
+    jobs = jobs_of(given.level, given.seeds, given.methods, given.n_weights)
     if given.stage != "held_out":
         # Base models first, so that no two processes train the same one.
         run(joblib.delayed(train)(job, given.out) for job in jobs[: len(given.seeds)])

@@ -29,6 +29,7 @@ __all__ = [
     "AgentResult",
     "Columns",
     "agent_result",
+    "defined",
     "evaluation_title",
     "finite",
     "held_out_tasks",
@@ -122,6 +123,11 @@ def agent_result(scores: pl.DataFrame, base: pl.DataFrame, config: EvaluationCon
 def finite(value: Any) -> Any:
     """The value, or ``None`` where it is undefined: JSON has no NaN or infinity."""
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def defined(value: float | None) -> float:
+    """The inverse of :func:`finite`: an undefined metric is NaN."""
+    return float("nan") if value is None else value
 
 
 #: Heading, format and metric of the columns of a table.

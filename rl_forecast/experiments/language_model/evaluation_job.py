@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from agents.language_model.scorer import ContinuationScorer
-from rl_forecast.experiments.held_out import evaluation_title, print_metrics
+from rl_forecast.experiments.held_out import defined, evaluation_title, print_metrics
 from rl_forecast.experiments.language_model.base_model import load_model
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, score_table
 from rl_forecast.experiments.language_model.methods import TITLES
@@ -56,7 +56,7 @@ def run_language_evaluation(
     prompts = source.held_out(evaluation)
     with PhaseProgress(console) as progress:
         scores = {name: _scores(folder, config, name, known, prompts, progress) for name in agents}
-    accuracy = {name: _number(metrics_of_run[name]["accuracy"]) for name in agents}
+    accuracy = {name: defined(metrics_of_run[name]["accuracy"]) for name in agents}
     metrics = {
         name: language_result(table, scores["base"], accuracy[name], accuracy["base"], evaluation).metrics
         for name, table in scores.items()
@@ -69,10 +69,6 @@ def run_language_evaluation(
     print_metrics(console, metrics, title, TITLES, COLUMNS, LEGEND)
     console.print(f"written: {written}", highlight=False, soft_wrap=True)
     return metrics
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _scores(

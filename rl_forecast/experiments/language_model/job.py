@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger, configure
 
 from agents.language_model.scorer import ContinuationScorer
-from rl_forecast.experiments.held_out import AgentResult, evaluation_title, print_metrics
+from rl_forecast.experiments.held_out import AgentResult, defined, evaluation_title, finite, print_metrics
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
 from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, make_fine_tuner, method_weight
@@ -135,7 +135,7 @@ class _Job:
             logger.record("samples", prompts.samples(scorer, table))
             logger.dump(steps)
             self.folder.write_table(f"scores/{name}.parquet", table)
-            self.folder.write_json(f"scores/{name}.json", {"accuracy": accuracy, "steps": steps})
+            self.folder.write_json(f"scores/{name}.json", {"accuracy": finite(accuracy), "steps": steps})
             self._checkpoint_path(name).unlink(missing_ok=True)
         logger.close()
 
@@ -189,10 +189,9 @@ class _Job:
         tables = {name: pl.read_parquet(self.folder.path / f"scores/{name}.parquet") for name in names}
         notes = {name: json.loads((self.folder.path / f"scores/{name}.json").read_text()) for name in names}
         self.folder.write_table("scores.parquet", pl.concat(tables.values()))
+        accuracy = {name: defined(note["accuracy"]) for name, note in notes.items()}
         results = {
-            name: language_result(
-                table, tables["base"], notes[name]["accuracy"], notes["base"]["accuracy"], self.config.evaluation
-            )
+            name: language_result(table, tables["base"], accuracy[name], accuracy["base"], self.config.evaluation)
             for name, table in tables.items()
         }
         self.folder.write_json("metrics.json", {name: result.metrics for name, result in results.items()})
