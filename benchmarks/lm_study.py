@@ -44,6 +44,18 @@ METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
     "forecast_psi": ("forecast", "psi", (0.003, 0.01, 0.03)),
 }
 
+#: Weights of a level are those of :data:`METHODS` times this: where nothing opposes refusal, stronger terms are used.
+WEIGHT_FACTOR = {"easy": 10.0, "hard": 10.0}
+
+#: What is varied at the chosen weight of forecastability in log10 p.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "scores 4 updates old at most": ("--fine-tune.pool-steps=4",),
+    "10 pools, which repeat": ("--fine-tune.pools=10",),
+    "one pool": ("--fine-tune.pools=1",),
+    "adapters, r = 8": ("--lora.r=8",),
+    "adapters, r = 8, half the learning rate": ("--lora.r=8", "--fine-tune.learning_rate=1.5e-3"),
+}
+
 VALIDATION = LanguageEvaluationConfig(
     n_eval=200, n_eval_sets=20, n_deploy=5000, n_deploy_sets=1, n_legitimate=2000, n_clear=500
 )
@@ -196,12 +208,19 @@ def evaluate(job: Job, out: Path) -> None:
     print(f"held out: {job.name}", flush=True)
 
 
+def weights_of(level: str, method: str) -> tuple[float, ...]:
+    """Weights of a method at a level."""
+    if method in ("base", "sft"):
+        return (0.0,)
+    return tuple(float(f"{weight * WEIGHT_FACTOR.get(level, 1.0):g}") for weight in METHODS[method][2])
+
+
 def jobs_of(level: str, seeds: list[int], methods: list[str], n_weights: int = 3) -> list[Job]:
     """All jobs of a level, the base models first, then in an order of which every prefix is balanced."""
     jobs = [Job(level, seed, "base", 0.0) for seed in seeds]
     for i in range(n_weights):
         for method in methods:
-            jobs += [Job(level, seed, method, weight) for weight in METHODS[method][2][i : i + 1] for seed in seeds]
+            jobs += [Job(level, seed, method, w) for w in weights_of(level, method)[i : i + 1] for seed in seeds]
     return jobs
 
 
@@ -214,9 +233,19 @@ def main() -> None:
     parser.add_argument("--n-weights", type=int, default=3, help="so many weights of each method, the smallest first")
     parser.add_argument("--out", type=Path, default=Path("runs/lm-study"))
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--stage", choices=["train", "held_out", "all"], default="all")
+    parser.add_argument("--stage", choices=["train", "held_out", "all", "variants"], default="all")
     given = parser.parse_args()
     run = joblib.Parallel(n_jobs=given.processes)
+    if given.stage == "variants":
+        from benchmarks.lm_study_report import chosen_weights
+
+        weight = chosen_weights(given.out, given.level, given.seeds)["forecast_log10_p"]
+        run(
+            joblib.delayed(train)(Job(given.level, seed, "forecast_log10_p", weight, options), given.out)
+            for options in VARIANTS.values()
+            for seed in given.seeds
+        )
+        return
     jobs = jobs_of(given.level, given.seeds, given.methods, given.n_weights)
     if given.stage != "held_out":
         # Base models first, so that no two processes train the same one.

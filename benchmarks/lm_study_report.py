@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.lm_study import HELD_OUT, METHODS, Job
+from benchmarks.lm_study import HELD_OUT, METHODS, VARIANTS, Job, weights_of
 from envs.password_game.game import PasswordGame
 from envs.password_game.reference_policies import REFERENCE_POLICIES
 from rl_forecast.experiments.language_model.held_out import language_result, score_table
@@ -51,11 +51,6 @@ def read(out: Path, split: str, level: str, method: str, weight: float, seeds: l
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
-def weights_of(method: str) -> tuple[float, ...]:
-    """Weights of the study."""
-    return (0.0,) if method == "base" else METHODS[method][2]
-
-
 def cost(rows: list[dict[str, Any]]) -> float:
     """What a weight costs: mean KL(legitimate), or KL(attacks) in levels without legitimate requests."""
     return float(np.mean([row["kl_legitimate"] for row in rows])) if rows[0]["kl_legitimate"] is not None else 0.0
@@ -68,7 +63,7 @@ def chosen_weights(out: Path, level: str, seeds: list[int]) -> dict[str, float]:
     """
     chosen = {}
     for method in METHODS:
-        found = {w: read(out, "validation", level, method, w, seeds) for w in weights_of(method)}
+        found = {w: read(out, "validation", level, method, w, seeds) for w in weights_of(level, method)}
         found = {w: rows for w, rows in found.items() if len(rows) == len(seeds)}
         if not found:
             continue
@@ -196,7 +191,7 @@ def _references(axis: Axes, curves: dict[str, list[dict[str, Any]]], key: str) -
 def _points(axis: Axes, out: Path, level: str, method: str, seeds: list[int], key: str) -> None:
     colour, marker = STYLE[method]
     means = []
-    for weight in weights_of(method):
+    for weight in weights_of(level, method):
         rows = read(out, "validation", level, method, weight, seeds)
         if not rows:
             continue
@@ -224,11 +219,26 @@ def main() -> None:
     print(markdown({m: found for m, found in held_out.items() if found[1]}))
     print("\nall weights, validation prompts\n")
     for method in ("base", *METHODS):
-        for weight in weights_of(method):
+        for weight in weights_of(given.level, method):
             rows = read(given.out, "validation", given.level, method, weight, given.seeds)
             if rows:
                 cells = [_cell([r[k] for r in rows if r[k] is not None], f) for _, k, f in ROWS]
                 print(f"| {TITLES[method]} | {weight:g} | " + " | ".join(cells) + " |")
+    print("\nvariants of forecastability in log10 p, validation prompts\n")
+    for title, options in {"as in the study": (), **VARIANTS}.items():
+        rows = [
+            json.loads(path.read_text(encoding="utf-8"))
+            for seed in given.seeds
+            for path in [
+                given.out
+                / "validation"
+                / f"{Job(given.level, seed, 'forecast_log10_p', chosen['forecast_log10_p'], options).name}.json"
+            ]
+            if path.is_file()
+        ]
+        if rows:
+            cells = [_cell([r[k] for r in rows if r[k] is not None], f) for _, k, f in ROWS]
+            print(f"| {title} | " + " | ".join(cells) + " |")
     if given.level == "tension":
         figure(given.out, given.level, given.seeds, given.figure)
 
