@@ -5,11 +5,12 @@
 Scoring: a Llama of 10 million parameters from a config, prompts of 20 to 120 tokens with two continuations of three.
 The peer runs the same batches through the same model without reading any probability: once as ``model(input_ids)``
 does it (logits of every position), once with logits of the last position only, which is the least a forward pass can
-do. Times include building the batches from encoded tasks.
+do. Times are CPU seconds of the one thread, so that other work on the machine counts for less, and include building the
+batches from encoded tasks.
 
 Two-pass: a Llama of two layers and width 64, prompts of 6 to 30 tokens, the forecastability loss with k = 10 and 32
 partitions, without anchor. The peer scores all prompts in one graph and backpropagates the same loss through it.
-Activations are the bytes that autograd keeps at once (``saved_tensors_hooks``). Everything on one thread, float32.
+Activations are the bytes that autograd keeps at once (``saved_tensors_hooks``). float32.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ def tasks(n: int, shortest: int, longest: int, n_continuations: int, vocabulary:
 
 
 def medians(calls: dict[str, Callable[[], object]], n_repeats: int) -> dict[str, float]:
-    """Median seconds of each call, the calls taking turns so that all meet the same machine."""
+    """Median CPU seconds of each call, the calls taking turns so that all meet the same machine."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(n_repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
             if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (median); default 5")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, median of {args.repeats}\n")
+    print(f"torch {torch.__version__}, one thread, CPU seconds, median of {args.repeats}\n")
     scoring(args.repeats)
     two_pass(args.repeats)
 

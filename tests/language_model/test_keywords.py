@@ -78,12 +78,12 @@ def test_one_pass_equals_rows(scorer: ContinuationScorer) -> None:
 def test_a_single_token_keyword_is_estimated_without_bias(scorer: ContinuationScorer) -> None:
     prompt, length = [0, 2], 3
     exact = sum(p for output, p in outputs(scorer, prompt, length).items() if holds(output, (4,)))
-    drawn = sample_outputs(scorer, prompt, 4_000, length, seed=0, never=[[4]])
+    drawn = sample_outputs(scorer, prompt, 400, length, seed=0, never=[[4]])
     assert not any(4 in output for output in drawn)
-    each = np.array([math.exp(keyword_log_p([keyword_log_hazards(scorer, prompt, y, [[4]])])) for y in drawn[:1500]])
+    each = np.array([math.exp(keyword_log_p([keyword_log_hazards(scorer, prompt, y, [[4]])])) for y in drawn])
     error = each.std() / math.sqrt(len(each))
     assert abs(each.mean() - exact) < 4 * error
-    assert error < 0.01
+    assert error < 0.02
     # the mean is of probabilities
     log_h = [keyword_log_hazards(scorer, prompt, y, [[4]]) for y in drawn[:50]]
     assert math.exp(keyword_log_p(log_h)) == pytest.approx(each[:50].mean(), rel=1e-6)
