@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stable_baselines3 import PPO
     from stable_baselines3.common.policies import BasePolicy
 
-    from envs.gridworld.recolor import RecolorWorld
+    from envs.gridworld.world import GridWorld
     from rl_forecast.experiments.config import AgentName
     from rl_forecast.experiments.run_folder import RunFolder
 
@@ -77,7 +77,7 @@ class _Job:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"--device {config.device!r} is not available here: use cpu") from error
-        self.world: RecolorWorld = make_world(config.world)
+        self.world: GridWorld = make_world(config.world)
 
     def run(self) -> dict[AgentName, AgentResult]:
         models = self._train()
@@ -152,7 +152,12 @@ class _Job:
 
     def _hyper_parameters(self, name: AgentName) -> dict[str, Any]:
         """What distinguishes an agent, flat, for TensorBoard's HParams page."""
-        shown: dict[str, Any] = {"agent": name, "seed": self.config.seed, "severity": self.config.world.severity}
+        shown: dict[str, Any] = {
+            "agent": name,
+            "seed": self.config.seed,
+            "world": self.world.family,
+            "severity": self.world.shown_severity,
+        }
         settings: Any = self.config.base if name == "base" else self.config.fine_tune
         shown |= asdict(settings)
         if name == "forecast_ppo":
@@ -178,7 +183,7 @@ class _Job:
         return float(table["success"].to_numpy().mean())
 
     def _score(self, models: dict[AgentName, PPO]) -> dict[AgentName, pl.DataFrame]:
-        tasks = held_out_tasks(self.config.evaluation, self.config.seed)
+        tasks = held_out_tasks(self.config.evaluation, self.config.seed, self.world.evaluation_split)
         total = len(models) * sum(len(ids) for ids in tasks.values())
         scores: dict[AgentName, pl.DataFrame] = {}
         with self.progress.phase("score held-out tasks", total) as phase:
