@@ -47,7 +47,7 @@ def show_environment(env_id: str, task_id: int, out: str | None) -> list[str]:
         picture, text = task_picture(gymnasium.make(env_id).unwrapped.world, task_id)  # type: ignore[attr-defined]
     else:
         picture, text = _foreign(env_id, task_id)
-    return [text, picture.title, _save(task_sheet([picture], ""), out)]
+    return [text, _one_line(picture.title), _save(task_sheet([picture], ""), out)]
 
 
 def _foreign(env_id: str, task_id: int) -> tuple[TaskPicture, str]:
@@ -79,14 +79,15 @@ def show_agents(run: str, name: str | None, task_id: int, out: str | None) -> li
     folder, config, agents = _open(run)
     world = make_world(config.world)
     names = agents if name is None else [_known(name, agents)]
-    title, text = task_picture(world, task_id)
+    drawn, text = task_picture(world, task_id)
     pictures = [
         agent_picture(world, task_id, load_policy(folder, agent, config.base), TITLES.get(agent, agent))
         for agent in names
     ]
     out = out or str(folder.path / f"task-{task_id}.png")
-    numbers = [" ".join(picture.title.replace("\n", ", ").split()) for picture in pictures]
-    return [text, title.title, *numbers, _save(task_sheet(pictures, title.title), out)]
+    numbers = [_one_line(picture.title) for picture in pictures]
+    title = _one_line(drawn.title)
+    return [text, title, *numbers, _save(task_sheet(pictures, title), out)]
 
 
 def show_worst(run: str, name: str | None, n: int, out: str | None) -> list[str]:
@@ -117,6 +118,10 @@ def show_worst(run: str, name: str | None, n: int, out: str | None) -> list[str]
         for rank, row in enumerate(worst.iter_rows(named=True), 1)
     ]
     return [*lines, _save(figure, out or str(folder.path / f"worst-{name}.png"))]
+
+
+def _one_line(title: str) -> str:
+    return title.replace("\n", ", ")
 
 
 def _open(run: str) -> tuple[RunFolder, Config, list[str]]:

@@ -52,16 +52,16 @@ def _frame(world: GridWorld, task_id: int) -> tuple[RiskGridEnv, NDArray[np.uint
 
 
 def task_picture(world: GridWorld, task_id: int) -> tuple[TaskPicture, str]:
-    """A task as a picture and as text.
+    """A task as a picture, titled with what does not show, and as text.
 
     :param world: the world
     :param task_id: the task
     """
     env, frame = _frame(world, task_id)
     tasks = world.tasks(np.array([task_id]))
-    facts = [f"task {task_id} of {world.family}", *_facts(world, tasks)]
+    title = f"task {task_id} of {world.family}\n{', '.join(_facts(world, tasks))}"
     text: str = env.pprint_grid()  # type: ignore[no-untyped-call]
-    return TaskPicture(", ".join(facts), frame, int(tasks.goal_cell[0])), text
+    return TaskPicture(title, frame, int(tasks.goal_cell[0])), text
 
 
 def _facts(world: GridWorld, tasks: TaskBatch) -> list[str]:
