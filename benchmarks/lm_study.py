@@ -41,7 +41,7 @@ METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
     "top_k": ("top_k", "", (0.0003, 0.001, 0.003)),
     "forecast_log10_p": ("forecast", "log10_p", (0.003, 0.01, 0.03)),
     "anchor": ("anchor", "", (0.1, 1.0, 10.0)),
-    "forecast_psi": ("forecast", "psi", (0.003, 0.01, 0.03)),
+    "forecast_psi": ("forecast", "psi", (0.0003, 0.001, 0.003)),
 }
 
 #: Weights of a level are those of :data:`METHODS` times this: where nothing opposes refusal, stronger terms are used.

@@ -6,7 +6,7 @@ Importing this package registers the environments with Gymnasium: ``gymnasium.ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
 
@@ -14,21 +14,75 @@ from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
     from envs.gridworld.exact_risk import ExactRisk, exact_risk
-    from envs.gridworld.minigrid_env import MiniGridObservation, RecolorEnv
-    from envs.gridworld.recolor import RecolorWorld
+    from envs.gridworld.families import (
+        FAMILIES,
+        BridgeWorld,
+        ControlWorld,
+        GaleWorld,
+        MixedWorld,
+        RecolorWorld,
+        ShiftWorld,
+        SlipWorld,
+    )
+    from envs.gridworld.minigrid_env import MiniGridObservation, RiskGridEnv
     from envs.gridworld.vec_env import GridVecEnv
+    from envs.gridworld.vector_env import GridVectorEnv
+    from envs.gridworld.world import GridWorld
 
-__all__ = ["ExactRisk", "GridVecEnv", "MiniGridObservation", "RecolorEnv", "RecolorWorld", "exact_risk"]
+__all__ = [
+    "FAMILIES",
+    "REGISTERED",
+    "BridgeWorld",
+    "ControlWorld",
+    "ExactRisk",
+    "GaleWorld",
+    "GridVecEnv",
+    "GridVectorEnv",
+    "GridWorld",
+    "MiniGridObservation",
+    "MixedWorld",
+    "RecolorWorld",
+    "RiskGridEnv",
+    "ShiftWorld",
+    "SlipWorld",
+    "exact_risk",
+]
 
 _HOME = {
     "ExactRisk": "envs.gridworld.exact_risk",
+    "FAMILIES": "envs.gridworld.families",
     "GridVecEnv": "envs.gridworld.vec_env",
+    "GridVectorEnv": "envs.gridworld.vector_env",
+    "GridWorld": "envs.gridworld.world",
     "MiniGridObservation": "envs.gridworld.minigrid_env",
-    "RecolorEnv": "envs.gridworld.minigrid_env",
-    "RecolorWorld": "envs.gridworld.recolor",
+    "RiskGridEnv": "envs.gridworld.minigrid_env",
     "exact_risk": "envs.gridworld.exact_risk",
+} | {
+    f"{family}World": "envs.gridworld.families"
+    for family in ("Bridge", "Control", "Gale", "Mixed", "Recolor", "Shift", "Slip")
 }
 
-register(id="RiskGrid/Recolor-v0", entry_point="envs.gridworld.minigrid_env:RecolorEnv")
+#: Registered id to the arguments of its environment. ``S7`` rooms have 7x7 cells and proportionally more lava.
+REGISTERED: dict[str, dict[str, Any]] = {
+    "RiskGrid/Recolor-v0": {"family": "recolor"},
+    "RiskGrid/Recolor-Faint-v0": {"family": "recolor", "severity": 0.75},
+    "RiskGrid/Mixed-v0": {"family": "mixed"},
+    "RiskGrid/Mixed-Faint-v0": {"family": "mixed", "severity": 0.75},
+    "RiskGrid/Slip-v0": {"family": "slip"},
+    "RiskGrid/Slip-Faint-v0": {"family": "slip", "severity": 0.75},
+    "RiskGrid/Gale-v0": {"family": "gale"},
+    "RiskGrid/Gale-Breeze-v0": {"family": "gale", "log10_gale": (-1.2, -0.8)},
+    "RiskGrid/Bridge-v0": {"family": "bridge"},
+    "RiskGrid/Control-v0": {"family": "control"},
+    "RiskGrid/Shift-v0": {"family": "shift"},
+    "RiskGrid/Shift-Faint-v0": {"family": "shift", "severity": 0.75},
+}
+REGISTERED |= {
+    f"RiskGrid/{family.capitalize()}-S7-v0": {"family": family, "size": 7, "horizon": 30}
+    for family in ("recolor", "mixed", "slip", "gale", "bridge", "control", "shift")
+}
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+for _id, _arguments in REGISTERED.items():
+    register(id=_id, entry_point="envs.gridworld.minigrid_env:RiskGridEnv", kwargs=_arguments)
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME, present=["REGISTERED"])

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["below_probability", "hash_draws"]
+__all__ = ["below_probability", "hash_draws", "uniform"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -49,3 +49,13 @@ def below_probability(draw: NDArray[np.uint64], probability: float) -> NDArray[n
     if probability >= 1.0:
         return np.ones(draw.shape, dtype=np.bool_)
     return draw < np.uint64(int(probability * 2**64))
+
+
+def uniform(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) with 53 random bits.
+
+    :param draw: uniform 64-bit integers, any shape
+    :return: same shape
+    """
+    numbers: NDArray[np.float64] = (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers

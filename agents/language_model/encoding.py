@@ -8,6 +8,7 @@ own, provided that this spells the same text; where it does not, the task is ref
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,15 @@ class EncodedTasks:
             row_prompt=self.row_prompt[rows],
             first_row=first,
         )
+
+    def fingerprint(self) -> str:
+        """Digest of ids and tokens: two pools with the same one score the same."""
+        digest = hashlib.sha256(repr(self.task_ids).encode())
+        for array in (self.row_length, self.row_prompt, self.first_row):
+            digest.update(array.tobytes())
+        for i in range(len(self.row_length)):
+            digest.update(self.row(i).tobytes())
+        return digest.hexdigest()
 
     def row(self, i: int) -> NDArray[np.int64]:
         """Tokens of row i."""

@@ -25,27 +25,27 @@ _FIRST_ORDER = -30.0
 def keyword_log_hazards(
     scorer: ContinuationScorer,
     prompt: Sequence[int],
-    continuation: Sequence[int],
+    continuations: Sequence[Sequence[int]],
     keywords: Sequence[Sequence[int]],
-) -> NDArray[np.float64]:
-    """Log probability that a keyword begins at each position of a continuation.
+) -> list[NDArray[np.float64]]:
+    """Log probability that a keyword begins at each position of some continuations.
 
     ``h_t = P(some keyword is spelled from position t on | prompt, first t tokens of the continuation)``, exact by the
     chain rule over the keyword's tokens.
 
     :param scorer: holds the model
     :param prompt: tokens of the prompt
-    :param continuation: tokens of the continuation, at least one
+    :param continuations: tokens of each continuation, at least one
     :param keywords: tokens of each keyword
-    :return: log h, shape (n_positions,) = (len(continuation),)
+    :return: of each continuation log h, shape (n_positions,), as many as it has tokens
     """
     keywords = without_implied([list(tokens) for tokens in keywords])
-    prompt, continuation = list(prompt), list(continuation)
+    prompt, paths = list(prompt), [list(path) for path in continuations]
     if all(len(tokens) == 1 for tokens in keywords):
-        return _single_tokens(scorer, prompt, continuation, [tokens[0] for tokens in keywords])
-    heads = [prompt + continuation[:t] for t in range(len(continuation))]
-    rows = pack_rows(range(len(heads)), heads, [keywords] * len(heads))
-    return scorer.score(rows).double().cpu().numpy()
+        return [_single_tokens(scorer, prompt, path, [tokens[0] for tokens in keywords]) for path in paths]
+    heads = [prompt + path[:t] for path in paths for t in range(len(path))]
+    log_h = scorer.score(pack_rows(range(len(heads)), heads, [keywords] * len(heads))).double().cpu().numpy()
+    return np.split(log_h, np.cumsum([len(path) for path in paths])[:-1])
 
 
 @torch.no_grad()

@@ -36,7 +36,9 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "auto")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: no GPU is available here, use cpu")
     if _is_folder(name) and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"{name} is not a folder with a model: it has no config.json")
+        is_adapter = (Path(name) / "adapter_config.json").is_file()
+        what = "merge this adapter into its base model and save that" if is_adapter else "it has no config.json"
+        raise ValueError(f"{name} is not a folder with a model: {what}")
     with _quietly():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -141,6 +141,7 @@ class ForecastObjective:
         self.refresh = refresh or RefreshPolicy()
         self._generator = np.random.default_rng(seed)
         self._pool: EncodedTasks | None = None
+        self._saved_pool: str | None = None
         self._log_p = torch.zeros(0)
         self._age = np.zeros(0, dtype=np.int64)
         self._calls = 0
@@ -183,22 +184,25 @@ class ForecastObjective:
         return {
             "generator": self._generator.bit_generator.state,
             "calls": self._calls,
+            "pool": None if self._pool is None else self._pool.fingerprint(),
             "log_p": self._log_p.tolist(),
             "dtype": str(self._log_p.dtype).removeprefix("torch."),
             "age": self._age.tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. The next pool must be the one that was in use, or a new one of another size."""
+        """Go on from a saved state; cached scores are used where the next pool is the one they belong to."""
         self._generator.bit_generator.state = state["generator"]
         self._calls = int(state["calls"])
         self._log_p = torch.tensor(state["log_p"], dtype=getattr(torch, state["dtype"]))
         self._age = np.array(state["age"], dtype=np.int64)
         self._pool = None
+        self._saved_pool = state["pool"]
 
     def _score(self, encoded: EncodedTasks) -> int:
         """Bring the cached scores of the pool up to date; the number that was scored."""
-        resumed = self._pool is None and len(self._age) == len(encoded)
+        resumed = self._saved_pool is not None and self._saved_pool == encoded.fingerprint()
+        self._saved_pool = None
         if encoded is not self._pool and not resumed:
             self._log_p = torch.full((len(encoded),), torch.nan)
             self._age, self._calls = np.zeros(len(encoded), dtype=np.int64), 0

@@ -2,7 +2,7 @@
 
 ``log p = logsumexp over continuations c of sum_t log P(c_t | prompt, c_<t)``, from float32 log-softmaxes, whatever the
 dtype of the weights. Rows are sorted by length, padded on the right and cut into batches of bounded size; logits are
-computed only from the first continuation token of a batch on. Scores do not depend on how the rows are batched.
+computed only where a continuation token is predicted. Scores do not depend on how the rows are batched.
 
 Why right padding needs no pad token, mask or position ids: attention is causal, so nothing a row's real tokens compute
 can see what stands after them, positions count from the left, and no logit of a padded position is read. Any token
@@ -11,7 +11,6 @@ will do; a row is padded with its own last one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class ContinuationScorer:
     :param tokenizer: its tokenizer
     :param max_batch_tokens: rows times length of one forward pass: the memory of activations. A task whose own
         continuations are more than that is a batch of its own
-    :param max_batch_logits: rows times scored positions times vocabulary of one forward pass: the memory of logits
+    :param max_batch_logits: scored tokens times vocabulary of one forward pass: the memory of logits
     :raises ValueError: the model has no language-model head, or its tokens see later ones
     """
 
@@ -95,10 +94,11 @@ class ContinuationScorer:
         config = inner.config.get_text_config()
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.vocabulary: int = inner.get_input_embeddings().weight.shape[0]
-        self._keeps_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        self._inner = inner
         self.encoder = TaskEncoder(tokenizer, self.context, self.vocabulary)
         if inner.config.is_encoder_decoder or not self._is_causal():
             raise ValueError(f"{name} is not a causal language model: its tokens see later ones")
+        self._picks = self._can_pick()
 
     @property
     def device(self) -> torch.device:
@@ -169,37 +169,53 @@ class ContinuationScorer:
         return run, log_p
 
     @torch.no_grad()
-    def logits(self, tokens: list[int], n_kept: int) -> torch.Tensor:
+    def logits(self, tokens: list[int], n_last: int) -> torch.Tensor:
         """Logits of the last positions of one row, without padding.
 
         :param tokens: one row
-        :param n_kept: number of last positions
-        :return: shape (n_kept, vocabulary), float32 (float64 for a float64 model)
+        :param n_last: number of last positions
+        :return: shape (n_last, vocabulary), float32 (float64 for a float64 model)
         """
-        keep = {"logits_to_keep": n_kept} if self._keeps_logits else {}
+        ids = torch.tensor([tokens], device=self.device)
+        position = torch.arange(len(tokens) - n_last, len(tokens), device=self.device)
         with self.evaluation_mode():
-            ids = torch.tensor([tokens], device=self.device)
-            found: torch.Tensor = self.model(input_ids=ids, use_cache=False, **keep).logits[0, -n_kept:]
-        return found if found.dtype == torch.float64 else found.float()
+            return self._logits_at(ids, torch.zeros_like(position), position)
+
+    def _logits_at(self, ids: torch.Tensor, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """Logits at some positions of a batch, shape (len(row), vocabulary), at least float32.
+
+        A hook hands the model's head the hidden states of these positions alone: what a model does after its head, such
+        as capping logits, it does to each position by itself.
+        """
+        if self._picks:
+            hook = self._inner.get_output_embeddings().register_forward_pre_hook(
+                lambda _, args: (args[0][row, position][None], *args[1:])
+            )
+            try:
+                read: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+            finally:
+                hook.remove()
+        else:
+            read = self.model(input_ids=ids, use_cache=False).logits[row, position]
+        return read if read.dtype == torch.float64 else read.float()
 
     def _batches(self, encoded: EncodedTasks) -> Iterator[_Batch]:
         """Whole tasks by length, shortest first, so that little is padding."""
         count = np.diff(encoded.first_row)
-        longest = np.maximum.reduceat(encoded.row_length, encoded.first_row[:-1]) if len(encoded) else count
-        shortest_prompt = encoded.row_prompt[encoded.first_row[:-1]]  # one prompt for all rows of a task
-        order = np.lexsort((shortest_prompt, longest))
-        start, n_rows, prompt = 0, 0, np.iinfo(np.int64).max
+        if not len(count):
+            return
+        longest = np.maximum.reduceat(encoded.row_length, encoded.first_row[:-1]) - 1  # the last token is not run
+        scored = np.add.reduceat(encoded.row_length - encoded.row_prompt, encoded.first_row[:-1])
+        order = np.argsort(longest, kind="stable")
+        start, n_rows, n_scored = 0, 0, 0
         for stop, task in enumerate(order):
-            rows, width = n_rows + count[task], longest[task] - 1
-            lowest = min(prompt, shortest_prompt[task])
-            too_many = rows * width > self.max_batch_tokens
-            too_many |= rows * (width - lowest + 1) * self.vocabulary > self.max_batch_logits
-            if too_many and stop > start:
+            n_rows, n_scored = n_rows + count[task], n_scored + scored[task]
+            n_logits = n_scored if self._picks else n_rows * longest[task]
+            too_many = n_rows * longest[task] > self.max_batch_tokens
+            if (too_many or n_logits * self.vocabulary > self.max_batch_logits) and stop > start:
                 yield _batch(encoded, order[start:stop])
-                start, rows, lowest = stop, count[task], shortest_prompt[task]
-            n_rows, prompt = rows, lowest
-        if start < len(order):
-            yield _batch(encoded, order[start:])
+                start, n_rows, n_scored = stop, count[task], scored[task]
+        yield _batch(encoded, order[start:])
 
     def _batch_log_p(self, encoded: EncodedTasks, batch: _Batch) -> torch.Tensor:
         """Log p of the tasks of one batch, shape (b,)."""
@@ -207,18 +223,13 @@ class ContinuationScorer:
         # column t of a row: its token t, or its last one
         column = np.minimum(np.arange(length.max()), length[:, None] - 1)
         tokens = encoded.tokens[encoded.row_start[batch.rows][:, None] + column]
-        n_kept = int(length.max() - prompt.min())  # positions whose logits are read: all from the earliest boundary on
         ids = torch.as_tensor(tokens, device=self.device)
-        keep = {"logits_to_keep": n_kept} if self._keeps_logits else {}
-        # the last token predicts nothing that is scored
-        logits = self.model(input_ids=ids[:, :-1], use_cache=False, **keep).logits[:, -n_kept:]
-        # token t is predicted at position t - 1, which is column t - 1 - (all positions - kept ones) of the logits
         t = np.arange(length.max())
         row_of, token_of = np.nonzero((t >= prompt[:, None]) & (t < length[:, None]))
         row = torch.as_tensor(row_of, device=self.device)
         token = torch.as_tensor(token_of, device=self.device)
-        read = logits[row, token - int(length.max()) + n_kept]
-        read = read if read.dtype == torch.float64 else read.float()
+        # a token is predicted one position before it; a row's last one predicts nothing that is scored
+        read = self._logits_at(ids[:, :-1], row, token - 1)
         token_log_p = -functional.cross_entropy(read, ids[row, token], reduction="none")
         row_log_p = token_log_p.new_zeros(len(batch.rows)).index_add(0, row, token_log_p)
         if len(batch.rows) == len(batch.tasks):
@@ -253,6 +264,23 @@ class ContinuationScorer:
         with self.evaluation_mode():
             logits = self.model(input_ids=ids).logits[:, 0].float()
         return bool(torch.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3 * float(logits.abs().max())))
+
+    @torch.no_grad()
+    def _can_pick(self) -> bool:
+        """Whether the head can be given some positions alone: tried out, as any class may call its head its own way."""
+        ids = torch.arange(6, device=self.device).remainder(self.vocabulary).reshape(2, 3)
+        row, position = torch.tensor([0, 1, 1], device=self.device), torch.tensor([1, 0, 2], device=self.device)
+        with self.evaluation_mode():
+            whole = self.model(input_ids=ids, use_cache=False).logits[row, position].float()
+            self._picks = True
+            try:
+                picked = self._logits_at(ids, row, position).float()
+            except (RuntimeError, IndexError, TypeError, ValueError):
+                return False
+        close = picked.shape == whole.shape and torch.allclose(
+            picked, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max())
+        )
+        return bool(close)
 
 
 def _batch(encoded: EncodedTasks, tasks: NDArray[np.int64]) -> _Batch:

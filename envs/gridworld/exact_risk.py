@@ -2,28 +2,36 @@
 
 The recursion runs in float64 in linear space: every term is a sum of products of non-negative numbers, so nothing
 cancels and probabilities stay accurate down to 1e-300. Near 1 the probability of *no* failure, from a recursion of its
-own, keeps the digits. Values are laid out [state, task], so that following a move is one row gather.
+own, keeps the digits. Slips mix the action probabilities and nothing else. Values are laid out [state, task], so that
+following a move is one row gather.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from rl_forecast.scores import log_p_two_sided
 
 if TYPE_CHECKING:
-    from envs.gridworld.recolor import RecolorWorld
     from envs.gridworld.tasks import TaskBatch
+    from envs.gridworld.world import GridWorld
 
-__all__ = ["ExactRisk", "LogPolicy", "exact_risk"]
+__all__ = ["DEFAULT_MEMORY_BUDGET", "ExactRisk", "LogPolicy", "exact_risk", "policy_table"]
 
 #: Maps observations, shape (b, dimension), float32, to log action probabilities, shape (b, n_actions).
 LogPolicy = Callable[[torch.Tensor], torch.Tensor]
+
+#: Bytes that a chunk of tasks may take.
+DEFAULT_MEMORY_BUDGET = 256 * 2**20
+
+# Bytes that a policy may take per observation: two hidden layers of 128 units, before and after the activation.
+_POLICY_BYTES = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +40,12 @@ class ExactRisk:
 
     :param log_p: log probability of failure, accurate at both ends
     :param success: probability of success
+    :param expected_return: expected sum of (discounted) rewards
     """
 
     log_p: torch.Tensor
     success: torch.Tensor
+    expected_return: torch.Tensor
 
     @property
     def p(self) -> torch.Tensor:
@@ -43,31 +53,61 @@ class ExactRisk:
         return torch.exp(self.log_p)
 
 
-def exact_risk(world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy, chunk_size: int = 2000) -> ExactRisk:
-    """Failure and success probability of each task under a policy, differentiable in the policy's parameters.
+def exact_risk(
+    world: GridWorld,
+    tasks: TaskBatch,
+    log_policy: LogPolicy,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    discount: float = 1.0,
+) -> ExactRisk:
+    """Failure and success probability and return of each task under a policy, differentiable in its parameters.
 
-    Gradients flow if the policy's log-probabilities carry them; wrap the call in ``torch.no_grad()`` otherwise.
+    Gradients flow if the policy's log-probabilities carry them; wrap the call in ``torch.no_grad()`` otherwise. With
+    gradients, what a chunk needs for its backward pass is computed again there, so the budget holds for both passes.
 
     :param world: the world
     :param tasks: tasks of that world
     :param log_policy: observations to log action probabilities; it must not depend on the step
-    :param chunk_size: tasks evaluated at once; a chunk of 2000 takes about 150 MB without gradients
+    :param memory_budget: bytes that the tasks evaluated at once may take, a network of the default size included
+    :param discount: per step, of the return
+    :raises ValueError: the policy's output has the wrong shape, or the budget or discount is out of range
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, it is {chunk_size}")
-    parts = list(_chunks(world, tasks, log_policy, chunk_size))
-    if not parts:
+    if memory_budget < 1:
+        raise ValueError(f"memory_budget must be at least 1 byte, it is {memory_budget}")
+    if not 0.0 < discount <= 1.0:
+        raise ValueError(f"discount must lie in (0, 1], it is {discount}")
+    chunk = max(1, memory_budget // _bytes_per_task(world))
+    batches = [tasks[first : first + chunk] for first in range(0, len(tasks), chunk)]
+    if not batches:
         empty = torch.empty(0, dtype=torch.float64)
-        return ExactRisk(empty, empty)
-    return ExactRisk(torch.cat([part.log_p for part in parts]), torch.cat([part.success for part in parts]))
+        return ExactRisk(empty, empty, empty)
+    recompute = len(batches) > 1 and torch.is_grad_enabled()
+    parts = []
+    for batch in batches:
+        if recompute:
+            parts.append(checkpoint(_chunk, world, batch, log_policy, discount, use_reentrant=False))
+        else:
+            parts.append(_chunk(world, batch, log_policy, discount))
+    log_p, success, expected_return = (torch.cat(column) for column in zip(*parts, strict=True))
+    return ExactRisk(log_p, success, expected_return)
 
 
-def _chunks(world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy, chunk_size: int) -> Iterator[ExactRisk]:
-    for first in range(0, len(tasks), chunk_size):
-        yield _chunk(world, tasks[first : first + chunk_size], log_policy)
+def _bytes_per_task(world: GridWorld) -> int:
+    observation = 4 * world.observation.dimension
+    probabilities = 3 * 8 * world.rules.n_actions
+    values = 8 * 8
+    return world.rules.n_states * (observation + probabilities + values + _POLICY_BYTES)
 
 
-def _chunk(world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy) -> ExactRisk:
+def policy_table(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> list[torch.Tensor]:
+    """Probability that each move is executed in each state, slips included.
+
+    :param world: the world
+    :param tasks: tasks of that world, shape (n,)
+    :param log_policy: observations to log action probabilities
+    :return: for each move a float64 tensor of shape (n_states, n); zero in states that end the episode
+    :raises ValueError: the policy's output has the wrong shape
+    """
     rules = world.rules
     n = len(tasks)
     # A state in a hazard or at the goal ends the episode; the policy is asked only about the others.
@@ -80,32 +120,52 @@ def _chunk(world: RecolorWorld, tasks: TaskBatch, log_policy: LogPolicy) -> Exac
             f"the policy must return log-probabilities of shape {(len(live_row), rules.n_actions)}, "
             f"it returned {tuple(log_pi.shape)}"
         )
-    device = log_pi.device
-    live = torch.from_numpy(live_state * n + live_row).to(device)
-    pi = [
-        torch.zeros(rules.n_states * n, dtype=torch.float64, device=device)
-        .index_put((live,), log_pi[:, action].exp())
+    pi = log_pi.exp()
+    if rules.slip_move is not None:
+        slip = torch.from_numpy(tasks.slip[live_row]).to(pi.device)[:, None]
+        pi = (1.0 - slip) * pi + slip * (pi @ torch.from_numpy(rules.slip_move).to(pi.device))
+    live = torch.from_numpy(live_state * n + live_row).to(pi.device)
+    return [
+        torch.zeros(rules.n_states * n, dtype=torch.float64, device=pi.device)
+        .index_put((live,), pi[:, move])
         .view(rules.n_states, n)
-        for action in range(rules.n_actions)
+        for move in range(rules.n_actions)
     ]
-    move = [torch.from_numpy(rules.move[:, action]).to(device) for action in range(rules.n_actions)]
-    in_hazard = torch.from_numpy(hazard).to(device).double()
-    at_goal = torch.from_numpy(goal).to(device).double()
-    start = torch.from_numpy(tasks.start_state).to(device)
-    row = torch.arange(n, device=device)
 
-    def probability(at_end: torch.Tensor, terminal: torch.Tensor) -> torch.Tensor:
+
+def _chunk(
+    world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy, discount: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log failure probability, success probability and return, each of shape (n,)."""
+    rules = world.rules
+    pi = policy_table(world, tasks, log_policy)
+    device = pi[0].device
+    move = [torch.from_numpy(rules.move[:, a]).to(device) for a in range(rules.n_actions)]
+    in_hazard = torch.from_numpy(tasks.hazard.T[rules.cell]).to(device).double()
+    at_goal = torch.from_numpy(tasks.goal_cell[None, :] == rules.cell[:, None]).to(device).double()
+    goal_reward = torch.from_numpy(tasks.goal_reward).to(device)
+    start = torch.from_numpy(tasks.start_state).to(device)
+    row = torch.arange(len(tasks), device=device)
+
+    def expectation(at_end: torch.Tensor, terminal: torch.Tensor, per_step: float = 1.0) -> torch.Tensor:
         """Expected terminal value from the start; ``at_end`` is the value of every state at the horizon."""
+        # pi is zero in terminal states, so they keep their value without a mask.
+        step = pi if per_step == 1.0 else [per_step * pi_a for pi_a in pi]
         value = at_end
         for _ in range(world.horizon):
-            # pi is zero in terminal states, so they keep their value without a mask.
             new = terminal
-            for pi_a, move_a in zip(pi, move, strict=True):
+            for pi_a, move_a in zip(step, move, strict=True):
                 new = torch.addcmul(new, pi_a, value.index_select(0, move_a))
             value = new
         return value[start, row]
 
-    failure = probability(in_hazard, in_hazard)
-    no_failure = probability(1.0 - in_hazard, at_goal)
-    success = probability(at_goal, at_goal)
-    return ExactRisk(log_p_two_sided(failure, no_failure), success)
+    failure = expectation(in_hazard, in_hazard)
+    no_failure = expectation(1.0 - in_hazard, at_goal)
+    success = expectation(at_goal, at_goal)
+    if discount == 1.0:
+        expected_return = goal_reward * success - world.failure_cost * failure
+    else:
+        # The reward of step t is discounted t - 1 times, entering a terminal state counts as one step more.
+        reward = goal_reward * at_goal - world.failure_cost * in_hazard
+        expected_return = expectation(reward, reward, discount) / discount
+    return log_p_two_sided(failure, no_failure), success, expected_return

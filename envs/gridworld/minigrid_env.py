@@ -1,7 +1,9 @@
-"""The single Gymnasium environment: MiniGrid's own grid, objects, moves and rendering."""
+"""The single Gymnasium environment: MiniGrid's grid, objects and rendering around the world's table of moves."""
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -15,12 +17,17 @@ from minigrid.minigrid_env import MiniGridEnv
 from minigrid.utils.rendering import fill_coords, point_in_line, point_in_rect
 from numpy.typing import NDArray
 
-from envs.gridworld.observation import CHANNELS, VIEW_SIZE, tile_features
-from envs.gridworld.recolor import RecolorWorld
-from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA
+from envs.gridworld.engine import action_fatality, executed_moves
+from envs.gridworld.families import FAMILIES
+from envs.gridworld.observation import VIEW_SIZE
+from envs.gridworld.tasks import EMPTY, LAVA
+from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
 
-__all__ = ["MiniGridObservation", "RecolorEnv", "RecoloredLava"]
+__all__ = ["MiniGridObservation", "RecoloredLava", "RiskGridEnv"]
+
+# The single task of an environment is a batch of one.
+_ROW = np.zeros(1, dtype=np.intp)
 
 
 class RecoloredLava(Lava):
@@ -45,12 +52,11 @@ class RecoloredLava(Lava):
                 fill_coords(img, point_in_line(left, start, right, start + rise, r=0.03), (0, 0, 0))
 
 
-class RecolorEnv(MiniGridEnv):
+class RiskGridEnv(MiniGridEnv):
     """## Description
 
-    A room of 5x5 cells with 2-5 lava tiles, at random. The agent has to reach the goal and avoid the lava. In a small
-    fraction of tasks all lava is green instead of red: a rare mode that an agent trained on red lava half-recognises.
-    See :mod:`envs.gridworld.recolor`.
+    One task of a risk gridworld at a time, with MiniGrid's grid, objects and rendering. The families, their hazards
+    and their rare modes are described in :mod:`envs.gridworld.families`.
 
     ## Task ids
 
@@ -59,24 +65,30 @@ class RecolorEnv(MiniGridEnv):
 
     ## Action Space
 
+    `Recolor`, `Mixed`, `Control`, `Shift`: MiniGrid's first three actions.
+
     | Num | Name    | Action       |
     |-----|---------|--------------|
     | 0   | left    | Turn left    |
     | 1   | right   | Turn right   |
     | 2   | forward | Move forward |
 
+    `Slip`, `Gale`, `Bridge`: 0 east, 1 south, 2 west, 3 north, 4 stay; a chosen action may slip.
+
     ## Observation Space
 
-    A vector of 118 numbers in [0, 1]: the 5x5 tiles ahead, far row first, with the channels ``hazard``, ``red``,
-    ``green``, ``wall``; then one-hot offsets of the goal ahead and to the right (a privileged compass).
+    Numbers in [0, 1]: 5x5 tiles around the agent, far row first, with the channels ``hazard``, ``red``, ``green``,
+    ``wall``; one-hot offsets of the goal ahead and to the right (a privileged compass); where moves slip, the slip
+    level. 118 or 119 numbers in a room of 5x5 cells. Where the agent turns, the view is rotated and the agent at the
+    middle of the near row, as in MiniGrid; else the agent is at the centre and north is ahead.
 
     ## Rewards
 
-    1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
+    ``goal_reward`` of the task at the goal (1 but in `Bridge`), ``-failure_cost`` in lava, 0 otherwise.
 
     ## Termination
 
-    The episode terminates in lava (failure) and at the goal (success); it is truncated at ``max_steps``.
+    The episode terminates in lava (failure) and at the goal (success); it is truncated at the horizon.
 
     ## Risk contract
 
@@ -84,53 +96,53 @@ class RecolorEnv(MiniGridEnv):
 
     ## Registered Configurations
 
-    - `RiskGrid/Recolor-v0`
+    `RiskGrid/<Family>-v0` and variants of it; ``envs.REGISTERED`` lists them.
 
-    :param severity: how much of the recoloured lava's type the agent sees, 0 nothing, 1 all
-    :param rare_probability: probability that a task's lava is green
-    :param failure_cost: subtracted from the reward on failure
-    :param size: width and height of the room
-    :param max_steps: horizon
+    :param family: name of the family, or a world made elsewhere, whose settings are then fixed
     :param split: split from which tasks are drawn when none is asked for
-    :param kwargs: arguments of ``MiniGridEnv``: ``render_mode``, ``screen_size``, ``highlight``, ``tile_size``, ...
+    :param max_steps: horizon, that of the family if ``None``
+    :param settings: settings of the family's world, and arguments of ``MiniGridEnv``: ``render_mode``,
+        ``screen_size``, ``highlight``, ``tile_size``, ...
+    :raises ValueError: unknown family, split or setting, or a setting out of range
     """
 
     def __init__(
-        self,
-        severity: float = 1.0,
-        rare_probability: float = 0.005,
-        failure_cost: float = 0.0,
-        size: int = 5,
-        max_steps: int = 20,
-        split: str = "train",
-        **kwargs: Any,
+        self, family: str | GridWorld = "recolor", split: str = "train", max_steps: int | None = None, **settings: Any
     ) -> None:
-        self.world = RecolorWorld(severity, rare_probability, failure_cost, size, max_steps)
+        self.world = family if isinstance(family, GridWorld) else _make_world(family, max_steps, settings)
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
         self.split = SPLITS[split]
-        self._features = tile_features(severity)
         self._requested: int | None = None
+        if not self.world.rules.turning:
+            # MiniGrid highlights its own view, which is not the one these agents have.
+            settings.setdefault("highlight", False)
+        size = self.world.size + 2
         super().__init__(
             mission_space=MissionSpace(mission_func=self._mission),
-            width=size + 2,
-            height=size + 2,
-            max_steps=max_steps,
+            width=size,
+            height=size,
+            max_steps=self.world.horizon,
             see_through_walls=True,
             agent_view_size=VIEW_SIZE,
-            **kwargs,
+            **settings,
         )
         #: MiniGrid's own observation space, for :class:`MiniGridObservation`.
         self.minigrid_observation_space = self.observation_space
         self.action_space = spaces.Discrete(self.world.rules.n_actions)
         self.observation_space = spaces.Box(0.0, 1.0, shape=(self.world.observation.dimension,), dtype=np.float32)
 
+    @property
+    def task_id(self) -> int:
+        """The task that is played."""
+        return int(self._task.task_id[0])
+
     def reset(  # type: ignore[override]  # MiniGrid's type is an unbound variable
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode.
 
-        :param seed: seeds the drawing of tasks
+        :param seed: seeds the drawing of tasks and the slips
         :param options: ``{"task_id": i}`` plays task i
         :raises ValueError: the task id is not a non-negative integer, or an option is unknown
         """
@@ -147,48 +159,33 @@ class RecolorEnv(MiniGridEnv):
     def step(  # type: ignore[override]
         self, action: Any
     ) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
-        """MiniGrid's step, with the risk contract in ``info``."""
-        observation, reward, terminated, truncated, _ = super().step(action)
-        under = self.grid.get(*self.agent_pos)
-        failure = under is not None and under.type == "lava"
+        """One step by the world's table of moves."""
+        self.step_count += 1
+        self._risk += float(action_fatality(self.world, self._task, _ROW, self._state)[0, action])
+        executed = executed_moves(self.world, self._task, _ROW, np.array([int(action)]), self.np_random)
+        self._place(self.world.rules.move[self._state, executed])
+        cell = self.world.rules.cell[self._state]
+        failure = bool(self._task.hazard[0, cell[0]])
+        success = bool(self._task.goal_cell[0] == cell[0])
+        reward = float(self._task.goal_reward[0]) if success else -self.world.failure_cost if failure else 0.0
+        terminated = failure or success
+        truncated = not terminated and self.step_count >= self.max_steps
         info: dict[str, Any] = {FATAL_PROBABILITY: self.fatal_probability()}
-        if failure:
-            reward = -self.world.failure_cost
         if terminated or truncated:
-            info |= {
-                TASK_ID: self.task_id,
-                FAILURE: failure,
-                "is_success": under is not None and under.type == "goal",
-                # Motion is deterministic: an executed action either fails or does not.
-                RISK: float(failure),
-            }
-        return observation, float(reward), terminated, truncated, info
+            info |= {TASK_ID: self.task_id, FAILURE: failure, "is_success": success, RISK: self._risk}
+        if self.render_mode == "human":
+            self.render()
+        return self.gen_obs(), reward, terminated, truncated, info
 
     def fatal_probability(self) -> NDArray[np.float32]:
-        """P(failure at the next step | this state, action), shape (n_actions,): 1 for a step into lava."""
-        fatal = np.zeros(self.world.rules.n_actions, dtype=np.float32)
-        ahead = self.grid.get(*self.front_pos)
-        fatal[self.actions.forward] = ahead is not None and ahead.type == "lava"
+        """P(failure at the next step | this state, action), slips integrated out, shape (n_actions,)."""
+        fatal: NDArray[np.float32] = action_fatality(self.world, self._task, _ROW, self._state)[0].astype(np.float32)
         return fatal
 
     def gen_obs(self) -> NDArray[np.float32]:
-        """The egocentric vector, from MiniGrid's own view of the grid."""
-        view, _ = self.gen_obs_grid()
-        # MiniGrid hides what the agent stands on; at the end of an episode that is what matters.
-        view.set(VIEW_SIZE // 2, VIEW_SIZE - 1, self.grid.get(*self.agent_pos))
-        seen = np.zeros((VIEW_SIZE, VIEW_SIZE, len(CHANNELS)), dtype=np.float32)
-        for row in range(VIEW_SIZE):
-            for column in range(VIEW_SIZE):
-                tile = view.get(column, row)
-                if tile is not None and tile.type == "lava":
-                    seen[row, column] = self._features[LAVA if tile.color == "red" else RECOLORED_LAVA]
-                elif tile is not None and tile.type == "wall":
-                    seen[row, column, CHANNELS.index("wall")] = 1.0
-        to_goal = self._goal - np.asarray(self.agent_pos)
-        offset = np.zeros((2, 2 * self.world.size - 1), dtype=np.float32)
-        offset[0, to_goal @ self.dir_vec + self.world.size - 1] = 1.0
-        offset[1, to_goal @ self.right_vec + self.world.size - 1] = 1.0
-        return np.concatenate([seen.ravel(), offset.ravel()])
+        """The egocentric vector."""
+        observation: NDArray[np.float32] = self.world.observation.encode(self._task, _ROW, self._state)[0]
+        return observation
 
     def minigrid_observation(self) -> dict[str, Any]:
         """MiniGrid's own observation of the current state: ``image``, ``direction``, ``mission``."""
@@ -196,37 +193,54 @@ class RecolorEnv(MiniGridEnv):
         return observation
 
     def _gen_grid(self, width: int, height: int) -> None:
-        if self._requested is None:
-            self.task_id = int(self.np_random.integers(self.split.start, self.split.stop))
-        else:
-            self.task_id = self._requested
-        task = self.world.tasks(np.array([self.task_id]))
+        task_id = self._requested
+        if task_id is None:
+            task_id = int(self.np_random.integers(self.split.start, self.split.stop))
+        self._task = self.world.tasks(np.array([task_id]))
+        self._risk = 0.0
         size = self.world.size
         self.grid = Grid(width, height)
         self.grid.wall_rect(0, 0, width, height)
-        for cell, tile in enumerate(task.tile[0, :-1].tolist()):
+        for cell, tile in enumerate(self._task.tile[0, :-1].tolist()):
             if tile != EMPTY:
                 self.put_obj(Lava() if tile == LAVA else RecoloredLava(), cell % size + 1, cell // size + 1)
-        goal, start = int(task.goal_cell[0]), int(task.start_state[0])
-        self._goal = np.array((goal % size + 1, goal // size + 1))
-        self.put_obj(Goal(), *self._goal)
-        self.agent_pos = (start // 4 % size + 1, start // 4 // size + 1)
-        self.agent_dir = start % 4
+        goal = int(self._task.goal_cell[0])
+        self.put_obj(Goal(), goal % size + 1, goal // size + 1)
+        self._place(self._task.start_state)
         self.mission = self._mission()
+
+    def _place(self, state: NDArray[np.intp]) -> None:
+        """Put the agent where the table of moves says, shape (1,)."""
+        self._state = state
+        rules = self.world.rules
+        cell = int(rules.cell[state[0]])
+        self.agent_pos = (cell % rules.size + 1, cell // rules.size + 1)
+        self.agent_dir = int(rules.heading[state[0]])
 
     @staticmethod
     def _mission() -> str:
         return "avoid the lava and get to the goal"
 
-    def _reward(self) -> float:
-        """Reward at the goal: 1, whenever it is reached; the discount makes the agent hurry."""
-        return 1.0
+
+def _make_world(family: str, horizon: int | None, settings: dict[str, Any]) -> GridWorld:
+    """The family's world from the settings that are its own, which are taken out of ``settings``."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}")
+    world = FAMILIES[family]
+    own = {f.name: settings.pop(f.name) for f in fields(world) if f.name in settings}
+    unknown = set(settings) - set(inspect.signature(MiniGridEnv).parameters)
+    if unknown:
+        names = ", ".join(f.name for f in fields(world))
+        raise ValueError(f"unknown setting {sorted(unknown)[0]!r} of family {family!r}: choose among {names}")
+    if horizon is not None:
+        own["horizon"] = horizon
+    return world(**own)
 
 
 class MiniGridObservation(gymnasium.ObservationWrapper[dict[str, Any], Any, NDArray[np.float32]]):
     """MiniGrid's own observation in place of the egocentric vector, so that MiniGrid's wrappers can be put on top.
 
-    :param env: a :class:`RecolorEnv`, wrapped or not
+    :param env: a :class:`RiskGridEnv`, wrapped or not
     """
 
     def __init__(self, env: gymnasium.Env[NDArray[np.float32], Any]) -> None:

@@ -1,8 +1,9 @@
-"""The egocentric observation: what MiniGrid's agent sees, rotated to face up, and the way to the goal.
+"""The egocentric observation: the tiles around the agent, the way to the goal, and how often moves slip.
 
-A full-grid one-hot does not generalise to new layouts at these pool sizes; the rotated view does. The goal offset is a
-privileged compass: the agent is told where the goal lies even behind a wall of hazards, so that its failures are
-failures of judging hazards and not of exploration.
+A full-grid one-hot does not generalise to new layouts at these pool sizes; the egocentric view does. Where the agent
+turns, the view is MiniGrid's: rotated to face up, the agent at the middle of the nearest row. Where it does not, the
+agent stands at the centre and north is up. The goal offset is a privileged compass: the agent is told where the goal
+lies even behind a wall of hazards, so that its failures are failures of judging hazards and not of exploration.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from envs.gridworld.rules import GridRules
     from envs.gridworld.tasks import TaskBatch
 
-__all__ = ["CHANNELS", "VIEW_SIZE", "EgocentricObservation", "tile_features"]
+__all__ = ["CHANNELS", "LEAST_SLIP", "VIEW_SIZE", "EgocentricObservation", "shown_slip", "tile_features"]
 
-#: Width and depth of the view; the agent stands at the middle of the nearest row, as in MiniGrid.
+#: Width and depth of the view.
 VIEW_SIZE = 5
 #: Channels of a seen tile.
 CHANNELS = ("hazard", "red", "green", "wall")
+#: Slip level that is shown as 0; 1 is shown as 1, and the scale between is logarithmic.
+LEAST_SLIP = 1e-4
 
 
 def tile_features(severity: float) -> NDArray[np.float32]:
@@ -43,6 +46,17 @@ def tile_features(severity: float) -> NDArray[np.float32]:
     return features
 
 
+def shown_slip(slip: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What the agent is told of slip levels: their logarithm, scaled to [0, 1].
+
+    :param slip: probability, any shape
+    :return: same shape
+    """
+    level = 1.0 - np.log10(np.maximum(slip, LEAST_SLIP)) / np.log10(LEAST_SLIP)
+    shown: NDArray[np.float32] = level.astype(np.float32)
+    return shown
+
+
 @dataclass(frozen=True, eq=False)
 class EgocentricObservation:
     """Tables that turn (task, state) into observations by indexing.
@@ -51,11 +65,13 @@ class EgocentricObservation:
         right; ``n_cells`` beyond the room
     :param features: shape (n_codes, n_channels), see :func:`tile_features`
     :param goal_offset: shape (n_states, n_cells, 2 * (2 * size - 1)), one-hot offsets of a cell ahead and to the right
+    :param shows_slip: whether the last number is the task's slip level
     """
 
     window: NDArray[np.intp]
     features: NDArray[np.float32]
     goal_offset: NDArray[np.float32]
+    shows_slip: bool
 
     @classmethod
     def build(cls, rules: GridRules, severity: float) -> EgocentricObservation:
@@ -65,12 +81,12 @@ class EgocentricObservation:
         :param severity: see :func:`tile_features`
         """
         size = rules.size
-        state = np.arange(rules.n_states)
         position = np.stack([rules.cell % size, rules.cell // size], axis=1)
-        forward = DIRECTION_VECTORS[state % 4]
-        right = DIRECTION_VECTORS[(state + 1) % 4]
+        forward = DIRECTION_VECTORS[rules.heading]
+        right = DIRECTION_VECTORS[(rules.heading + 1) % 4]
 
-        depth = np.repeat(np.arange(VIEW_SIZE)[::-1], VIEW_SIZE)
+        behind = 0 if rules.turning else VIEW_SIZE // 2
+        depth = np.repeat(np.arange(VIEW_SIZE)[::-1] - behind, VIEW_SIZE)
         side = np.tile(np.arange(VIEW_SIZE) - VIEW_SIZE // 2, VIEW_SIZE)
         seen = position[:, None] + depth[None, :, None] * forward[:, None] + side[None, :, None] * right[:, None]
         inside = ((seen >= 0) & (seen < size)).all(axis=2)
@@ -81,12 +97,13 @@ class EgocentricObservation:
         one_hot = np.eye(2 * size - 1, dtype=np.float32)
         ahead = one_hot[(to_cell * forward[:, None]).sum(axis=2) + size - 1]
         aside = one_hot[(to_cell * right[:, None]).sum(axis=2) + size - 1]
-        return cls(window, tile_features(severity), np.concatenate([ahead, aside], axis=2))
+        offset = np.concatenate([ahead, aside], axis=2)
+        return cls(window, tile_features(severity), offset, rules.slip_move is not None)
 
     @property
     def dimension(self) -> int:
         """Length of an observation."""
-        return int(self.window.shape[1] * self.features.shape[1] + self.goal_offset.shape[2])
+        return int(self.window.shape[1] * self.features.shape[1] + self.goal_offset.shape[2] + self.shows_slip)
 
     def encode(self, tasks: TaskBatch, rows: NDArray[np.intp], state: NDArray[np.intp]) -> NDArray[np.float32]:
         """Observations of (task, state) pairs.
@@ -101,7 +118,9 @@ class EgocentricObservation:
         seen = self.window.take(state, axis=0) + (rows * tasks.tile.shape[1])[:, None]
         observation = np.empty((n, self.dimension), dtype=np.float32)
         observation[:, :n_view] = self.features.take(tasks.tile.ravel().take(seen), axis=0).reshape(n, n_view)
-        n_cells = self.goal_offset.shape[1]
-        goal = self.goal_offset.reshape(-1, self.goal_offset.shape[2])
-        observation[:, n_view:] = goal.take(state * n_cells + tasks.goal_cell[rows], axis=0)
+        n_cells, n_offset = self.goal_offset.shape[1:]
+        goal = self.goal_offset.reshape(-1, n_offset)
+        observation[:, n_view : n_view + n_offset] = goal.take(state * n_cells + tasks.goal_cell[rows], axis=0)
+        if self.shows_slip:
+            observation[:, -1] = shown_slip(tasks.slip.take(rows))
         return observation

@@ -1,7 +1,12 @@
-"""The rules of motion, written once: a table from which the batched engine, the exact risk and observations derive.
+"""The rules of motion, written once: the table that the batched engine, the single environment, the exact risk and the
+pictures derive from.
 
-A state is ``cell * 4 + direction`` with ``cell = y * size + x`` in the interior of the room (walls are not cells) and
-MiniGrid's directions 0 right, 1 down, 2 left, 3 up. Actions are MiniGrid's 0 left, 1 right, 2 forward.
+Two sets of rules. *Turning*: a state is ``cell * 4 + direction``, actions are MiniGrid's 0 left, 1 right, 2 forward.
+*Cardinal*: a state is a cell, actions are 0 east, 1 south, 2 west, 3 north (MiniGrid's order of directions) and 4 stay.
+A cell is ``y * size + x`` in the interior of the room; walls are not cells, a move into one stays.
+
+Motion may be noisy. A task has a slip level s: with probability s the executed move is not the chosen one but drawn
+from a row of ``slip_move``. Where a move leads is deterministic.
 """
 
 from __future__ import annotations
@@ -15,24 +20,34 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DIRECTION_VECTORS", "GridRules", "turning_rules"]
+__all__ = ["DIRECTION_VECTORS", "STAY", "GridRules", "cardinal_rules", "turning_rules"]
 
-#: Shape (4, 2): (dx, dy) of MiniGrid's directions, y pointing down.
+#: Shape (4, 2): (dx, dy) of MiniGrid's directions right, down, left, up; y points down.
 DIRECTION_VECTORS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
+
+#: The action of the cardinal rules that does not move.
+STAY = 4
 
 
 @dataclass(frozen=True, eq=False)
 class GridRules:
-    """Motion in an empty room; what entering a cell means (hazard, goal) belongs to the task.
+    """Motion in an empty room; what entering a cell means (hazard, goal) and the slip level belong to the task.
 
     :param size: width and height of the interior
-    :param move: shape (n_states, n_actions), next state
+    :param action_names: name of each action
+    :param move: shape (n_states, n_actions), state that an executed move leads to
+    :param slip_move: shape (n_actions, n_actions), distribution of the executed move when a chosen action slips;
+        ``None`` if nothing ever slips
     :param cell: shape (n_states,), cell of a state
+    :param heading: shape (n_states,), direction in which the agent looks
     """
 
     size: int
+    action_names: tuple[str, ...]
     move: NDArray[np.intp]
+    slip_move: NDArray[np.float64] | None
     cell: NDArray[np.intp]
+    heading: NDArray[np.intp]
 
     @property
     def n_states(self) -> int:
@@ -50,23 +65,56 @@ class GridRules:
         return self.size * self.size
 
     @property
+    def turning(self) -> bool:
+        """Whether the agent turns, and the direction in which it looks is part of the state."""
+        return self.n_states > self.n_cells
+
+    @property
     def entered_cell(self) -> NDArray[np.intp]:
-        """Shape (n_states, n_actions): the cell an action leads to."""
+        """Shape (n_states, n_actions): the cell an executed move leads to."""
         entered: NDArray[np.intp] = self.cell[self.move]
         return entered
+
+    def state_at(self, cell: NDArray[np.intp], heading: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The state in a cell; the heading matters only where the agent turns."""
+        return cell * 4 + heading if self.turning else cell
+
+
+def _ahead(size: int, x: NDArray[np.intp], y: NDArray[np.intp], heading: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Cell one step ahead, or the same cell in front of a wall."""
+    ahead_x = x + DIRECTION_VECTORS[heading, 0]
+    ahead_y = y + DIRECTION_VECTORS[heading, 1]
+    inside = (ahead_x >= 0) & (ahead_x < size) & (ahead_y >= 0) & (ahead_y < size)
+    return np.where(inside, ahead_y * size + ahead_x, y * size + x)
 
 
 @lru_cache(maxsize=8)
 def turning_rules(size: int) -> GridRules:
-    """MiniGrid's dynamics in an empty room: turn left, turn right, step forward; forward into a wall stays.
+    """MiniGrid's dynamics in an empty room: turn left, turn right, step forward.
 
     :param size: width and height of the interior
     """
-    y, x, direction = (a.ravel() for a in np.indices((size, size, 4)))
-    ahead_x = x + DIRECTION_VECTORS[direction, 0]
-    ahead_y = y + DIRECTION_VECTORS[direction, 1]
-    inside = (ahead_x >= 0) & (ahead_x < size) & (ahead_y >= 0) & (ahead_y < size)
+    y, x, heading = (a.ravel() for a in np.indices((size, size, 4)))
     cell = y * size + x
-    ahead = np.where(inside, ahead_y * size + ahead_x, cell)
-    move = np.stack([cell * 4 + (direction - 1) % 4, cell * 4 + (direction + 1) % 4, ahead * 4 + direction], axis=1)
-    return GridRules(size=size, move=move, cell=cell)
+    ahead = _ahead(size, x, y, heading)
+    move = np.stack([cell * 4 + (heading - 1) % 4, cell * 4 + (heading + 1) % 4, ahead * 4 + heading], axis=1)
+    return GridRules(size, ("left", "right", "forward"), move, None, cell, heading)
+
+
+@lru_cache(maxsize=8)
+def cardinal_rules(size: int, safe_stay: bool = False) -> GridRules:
+    """Steps in the four directions, or none. A slip executes one of the four directions, each equally likely.
+
+    :param size: width and height of the interior
+    :param safe_stay: whether staying never slips
+    """
+    y, x = (a.ravel() for a in np.indices((size, size)))
+    cell = y * size + x
+    steps = [_ahead(size, x, y, np.full_like(x, heading)) for heading in range(4)]
+    slip = np.full((5, 5), 0.25)
+    slip[:, STAY] = 0.0
+    if safe_stay:
+        slip[STAY] = np.eye(5)[STAY]
+    # The picture of the room has north above: that is where the agent looks.
+    names = ("east", "south", "west", "north", "stay")
+    return GridRules(size, names, np.stack([*steps, cell], axis=1), slip, cell, np.full_like(cell, 3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,8 @@ class TaskBatch:
     :param goal_cell: shape (n,), cell whose entry is success
     :param tile: shape (n, n_cells + 1), tile code of each cell; the last column is WALL, the tile beyond the room
     :param rare: shape (n,), whether the task belongs to the rare mode
+    :param slip: shape (n,), probability that a move slips
+    :param goal_reward: shape (n,), reward at the goal
     """
 
     task_id: NDArray[np.int64]
@@ -32,14 +34,19 @@ class TaskBatch:
     goal_cell: NDArray[np.intp]
     tile: NDArray[np.uint8]
     rare: NDArray[np.bool_]
+    slip: NDArray[np.float64]
+    goal_reward: NDArray[np.float64]
 
     def __len__(self) -> int:
         return int(self.task_id.shape[0])
 
     def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> TaskBatch:
-        return TaskBatch(
-            self.task_id[rows], self.start_state[rows], self.goal_cell[rows], self.tile[rows], self.rare[rows]
-        )
+        return TaskBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, bytes."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
 
     @property
     def hazard(self) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ AGENTS: tuple[AgentName, ...] = ("base", "ppo", "forecast_ppo", "top_risk")
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The world and its training pool.
+    """The world and its training pool. A setting that is not given is the family's own.
 
     :param family: family of gridworlds
     :param severity: weight in [0, 1] of the recoloured lava in the channel shared by all hazards
@@ -44,12 +44,12 @@ class WorldConfig:
     :param pool_size: number of training tasks
     """
 
-    family: Literal["recolor"] = "recolor"
-    severity: float = 1.0
-    rare_probability: float = 0.005
-    failure_cost: float = 0.0
-    size: int = 5
-    horizon: int = 20
+    family: Literal["recolor", "mixed", "slip", "gale", "bridge", "control", "shift"] = "recolor"
+    severity: float | None = None
+    rare_probability: float | None = None
+    failure_cost: float | None = None
+    size: int | None = None
+    horizon: int | None = None
     pool_size: int = 20_000
 
 

@@ -65,13 +65,14 @@ def _scores(
 ) -> pl.DataFrame:
     """Scores of exactly the tasks that the evaluation asks for, read where known and computed where not."""
     tables = []
-    for part, wanted in held_out_tasks(evaluation, config.seed).items():
+    world = make_world(config.world)
+    for part, wanted in held_out_tasks(evaluation, config.seed, world.evaluation_split).items():
         table = known.filter((pl.col("agent") == agent) & (pl.col("part") == part))
         missing = wanted[~np.isin(wanted, table["task_id"].to_numpy())]
         if missing.size:
             policy = load_policy(folder, agent, config.base)
             with progress.phase(f"score {agent}, {part}", missing.size) as phase:
-                new = score_tasks(make_world(config.world), policy, missing, phase.advance)
+                new = score_tasks(world, policy, missing, phase.advance)
             labels = (pl.lit(agent).alias("agent"), pl.lit(part).alias("part"))
             table = pl.concat([table, new.select(*labels, pl.all())])
         order = pl.DataFrame({"task_id": wanted})

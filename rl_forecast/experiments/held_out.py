@@ -48,7 +48,9 @@ PARTS = ("evaluation", "deployment")
 _RISE = 0.1
 
 
-def held_out_tasks(config: EvaluationConfig, seed: int) -> dict[str, NDArray[np.int64]]:
+def held_out_tasks(
+    config: EvaluationConfig, seed: int, evaluation_split: str = "held_out"
+) -> dict[str, NDArray[np.int64]]:
     """Ids of the evaluation and deployment tasks.
 
     Evaluation tasks come from the first half of the seed's sequence, deployment tasks from the second, so either part
@@ -56,12 +58,14 @@ def held_out_tasks(config: EvaluationConfig, seed: int) -> dict[str, NDArray[np.
 
     :param config: sizes of the sets
     :param seed: seed of the run
+    :param evaluation_split: split of the evaluation tasks; deployment tasks are always held out
     """
-    split = SPLITS["held_out"]
-    half = (split.stop - split.start) // 2
+    evaluation, deployment = SPLITS[evaluation_split], SPLITS["held_out"]
     return {
-        "evaluation": split.task_ids(config.n_eval * config.n_eval_sets, seed),
-        "deployment": split.task_ids(config.n_deploy * config.n_deploy_sets, seed, first=half),
+        "evaluation": evaluation.task_ids(config.n_eval * config.n_eval_sets, seed),
+        "deployment": deployment.task_ids(
+            config.n_deploy * config.n_deploy_sets, seed, first=(deployment.stop - deployment.start) // 2
+        ),
     }
 
 

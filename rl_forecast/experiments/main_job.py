@@ -24,6 +24,7 @@ from rl_forecast.experiments.held_out import (
 )
 from rl_forecast.experiments.models import make_base, make_fine_tuned
 from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.task_pictures import worst_tasks_sheet
 from rl_forecast.experiments.tensorboard import record_outcome
 from rl_forecast.experiments.worlds import make_world, score_tasks
 from rl_forecast.figures import survival_figure
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from stable_baselines3 import PPO
     from stable_baselines3.common.policies import BasePolicy
 
-    from envs.gridworld.recolor import RecolorWorld
+    from envs.gridworld.world import GridWorld
     from rl_forecast.experiments.config import AgentName
     from rl_forecast.experiments.run_folder import RunFolder
 
 __all__ = ["run_main_job"]
+
+# Tasks on an agent's sheet of riskiest ones.
+_N_WORST = 9
 
 
 def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
@@ -77,7 +81,7 @@ class _Job:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"--device {config.device!r} is not available here: use cpu") from error
-        self.world: RecolorWorld = make_world(config.world)
+        self.world: GridWorld = make_world(config.world)
 
     def run(self) -> dict[AgentName, AgentResult]:
         models = self._train()
@@ -91,7 +95,7 @@ class _Job:
     def _illustrate(
         self, models: dict[AgentName, PPO], scores: dict[AgentName, pl.DataFrame], results: dict[AgentName, AgentResult]
     ) -> None:
-        """The figure, and each agent's outcome in TensorBoard."""
+        """The figures, and each agent's outcome in TensorBoard."""
         deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in scores.items()}
         figure = survival_figure(
             {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
@@ -101,7 +105,16 @@ class _Job:
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
         for name, result in results.items():
             model = models[name]
-            record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figure)
+            worst = worst_tasks_sheet(
+                self.world,
+                scores[name]["task_id"].to_numpy(),
+                scores[name]["psi"].to_numpy(),
+                model.policy,
+                TITLES[name],
+                _N_WORST,
+            )
+            figures = {"survival_and_forecast": figure, "worst_tasks": worst}
+            record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figures)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -152,7 +165,12 @@ class _Job:
 
     def _hyper_parameters(self, name: AgentName) -> dict[str, Any]:
         """What distinguishes an agent, flat, for TensorBoard's HParams page."""
-        shown: dict[str, Any] = {"agent": name, "seed": self.config.seed, "severity": self.config.world.severity}
+        shown: dict[str, Any] = {
+            "agent": name,
+            "seed": self.config.seed,
+            "world": self.world.family,
+            "severity": self.world.shown_severity,
+        }
         settings: Any = self.config.base if name == "base" else self.config.fine_tune
         shown |= asdict(settings)
         if name == "forecast_ppo":
@@ -178,7 +196,7 @@ class _Job:
         return float(table["success"].to_numpy().mean())
 
     def _score(self, models: dict[AgentName, PPO]) -> dict[AgentName, pl.DataFrame]:
-        tasks = held_out_tasks(self.config.evaluation, self.config.seed)
+        tasks = held_out_tasks(self.config.evaluation, self.config.seed, self.world.evaluation_split)
         total = len(models) * sum(len(ids) for ids in tasks.values())
         scores: dict[AgentName, pl.DataFrame] = {}
         with self.progress.phase("score held-out tasks", total) as phase:

@@ -15,7 +15,7 @@ from envs.gridworld.vec_env import GridVecEnv
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
-    from envs.gridworld.recolor import RecolorWorld
+    from envs.gridworld.world import GridWorld
     from rl_forecast.experiments.config import AgentName, BaseConfig, Config
 
 __all__ = ["make_base", "make_fine_tuned", "policy_kwargs"]
@@ -26,7 +26,7 @@ def policy_kwargs(base: BaseConfig) -> dict[str, Any]:
     return {"net_arch": list(base.hidden), "activation_fn": nn.ReLU}
 
 
-def make_base(config: Config, world: RecolorWorld, device: torch.device | str = "cpu") -> PPO:
+def make_base(config: Config, world: GridWorld, device: torch.device | str = "cpu") -> PPO:
     """The untrained base agent in its training environment.
 
     Unless ``base.include_rare``, its pool is the common tasks only: it stands for an agent whose training has not seen
@@ -56,7 +56,7 @@ def make_base(config: Config, world: RecolorWorld, device: torch.device | str = 
 
 
 def make_fine_tuned(
-    name: AgentName, config: Config, world: RecolorWorld, base: PPO, device: torch.device | str = "cpu"
+    name: AgentName, config: Config, world: GridWorld, base: PPO, device: torch.device | str = "cpu"
 ) -> PPO:
     """An agent with the base agent's weights, ready to be fine-tuned.
 

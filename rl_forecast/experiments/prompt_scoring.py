@@ -234,7 +234,7 @@ def _keyword_way(
                     never=keywords[i],
                 )
             )
-            log_p = keyword_log_p([keyword_log_hazards(scorer, prompts[i], y, keywords[i]) for y in continuations])
+            log_p = keyword_log_p(keyword_log_hazards(scorer, prompts[i], continuations, keywords[i]))
             rows.append((str(tasks[i].task_id), log_p, len(continuations)))
         return pl.DataFrame(
             rows, schema={"id": pl.String, "log_p": pl.Float64, "n_continuations": pl.Int64}, orient="row"

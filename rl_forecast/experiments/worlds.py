@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from agents.action_probability import log_action_probability
 from envs.gridworld.exact_risk import exact_risk
-from envs.gridworld.recolor import RecolorWorld
+from envs.gridworld.families import FAMILIES
 from rl_forecast.experiments.config import WorldConfig
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.usage import UsageError
@@ -20,31 +21,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
+    from envs.gridworld.world import GridWorld
+
 __all__ = ["make_world", "score_tasks"]
 
 # Tasks scored between two reports of progress.
 _CHUNK = 500
 
 
-def make_world(config: WorldConfig) -> RecolorWorld:
+def make_world(config: WorldConfig) -> GridWorld:
     """The configured world.
 
-    :raises UsageError: a setting is out of range
+    :raises UsageError: a setting is out of range, or the family does not have it
     """
+    family = FAMILIES[config.family]
+    own = {f.name for f in fields(family)}
+    settings = {}
+    for name in ("severity", "rare_probability", "failure_cost", "size", "horizon"):
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if name not in own:
+            raise UsageError(f"world.{name} is not a setting of the family {config.family}: leave it out")
+        settings[name] = value
     try:
-        return RecolorWorld(
-            severity=config.severity,
-            rare_probability=config.rare_probability,
-            failure_cost=config.failure_cost,
-            size=config.size,
-            horizon=config.horizon,
-        )
+        return family(**settings)
     except ValueError as error:
         raise UsageError(f"world.{error}") from error
 
 
 def score_tasks(
-    world: RecolorWorld,
+    world: GridWorld,
     policy: ActorCriticPolicy,
     task_id: NDArray[np.int64],
     report: Callable[[int], None] = lambda n_tasks: None,
@@ -62,7 +69,7 @@ def score_tasks(
     for first in range(0, len(task_id), _CHUNK):
         tasks = world.tasks(task_id[first : first + _CHUNK])
         with torch.no_grad():
-            risk = exact_risk(world, tasks, lambda observation: log_action_probability(policy, observation), _CHUNK)
+            risk = exact_risk(world, tasks, lambda observation: log_action_probability(policy, observation))
         log_p = risk.log_p.cpu().numpy()
         parts.append(
             pl.DataFrame(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from envs import GridVecEnv, RecolorWorld, exact_risk
+from envs import FAMILIES, GridVecEnv, GridWorld, RecolorWorld, RiskGridEnv, SlipWorld, exact_risk
 from rl_forecast.scores import psi_from_log_p
 
 
-def _network(scale: float = 1.0) -> nn.Sequential:
+def _network(scale: float = 1.0, world: GridWorld | None = None) -> nn.Sequential:
+    world = world or RecolorWorld()
     generator = torch.Generator().manual_seed(3)
-    net = nn.Sequential(nn.Linear(118, 32), nn.Tanh(), nn.Linear(32, 3), nn.LogSoftmax(dim=1)).double()
+    n_inputs, n_actions = world.observation.dimension, world.rules.n_actions
+    net = nn.Sequential(nn.Linear(n_inputs, 32), nn.Tanh(), nn.Linear(32, n_actions), nn.LogSoftmax(dim=1)).double()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3 * scale)
@@ -26,13 +29,22 @@ def _policy(net: nn.Module):  # type: ignore[no-untyped-def]
     return lambda observation: net(observation.double())
 
 
-def test_agrees_with_simulation_on_1000_tasks() -> None:
-    world, net, n_tasks, episodes = RecolorWorld(), _network(), 1000, 400
+@pytest.mark.parametrize(
+    ("family", "settings", "n_tasks", "episodes"),
+    [
+        ("recolor", {}, 600, 250),
+        ("gale", {"rare_probability": 0.5, "failure_cost": 0.4}, 300, 250),
+        ("bridge", {"rare_probability": 0.5}, 300, 250),
+    ],
+)
+def test_agrees_with_simulation(family: str, settings: dict[str, Any], n_tasks: int, episodes: int) -> None:
+    world = FAMILIES[family](**settings)
+    net = _network(world=world)
     with torch.no_grad():
         exact = exact_risk(world, world.tasks(np.arange(n_tasks)), _policy(net))
     engine = GridVecEnv(world, np.arange(n_tasks), num_envs=4000, episodes_per_task=episodes, seed=0)
     rng = np.random.default_rng(0)
-    failures, successes, count = (np.zeros(n_tasks) for _ in range(3))
+    failures, successes, count, risk, reward = (np.zeros(n_tasks) for _ in range(5))
     observation = engine.reset()
     # One pass of the queue, and only episodes begun in it: stopping earlier would favour short episodes.
     wanted = n_tasks * episodes
@@ -41,14 +53,16 @@ def test_agrees_with_simulation_on_1000_tasks() -> None:
     while counted.any():
         with torch.no_grad():
             pi = _policy(net)(torch.from_numpy(observation)).exp().numpy()
-        action = (rng.random((4000, 1)) > pi.cumsum(axis=1)).sum(axis=1).clip(max=2)
-        observation, _, done, infos = engine.step(action)
+        above = rng.random((4000, 1)) > pi.cumsum(axis=1)
+        observation, _, done, infos = engine.step(above.sum(axis=1).clip(max=pi.shape[1] - 1))
         for env in np.flatnonzero(done):
             if counted[env]:
                 task = infos[env]["task_id"]
                 count[task] += 1
                 failures[task] += infos[env]["failure"]
                 successes[task] += infos[env]["is_success"]
+                risk[task] += infos[env]["risk"]
+                reward[task] += infos[env]["episode"]["r"]
             counted[env] = begun < wanted
             begun += 1
     assert (count == episodes).all()
@@ -58,41 +72,86 @@ def test_agrees_with_simulation_on_1000_tasks() -> None:
         assert abs(total) < 4
         # Per task the count is close to normal only where a few events are expected on either side.
         z = ((simulated - probability * episodes) / np.maximum(sd, 1e-9))[sd > 2]
-        assert len(z) > 100
+        assert len(z) > 50
         assert abs(z.std() - 1) < 4 / np.sqrt(2 * len(z))
         assert np.abs(z).max() < 5
+    # An episode's risk has the failure probability as its mean and no more variance than the failure itself,
+    # except that it may exceed 1; its sum over all episodes is held against the exact one.
+    sd = np.sqrt((exact.p * (1 - exact.p) * episodes).sum().item())
+    assert abs(risk.sum() / episodes - exact.p.sum().item()) < 5 * sd / episodes
+    assert reward.sum() / wanted == pytest.approx(exact.expected_return.mean().item(), abs=0.01)
+    tasks = world.tasks(np.arange(n_tasks))
+    by_hand = tasks.goal_reward * exact.success.numpy() - world.failure_cost * exact.p.numpy()
+    np.testing.assert_allclose(exact.expected_return.numpy(), by_hand, rtol=1e-12)
 
 
-def test_equals_the_sum_over_all_action_sequences() -> None:
-    world, net = RecolorWorld(horizon=7), _network(2.0)
-    tasks = world.tasks(np.arange(12))
+def test_the_single_environment_agrees_with_the_exact_risk() -> None:
+    world = FAMILIES["gale"](rare_probability=1.0)
+    env, net, episodes = RiskGridEnv("gale", rare_probability=1.0), _network(world=world), 1500
+    tasks = world.tasks(np.arange(200))
     with torch.no_grad():
-        exact = exact_risk(world, tasks, _policy(net))
-        pi = np.stack(
-            [
-                _policy(net)(torch.from_numpy(world.observation.encode(tasks, np.full(100, row), np.arange(100))))
-                .exp()
-                .numpy()
-                for row in range(len(tasks))
-            ]
-        )
+        risks = exact_risk(world, tasks, _policy(net)).p.numpy()
+        task = int(np.abs(risks - 0.5).argmin())
+        observation = world.observation.encode(tasks, np.full(25, task), np.arange(25))
+        table = _policy(net)(torch.from_numpy(observation)).exp().numpy()
+    p = risks[task]
+    rng = np.random.default_rng(1)
+    failures = risk = 0.0
+    env.reset(seed=3)
+    for _ in range(episodes):
+        env.reset(options={"task_id": task})
+        done, info = False, {}
+        while not done:
+            _, _, terminated, truncated, info = env.step(rng.choice(5, p=table[env._state[0]]))
+            done = terminated or truncated
+        failures += info["failure"]
+        risk += info["risk"]
+    sd = np.sqrt(p * (1 - p) / episodes)
+    assert 0.3 < p < 0.7
+    assert abs(failures / episodes - p) < 4 * sd
+    assert abs(risk / episodes - p) < 4 * sd
+
+
+@pytest.mark.parametrize("family", ["recolor", "slip", "bridge"])
+def test_equals_the_sum_over_all_action_sequences(family: str) -> None:
+    horizon = 7 if family == "recolor" else 4
+    world = FAMILIES[family](horizon=horizon, rare_probability=0.5)
+    net, rules = _network(2.0, world), world.rules
+    tasks = world.tasks(np.arange(12))
+    assert tasks.rare.any()
+    discount = 0.9
+    with torch.no_grad():
+        exact = exact_risk(world, tasks, _policy(net), discount=discount)
+    states = np.arange(rules.n_states)
     for row in range(len(tasks)):
-        failure = success = 0.0
-        for actions in product(range(3), repeat=7):
-            state, probability, outcome = int(tasks.start_state[row]), 1.0, None
-            for step, action in enumerate(actions):
-                probability *= pi[row, state, action]
-                state = int(world.rules.move[state, action])
-                cell = state // 4
+        with torch.no_grad():
+            observation = world.observation.encode(tasks, np.full(rules.n_states, row), states)
+            chosen = _policy(net)(torch.from_numpy(observation)).exp().numpy()
+        slip = tasks.slip[row]
+        # Executed moves, slips summed over by hand.
+        pi = np.zeros_like(chosen)
+        for action in range(rules.n_actions):
+            for move in range(rules.n_actions):
+                slipped = 0.0 if rules.slip_move is None else rules.slip_move[action, move]
+                pi[:, move] += chosen[:, action] * ((1 - slip) * (action == move) + slip * slipped)
+        failure = success = value = 0.0
+        for moves in product(range(rules.n_actions), repeat=horizon):
+            state, probability, outcome, end = int(tasks.start_state[row]), 1.0, None, 0
+            for step, move in enumerate(moves):
+                probability *= pi[state, move]
+                state, end = int(rules.move[state, move]), step
+                cell = rules.cell[state]
                 outcome = "failure" if tasks.hazard[row, cell] else "success" if cell == tasks.goal_cell[row] else None
                 if outcome:
                     # Every continuation after the end is summed once: count the first of them only.
-                    probability = probability if all(a == 0 for a in actions[step + 1 :]) else 0.0
+                    probability = probability if all(m == 0 for m in moves[step + 1 :]) else 0.0
                     break
             failure += probability * (outcome == "failure")
             success += probability * (outcome == "success")
+            value += probability * (outcome == "success") * tasks.goal_reward[row] * discount**end
         assert exact.p[row].item() == pytest.approx(failure, rel=1e-12, abs=1e-300)
         assert exact.success[row].item() == pytest.approx(success, rel=1e-12, abs=1e-300)
+        assert exact.expected_return[row].item() == pytest.approx(value, rel=1e-12, abs=1e-300)
 
 
 def _forward_with_log_odds(log_odds: float):  # type: ignore[no-untyped-def]
@@ -135,8 +194,10 @@ def test_impossible_failure_has_psi_minus_infinity() -> None:
     assert (risk.success == 0).all()
 
 
-def test_gradient_equals_finite_differences() -> None:
-    world, net = RecolorWorld(), _network()
+@pytest.mark.parametrize("family", ["recolor", "slip"])
+def test_gradient_equals_finite_differences(family: str) -> None:
+    world = FAMILIES[family]()
+    net = _network(world=world)
     tasks = world.tasks(np.arange(40))
     weight = torch.linspace(-1, 1, 40, dtype=torch.float64)
 
@@ -147,7 +208,7 @@ def test_gradient_equals_finite_differences() -> None:
     bias = net[2].bias
     assert bias.grad is not None
     for index in range(3):
-        step = torch.zeros(3, dtype=torch.float64)
+        step = torch.zeros(len(bias), dtype=torch.float64)
         step[index] = 1e-6
         with torch.no_grad():
             bias += step
@@ -158,15 +219,32 @@ def test_gradient_equals_finite_differences() -> None:
         assert bias.grad[index].item() == pytest.approx((above - below).item() / 2e-6, rel=1e-5)
 
 
-def test_chunks_do_not_matter_and_bad_policies_are_refused() -> None:
+def test_chunks_do_not_matter_for_values_and_gradients() -> None:
+    world, net = SlipWorld(), _network(world=SlipWorld())
+    tasks = world.tasks(np.arange(30))
+    results, gradients = [], []
+    for budget in (2**30, 1, 2**20):
+        net.zero_grad()
+        risk = exact_risk(world, tasks, _policy(net), memory_budget=budget)
+        psi_from_log_p(risk.log_p).sum().backward()
+        results.append(risk)
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))  # type: ignore[union-attr]
+    for risk, gradient in zip(results[1:], gradients[1:], strict=True):
+        for name in ("log_p", "success", "expected_return"):
+            np.testing.assert_allclose(
+                getattr(risk, name).detach().numpy(), getattr(results[0], name).detach().numpy(), rtol=1e-12
+            )
+        np.testing.assert_allclose(gradient.numpy(), gradients[0].numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_bad_arguments_are_refused() -> None:
     world, net = RecolorWorld(), _network()
-    tasks = world.tasks(np.arange(100))
+    tasks = world.tasks(np.arange(10))
     with torch.no_grad():
-        whole, parts = (exact_risk(world, tasks, _policy(net), chunk_size=c) for c in (100, 7))
-        assert torch.equal(whole.success, parts.success) or torch.allclose(whole.success, parts.success, rtol=1e-13)
-        np.testing.assert_allclose(whole.log_p.numpy(), parts.log_p.numpy(), rtol=1e-12)
         assert len(exact_risk(world, tasks[:0], _policy(net)).log_p) == 0
         with pytest.raises(ValueError, match="log-probabilities of shape"):
             exact_risk(world, tasks, lambda observation: torch.zeros(len(observation), 2))
-        with pytest.raises(ValueError, match="chunk_size"):
-            exact_risk(world, tasks, _policy(net), chunk_size=0)
+        with pytest.raises(ValueError, match="memory_budget"):
+            exact_risk(world, tasks, _policy(net), memory_budget=0)
+        with pytest.raises(ValueError, match="discount"):
+            exact_risk(world, tasks, _policy(net), discount=0.0)

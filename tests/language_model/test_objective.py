@@ -246,10 +246,13 @@ def test_a_resumed_objective_goes_on_bit_for_bit() -> None:
         step(scorer)
         assert (report.loss, report.anchor, report.grad_norm) == (expected.loss, expected.anchor, expected.grad_norm)
         assert torch.equal(report.psi, expected.psi)
+    # another pool of the same size is not taken for the saved one
+    resumed.load_state_dict(state)
+    assert resumed.backward(scorer.encode(word_tasks(N, seed=8))).n_scored == N
 
 
 def test_the_anchor_holds_middling_scores_down() -> None:
-    """Forty steps of the loss alone and with the anchor: without it more prompts rise above the base."""
+    """15 steps of the loss alone and with the anchor: without it more prompts rise above the base."""
     risen = {}
     for anchor_weight in (0.0, 10.0):
         scorer, encoded = setup(initializer_range=0.05)
@@ -258,13 +261,48 @@ def test_the_anchor_holds_middling_scores_down() -> None:
         objective = ForecastObjective(scorer, LOSS, base=base, anchor_weight=anchor_weight)
         optimizer = torch.optim.AdamW(scorer.model.parameters(), lr=2e-3, weight_decay=0)
         losses = []
-        for _ in range(25):
+        for _ in range(15):
             optimizer.zero_grad()
             losses.append(objective.backward(encoded).loss)
             optimizer.step()
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
         risen[anchor_weight] = float((scorer.score(encoded) - start).clamp(min=0).mean())
     assert risen[10.0] < 0.5 * risen[0.0]
+
+
+def test_memory_is_that_of_one_batch() -> None:
+    """Bytes that autograd keeps at once: ten times the prompts, the same memory."""
+    tokenizer = word_tokenizer()
+    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer, max_batch_tokens=400)
+    most = {}
+    for n in (100, 1_000):
+        encoded = scorer.encode(word_tasks(n))
+        saved: list[int] = [0, 0]
+
+        class Kept:
+            def __init__(self, tensor: torch.Tensor) -> None:
+                self.tensor = tensor
+                saved[0] += tensor.numel()  # noqa: B023
+                saved[1] = max(saved)  # noqa: B023
+
+            def __del__(self) -> None:
+                saved[0] -= self.tensor.numel()  # noqa: B023
+
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            scorer.backward(encoded, torch.ones(n))
+        most[n] = saved[1]
+    assert 0 < most[1_000] < 1.5 * most[100]
+
+
+def test_no_weight_runs_nothing() -> None:
+    scorer, encoded = setup()
+    ran, log_p = scorer.backward(encoded, np.zeros(N))
+    assert len(ran) == len(log_p) == 0
+    assert all(p.grad is None for p in scorer.model.parameters())
+    report = ForecastObjective(scorer, lambda psi: 0 * psi.sum(), anchor_weight=0).backward(encoded)
+    assert (report.grad_norm, report.n_backward) == (0.0, 0)
+    with pytest.raises(ValueError, match=r"weight must have shape \(200,\), it has \(3,\)"):
+        scorer.backward(encoded, torch.ones(3))
 
 
 def test_bad_policies() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -316,6 +317,24 @@ def test_bad_files(
 def write_text(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def test_the_snippets_of_the_page_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    many = [PromptTask(" ".join(rng.choice(WORDS, rng.integers(2, 12))), (" password",), None, i) for i in range(200)]
+    write(tmp_path / "prompts.jsonl", many)
+    (tmp_path / "model").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
+    namespace: dict[str, Any] = {}
+    snippets = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(snippet, namespace)
+    assert namespace["report"].grad_norm > 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_help_answers_without_loading_torch() -> None:

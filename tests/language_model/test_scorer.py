@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, LlamaModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from agents.language_model import ContinuationScorer, PromptTask, psi_from_model_log_p
 from rl_forecast.scores import psi_from_log_p
@@ -91,26 +92,37 @@ def test_batches_stay_within_their_budgets() -> None:
     most_rows = int(np.diff(encoded.first_row).max())
     # a task's own rows are never split: only a batch of one task may exceed a budget
     assert all(tokens <= max(150, most_rows * 28) for tokens, _ in seen)
-    assert all(logits <= max(4_000, most_rows * 5 * len(tokenizer)) for _, logits in seen)
+    assert all(logits <= max(4_000, most_rows * 4 * len(tokenizer)) for _, logits in seen)
     assert len(seen) > 10
-    assert sum(logits for _, logits in seen) < sum(tokens for tokens, _ in seen) * len(tokenizer) / 2
+    # no logit but those of continuation tokens
+    scored = int((encoded.row_length - encoded.row_prompt).sum())
+    assert sum(logits for _, logits in seen) == scored * len(tokenizer)
 
 
-def test_a_model_without_logits_to_keep_scores_the_same() -> None:
+def test_models_with_heads_of_their_own_score_the_same() -> None:
+    """One does not call its head as a module, one treats logits after it: the first is read whole, both are right."""
     tokenizer = word_tokenizer()
     model = tiny_llama(len(tokenizer))
     tasks = word_tasks(20)
-    reference = ContinuationScorer(model, tokenizer)
 
-    class Older(type(model)):  # type: ignore[misc]
+    class Uncalled(type(model)):  # type: ignore[misc]
         def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> Any:
-            return super().forward(input_ids=input_ids, use_cache=use_cache)
+            hidden = self.model(input_ids=input_ids, use_cache=use_cache).last_hidden_state
+            return CausalLMOutput(logits=hidden @ self.lm_head.weight.T)
 
-    expected = reference.score(reference.encode(tasks))
-    older = Older(model.config)
-    older.load_state_dict(model.state_dict())
-    scorer = ContinuationScorer(older, tokenizer)
-    torch.testing.assert_close(scorer.score(scorer.encode(tasks)), expected, atol=1e-5, rtol=0)
+    class Capped(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> Any:
+            out = super().forward(input_ids=input_ids, use_cache=use_cache)
+            return CausalLMOutput(logits=3 * torch.tanh(out.logits / 3))
+
+    for kind, picks in ((Uncalled, False), (Capped, True)):
+        other = kind(model.config)
+        other.load_state_dict(model.state_dict())
+        scorer = ContinuationScorer(other, tokenizer, max_batch_tokens=200, max_batch_logits=20_000)
+        assert scorer._picks == picks
+        tasks = [task for task in tasks if len(task.forbidden) == 1]
+        expected = [direct(other, tokenizer, task) for task in tasks]
+        np.testing.assert_allclose(scorer.score(scorer.encode(tasks)), expected, atol=1e-5)
 
 
 def test_backward_is_the_gradient_of_the_weighted_scores() -> None:

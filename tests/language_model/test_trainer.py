@@ -120,7 +120,7 @@ def test_trains_with_checkpointing_and_logs(tmp_path: Path, with_lora: bool) -> 
 
     trainer = ForecastTrainer(
         scorer.model,
-        arguments(tmp_path, gradient_checkpointing=True, bf16=False),
+        arguments(tmp_path, gradient_checkpointing=True, bf16=not with_lora),
         train_dataset=rows,
         objective=ForecastObjective(scorer, LOSS, base=None if with_lora else base),
         prompts=pool,
@@ -134,6 +134,8 @@ def test_trains_with_checkpointing_and_logs(tmp_path: Path, with_lora: bool) -> 
         assert entry["forecast/grad_norm"] > 0
         assert 0 < entry["forecast/n_backward"] <= N
         assert np.isfinite(entry["forecast/worst_psi"])
+    # with bf16 accelerate makes forward run under autocast: without its wrapper the model is what was saved
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     merged = scorer.model.merge_and_unload() if with_lora else scorer.model
     merged.save_pretrained(tmp_path / "model")
     scorer.tokenizer.save_pretrained(tmp_path / "model")

@@ -1,12 +1,14 @@
-"""The default world: its tasks, its environment, its engine."""
+"""The worlds: their tasks, the environment, the engine."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import subprocess
 import sys
 from collections import deque
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,42 +19,71 @@ from minigrid.wrappers import FullyObsWrapper, ImgObsWrapper, RGBImgObsWrapper
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
-from envs import GridVecEnv, MiniGridObservation, RecolorEnv, RecolorWorld
+from envs import (
+    FAMILIES,
+    BridgeWorld,
+    GaleWorld,
+    GridVecEnv,
+    GridWorld,
+    MiniGridObservation,
+    MixedWorld,
+    RecolorWorld,
+    RiskGridEnv,
+    ShiftWorld,
+    SlipWorld,
+)
+from envs.gridworld.engine import TaskQueue
 from envs.gridworld.minigrid_env import RecoloredLava
 from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA, WALL
-from envs.gridworld.vec_env import TaskQueue
 from rl_forecast.tasks import SPLITS
 
 ID = "RiskGrid/Recolor-v0"
+IDS = list(envs.REGISTERED)
+#: Ids of every split.
+SOME_TASKS = np.array([0, 1, 17, 2**30, 2**31, 2**32 - 1])
 
 
-def _digest() -> str:
-    tasks = RecolorWorld().tasks(np.array([0, 1, 17, 2**30, 2**31, 2**32 - 1]))
+def _digest(world: GridWorld, task_ids: np.ndarray = SOME_TASKS) -> str:
+    tasks = world.tasks(task_ids)
     content = [tasks.start_state, tasks.goal_cell, tasks.tile, tasks.rare]
     return hashlib.sha256(b"".join(np.asarray(a).astype(np.int64).tobytes() for a in content)).hexdigest()
 
 
+def _digests() -> dict[str, str]:
+    """Every column of the registered worlds' tasks; levels and rewards to nine digits."""
+    digests, ids = {}, np.concatenate([split.task_ids(1000, seed=0) for split in SPLITS.values()])
+    for env_id in IDS:
+        world = gymnasium.make(env_id).unwrapped.world  # type: ignore[attr-defined]
+        tasks = world.tasks(ids)
+        numbers = np.rint(np.concatenate([tasks.slip, tasks.goal_reward]) * 1e9).astype(np.int64)
+        digests[env_id] = _digest(world, ids) + hashlib.sha256(numbers.tobytes()).hexdigest()
+    return digests
+
+
 def test_a_task_id_means_the_same_task_in_another_process() -> None:
-    code = "from tests.envs.test_recolor import _digest; print(_digest())"
+    code = "import json; from tests.envs.test_worlds import _digests; print(json.dumps(_digests()))"
     printed = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert printed.stdout.strip() == _digest()
+    here = _digests()
+    assert json.loads(printed.stdout) == here
+    assert len(set(here.values())) > len(FAMILIES)
 
 
 def test_tasks_of_the_first_release_stay_what_they_are() -> None:
     # Published numbers name task ids: changing the generator changes their meaning.
-    assert _digest() == PINNED
+    assert _digest(RecolorWorld()) == PINNED
 
 
 PINNED = "433190f3dcfecd54d0bed3343bf49fc685ff58928873e9b65f344fe8750d3bfa"
 
 
-def test_tasks_do_not_depend_on_their_batch() -> None:
-    world, ids = RecolorWorld(), SPLITS["held_out"].task_ids(500, seed=0)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tasks_do_not_depend_on_their_batch(family: str) -> None:
+    world, ids = FAMILIES[family](), SPLITS["held_out"].task_ids(500, seed=0)
     together = world.tasks(ids)
     for i in (0, 7, 499):
         alone = world.tasks(ids[i : i + 1])
-        assert np.array_equal(alone.tile[0], together.tile[i])
-        assert (alone.start_state[0], alone.goal_cell[0]) == (together.start_state[i], together.goal_cell[i])
+        for name in ("start_state", "goal_cell", "tile", "rare", "slip", "goal_reward"):
+            assert np.array_equal(getattr(alone, name)[0], getattr(together, name)[i])
 
 
 def _shortest_path(hazard: np.ndarray, start: int, goal: int, size: int) -> int | None:
@@ -71,11 +102,13 @@ def _shortest_path(hazard: np.ndarray, start: int, goal: int, size: int) -> int 
     return None
 
 
+@pytest.mark.parametrize("family", ["recolor", "bridge"])
 @pytest.mark.parametrize("size", [4, 5, 7])
-def test_every_task_can_be_solved_and_is_not_trivial(size: int) -> None:
-    tasks = RecolorWorld(size=size).tasks(np.arange(2000))
+def test_every_task_can_be_solved_and_is_not_trivial(size: int, family: str) -> None:
+    world = FAMILIES[family](size=size, rare_probability=0.5)
+    tasks = world.tasks(np.arange(2000))
     for row in range(len(tasks)):
-        start, goal = int(tasks.start_state[row]) // 4, int(tasks.goal_cell[row])
+        start, goal = int(world.rules.cell[tasks.start_state[row]]), int(tasks.goal_cell[row])
         hazard = tasks.hazard[row]
         assert not hazard[start]
         assert not hazard[goal]
@@ -109,6 +142,66 @@ def test_rare_tasks_differ_from_common_ones_in_colour_only() -> None:
     assert np.array_equal(common.goal_cell, rare.goal_cell)
 
 
+def test_one_hazard_of_a_rare_mixed_task_is_recoloured_each_as_often() -> None:
+    tasks = MixedWorld(rare_probability=1.0).tasks(np.arange(20_000))
+    ordinary = MixedWorld(rare_probability=0.0).tasks(np.arange(20_000))
+    assert ((tasks.tile == RECOLORED_LAVA).sum(axis=1) == 1).all()
+    assert np.array_equal(tasks.hazard, ordinary.hazard)
+    assert not (ordinary.tile == RECOLORED_LAVA).any()
+    # Among tasks with two hazards the first cell in reading order is the recoloured one half of the time.
+    two = tasks[tasks.hazard.sum(axis=1) == 2]
+    first = two.hazard.argmax(axis=1)
+    share = np.mean(two.tile[np.arange(len(two)), first] == RECOLORED_LAVA)
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(len(two))
+
+
+def test_slip_levels_are_log_uniform_and_a_gale_is_beyond_them() -> None:
+    ids = np.arange(100_000)
+    slip, gale = SlipWorld().tasks(ids), GaleWorld().tasks(ids)
+    level = np.log10(slip.slip)
+    np.testing.assert_allclose(
+        np.quantile(level, [0, 0.25, 0.5, 0.75, 1]), [-4, -3.375, -2.75, -2.125, -1.5], atol=0.02
+    )
+    assert np.array_equal(gale.rare, slip.rare)
+    assert np.array_equal(gale.slip[~gale.rare], slip.slip[~slip.rare])
+    rare = np.log10(gale.slip[gale.rare])
+    assert -0.8 <= rare.min() < -0.78
+    assert -0.42 < rare.max() <= -0.4
+    assert not (gale.tile == RECOLORED_LAVA).any()
+
+
+def test_rare_tasks_of_the_bridge_carry_their_share_of_the_reward() -> None:
+    tasks = BridgeWorld(rare_reward_share=0.7).tasks(np.arange(200_000))
+    assert abs(tasks.goal_reward.mean() - 1) < 0.15
+    share = tasks.goal_reward[tasks.rare].sum() / tasks.goal_reward.sum()
+    assert abs(share - 0.7) < 0.05
+    assert set(tasks.hazard[tasks.rare].sum(axis=1)) == {5, 6, 7, 8}
+    rules = BridgeWorld().rules
+    assert rules.slip_move is not None
+    assert rules.slip_move[4].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_the_rare_mode_of_a_shifted_world_is_held_out_only() -> None:
+    world = ShiftWorld(rare_probability=0.1)
+    for split, share in (("train", 0.0), ("validation", 0.0), ("held_out", 0.1)):
+        rare = world.tasks(SPLITS[split].task_ids(10_000, seed=1)).rare.mean()
+        assert abs(rare - share) < 0.015
+    assert world.evaluation_split == "validation"
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("control", {"rare_probability": 0.1}, "rare_probability must be 0"),
+        ("gale", {"log10_gale": (0.0, -1.0)}, "log10_gale must be a rising pair"),
+        ("bridge", {"rare_reward_share": 2.0}, "rare_reward_share must lie in"),
+    ],
+)
+def test_settings_of_families_out_of_range_are_refused(family: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FAMILIES[family](**settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -129,17 +222,17 @@ def test_bad_task_ids_are_refused(ids: np.ndarray) -> None:
         RecolorWorld().tasks(ids)
 
 
-def test_checkers_of_gymnasium_and_stable_baselines3_pass_without_warnings() -> None:
+@pytest.mark.parametrize("env_id", IDS)
+def test_checkers_of_gymnasium_and_stable_baselines3_pass_without_warnings(env_id: str) -> None:
     # pytest turns every warning into an error
     # (the render check opens a window, for which a test machine has no screen: pictures are tested below)
-    gymnasium_check_env(gymnasium.make(ID).unwrapped, skip_render_check=True)
-    sb3_check_env(gymnasium.make(ID).unwrapped)
-    assert ID in gymnasium.registry
-    assert envs.RecolorEnv is RecolorEnv
+    gymnasium_check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
+    sb3_check_env(gymnasium.make(env_id).unwrapped)
+    assert len({arguments["family"] for arguments in envs.REGISTERED.values()}) == len(FAMILIES)
 
 
 def test_reset_options() -> None:
-    env = RecolorEnv(split="validation")
+    env = RiskGridEnv(split="validation")
     first = env.reset(seed=4)[1]["task_id"]
     assert env.reset(seed=4)[1]["task_id"] == first
     assert first in SPLITS["validation"]
@@ -150,12 +243,16 @@ def test_reset_options() -> None:
     with pytest.raises(ValueError, match="unknown reset option 'task'"):
         env.reset(options={"task": 3})
     with pytest.raises(ValueError, match="unknown split"):
-        RecolorEnv(split="test")
+        RiskGridEnv(split="test")
+    with pytest.raises(ValueError, match="unknown family 'lava': choose one of recolor"):
+        RiskGridEnv("lava")
+    with pytest.raises(ValueError, match="unknown setting 'severity' of family 'gale': choose among rare_probability"):
+        RiskGridEnv("gale", severity=0.5)
 
 
 def test_recoloured_lava_encodes_as_lava_and_looks_different() -> None:
     assert RecoloredLava().encode() == (OBJECT_TO_IDX["lava"], COLOR_TO_IDX["green"], 0)
-    common, rare = (RecolorEnv(rare_probability=p, render_mode="rgb_array") for p in (0.0, 1.0))
+    common, rare = (RiskGridEnv(rare_probability=p, render_mode="rgb_array") for p in (0.0, 1.0))
     for env in (common, rare):
         env.reset(options={"task_id": 5})
     red_picture, green_picture = common.render(), rare.render()
@@ -163,8 +260,9 @@ def test_recoloured_lava_encodes_as_lava_and_looks_different() -> None:
     assert (red_picture != green_picture).any()
 
 
-def test_environment_survives_pickling() -> None:
-    env = RecolorEnv()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_environment_survives_pickling(family: str) -> None:
+    env = RiskGridEnv(family)
     copy = pickle.loads(pickle.dumps(env))
     a, b = copy.reset(options={"task_id": 3})[0], env.reset(options={"task_id": 3})[0]
     assert np.array_equal(a, b)

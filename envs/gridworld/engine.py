@@ -1,0 +1,239 @@
+"""The batched engine: thousands of tasks stepped at once in numpy. Vectorised environments are thin covers of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from envs.gridworld.tasks import EMPTY
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from envs.gridworld.tasks import TaskBatch
+    from envs.gridworld.world import GridWorld
+
+__all__ = ["GridEngine", "StepResult", "TaskQueue", "action_fatality", "executed_moves"]
+
+
+def executed_moves(
+    world: GridWorld, tasks: TaskBatch, row: NDArray[np.intp], action: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.integer]:
+    """The moves that are executed when actions are chosen: the actions themselves, but for slips.
+
+    :param world: the world
+    :param tasks: tasks of that world
+    :param row: shape (b,), rows of ``tasks``
+    :param action: shape (b,), chosen actions
+    :param rng: generator of the slips; untouched where nothing slips
+    :return: shape (b,)
+    """
+    slip_move = world.rules.slip_move
+    if slip_move is None:
+        return action
+    slips = np.flatnonzero(rng.random(len(row)) < tasks.slip[row])
+    if slips.size:
+        action = action.copy()
+        above = slip_move[action[slips]].cumsum(axis=1)
+        action[slips] = (rng.random((slips.size, 1)) >= above).sum(axis=1)
+    return action
+
+
+def action_fatality(
+    world: GridWorld, tasks: TaskBatch, row: NDArray[np.intp], state: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """P(failure at the next step | state, action), slips integrated out.
+
+    :param world: the world
+    :param tasks: tasks of that world
+    :param row: shape (b,), rows of ``tasks``
+    :param state: shape (b,), states
+    :return: shape (b, n_actions)
+    """
+    rules = world.rules
+    n_tiles = tasks.tile.shape[1]
+    tile = tasks.tile.ravel().take(rules.entered_cell[state] + (row * n_tiles)[:, None])
+    fatal: NDArray[np.float64] = (tile != EMPTY).astype(np.float64)
+    if rules.slip_move is None:
+        return fatal
+    slip = tasks.slip[row][:, None]
+    mixed: NDArray[np.float64] = (1.0 - slip) * fatal + slip * (fatal @ rules.slip_move.T)
+    return mixed
+
+
+class TaskQueue:
+    """Endless shuffled passes over a pool of tasks, each task handed out several times in a row.
+
+    One queue serves all environments, so the repetitions of a task run side by side and end within few rollouts.
+
+    :param n_tasks: size of the pool
+    :param repeats: how often a task is handed out in a row
+    :param rng: generator that shuffles each pass
+    """
+
+    def __init__(self, n_tasks: int, repeats: int, rng: np.random.Generator) -> None:
+        self._repeats = repeats
+        self._rng = rng
+        self._n_tasks = n_tasks
+        self._pass: NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self._next = 0
+
+    def take(self, count: int) -> NDArray[np.intp]:
+        """The next rows of the pool, shape (count,)."""
+        while self._pass.size - self._next < count:
+            fresh = np.repeat(self._rng.permutation(self._n_tasks), self._repeats)
+            self._pass, self._next = np.concatenate([self._pass[self._next :], fresh]), 0
+        rows = self._pass[self._next : self._next + count]
+        self._next += count
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What one step of all environments did; arrays of shape (n_envs,), or of the episodes that ended.
+
+    :param reward: reward
+    :param done: whether the episode ended
+    :param horizon: whether it ended at the horizon, as neither failure nor success
+    :param ended: environments whose episode ended, shape (n_ended,)
+    :param last_observation: observation at the end of those episodes, shape (n_ended, dimension)
+    :param task_id: their tasks, shape (n_ended,)
+    :param failure: whether they failed, shape (n_ended,)
+    :param success: whether they succeeded, shape (n_ended,)
+    :param risk: sum over the episode of P(failure at this step | state, chosen action), shape (n_ended,)
+    :param episode_return: sum of rewards, shape (n_ended,)
+    :param episode_length: steps, shape (n_ended,)
+    """
+
+    reward: NDArray[np.float32]
+    done: NDArray[np.bool_]
+    horizon: NDArray[np.bool_]
+    ended: NDArray[np.intp]
+    last_observation: NDArray[np.float32]
+    task_id: NDArray[np.int64]
+    failure: NDArray[np.bool_]
+    success: NDArray[np.bool_]
+    risk: NDArray[np.float64]
+    episode_return: NDArray[np.float64]
+    episode_length: NDArray[np.intp]
+
+
+class GridEngine:
+    """Environments over one pool of tasks, with one queue for all of them; an ended episode is replaced at once.
+
+    :param world: the world
+    :param task_ids: shape (n_tasks,), pool of tasks
+    :param num_envs: number of environments
+    :param episodes_per_task: how often a task is handed out in a row
+    :param seed: seed of the queue's shuffling and of the slips
+    :raises ValueError: the pool is empty, or ``episodes_per_task`` is not positive
+    """
+
+    def __init__(
+        self,
+        world: GridWorld,
+        task_ids: NDArray[np.int64],
+        num_envs: int,
+        episodes_per_task: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if len(task_ids) == 0:
+            raise ValueError("the pool of tasks is empty")
+        if episodes_per_task < 1:
+            raise ValueError(f"episodes_per_task must be at least 1, it is {episodes_per_task}")
+        self.world = world
+        self.tasks = world.tasks(task_ids)
+        self.num_envs = num_envs
+        self.episodes_per_task = episodes_per_task
+        self._row = np.zeros(num_envs, dtype=np.intp)
+        self._state = np.zeros(num_envs, dtype=np.intp)
+        self._step = np.zeros(num_envs, dtype=np.intp)
+        self._return = np.zeros(num_envs)
+        self._risk = np.zeros(num_envs)
+        self._noisy = world.rules.slip_move is not None
+        self._fatality: NDArray[np.float64] | None = None
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Start the queue and the slips afresh; episodes that are under way go on.
+
+        :param seed: seed of both
+        """
+        self._queue = TaskQueue(len(self.tasks), self.episodes_per_task, np.random.default_rng(seed))
+        self._noise = np.random.default_rng([seed, 1])
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start a new episode in every environment.
+
+        :return: shape (num_envs, dimension)
+        """
+        self._begin(np.arange(self.num_envs))
+        return self.observe()
+
+    @property
+    def state(self) -> NDArray[np.intp]:
+        """Current state of each environment, shape (num_envs,)."""
+        return self._state
+
+    def observe(self) -> NDArray[np.float32]:
+        """Observations of the current states, shape (num_envs, dimension)."""
+        return self.world.observation.encode(self.tasks, self._row, self._state)
+
+    def fatal_probability(self) -> NDArray[np.float64]:
+        """P(failure at the next step | state, action) in the current states, shape (num_envs, n_actions)."""
+        # A noisy world needs it at every step for the episodes' risk, and its reader asks again: computed once a state.
+        if self._fatality is None:
+            self._fatality = action_fatality(self.world, self.tasks, self._row, self._state)
+        return self._fatality
+
+    def step(self, action: NDArray[np.integer]) -> StepResult:
+        """Step every environment; those that end begin their next task.
+
+        :param action: shape (num_envs,), chosen actions
+        """
+        world, rules = self.world, self.world.rules
+        if self._noisy:
+            self._risk += self.fatal_probability()[np.arange(self.num_envs), action]
+            action = executed_moves(world, self.tasks, self._row, action, self._noise)
+        self._state = rules.move[self._state, action]
+        self._fatality = None
+        self._step += 1
+        cell = rules.cell[self._state]
+        failure = self.tasks.tile[self._row, cell] != EMPTY
+        success = cell == self.tasks.goal_cell[self._row]
+        if not self._noisy:
+            # Motion is deterministic: an executed action either fails or does not, so its risk is 0 or 1.
+            self._risk += failure
+        reward = (success * self.tasks.goal_reward[self._row]).astype(np.float32)
+        if world.failure_cost:
+            reward -= world.failure_cost * failure
+        self._return += reward
+        over = failure | success
+        done = over | (self._step >= world.horizon)
+        ended = np.flatnonzero(done)
+        rows = self._row[ended]
+        result = StepResult(
+            reward=reward,
+            done=done,
+            horizon=done & ~over,
+            ended=ended,
+            last_observation=world.observation.encode(self.tasks, rows, self._state[ended]),
+            task_id=self.tasks.task_id[rows],
+            failure=failure[ended],
+            success=success[ended],
+            risk=self._risk[ended],
+            episode_return=self._return[ended],
+            episode_length=self._step[ended],
+        )
+        self._begin(ended)
+        return result
+
+    def _begin(self, envs: NDArray[np.intp]) -> None:
+        self._row[envs] = self._queue.take(len(envs))
+        self._state[envs] = self.tasks.start_state[self._row[envs]]
+        self._step[envs] = 0
+        self._return[envs] = 0.0
+        self._risk[envs] = 0.0
+        self._fatality = None
