@@ -202,9 +202,10 @@ class _Job:
             n_deploy=self.config.evaluation.n_deploy,
         )
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
+        figures = {"survival_and_forecast": figure}
         for name, result in results.items():
             logger = self._logger(name)
-            record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), result.metrics, figure)
+            record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), result.metrics, figures)
         return {str(name): result for name, result in results.items()}
 
     def _hyper_parameters(self, name: MethodName) -> dict[str, Any]:
