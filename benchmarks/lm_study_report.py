@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
-from benchmarks.lm_study import HELD_OUT, METHODS, VARIANTS, Job, weights_of
+from benchmarks.lm_study import METHODS, VALIDATION, VARIANTS, Job, weights_of
 from envs.password_game.game import PasswordGame
 from envs.password_game.reference_policies import REFERENCE_POLICIES
 from rl_forecast.experiments.language_model.held_out import language_result, score_table
@@ -83,28 +84,22 @@ def _mean(rows: list[dict[str, Any]], key: str) -> float:
     return float(np.mean([row[key] for row in rows]))
 
 
-def reference_curves(level: str, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """Metrics of the exact policies on the held-out prompts, computed from q alone."""
-    held_out = GameSource(PasswordGame(level), seed).held_out(HELD_OUT)  # type: ignore[arg-type]
-    curves: dict[str, list[dict[str, Any]]] = {}
-    import polars as pl
-
-    def table(policy: Any, setting: float) -> pl.DataFrame:
-        return pl.concat(
-            score_table(
-                "policy",
-                part,
-                [task.task_id for task in tasks],  # type: ignore[misc]
-                policy(held_out.log_odds[part], setting),
-                held_out.log_odds[part],
-                held_out.rare[part],
-            )
-            for part, tasks in held_out.tasks.items()
-        )
-
+def reference_curves(level: str, seeds: list[int]) -> dict[str, list[dict[str, float]]]:
+    """Metrics of the exact policies on the validation prompts, computed from q alone, mean over seeds."""
+    game = PasswordGame(level)  # type: ignore[arg-type]
+    prompts = [GameSource(game, seed).held_out(VALIDATION, "validation") for seed in seeds]
+    curves: dict[str, list[dict[str, float]]] = {}
     for name, (policy, settings) in REFERENCE_POLICIES.items():
-        base = table(policy, settings[0])
-        curves[name] = [language_result(table(policy, s), base, 1.0, 1.0, HELD_OUT).metrics for s in settings]
+        curves[name] = []
+        for setting in settings:
+            rows = []
+            for held_out in prompts:
+                table = pl.concat(
+                    score_table("policy", part, [str(i) for i in range(len(odds))], policy(odds, setting), odds)
+                    for part, odds in held_out.log_odds.items()
+                )
+                rows.append(language_result(table, table, 1.0, 1.0, VALIDATION).metrics)
+            curves[name].append({key: _mean(rows, key) for key in ("kl_legitimate", "abs_error_log_odds", "mean_p")})
     return curves
 
 
@@ -155,14 +150,14 @@ def figure(out: Path, level: str, seeds: list[int], path: Path) -> None:
 
     picture = Figure(figsize=(13, 6.2), layout="constrained")
     left, right = picture.subplots(1, 2)
-    curves = reference_curves(level) if level == "tension" else {}
+    curves = reference_curves(level, seeds) if level == "tension" else {}
     for axis, key in ((left, "abs_error_log_odds"), (right, "mean_p")):
         _references(axis, curves, key)
         for method in ("base", *METHODS):
             _points(axis, out, level, method, seeds, key)
         axis.set_xscale("symlog", linthresh=0.01, linscale=0.6)
         axis.set_xlim(left=-0.001)
-        axis.set_xlabel("KL(q || p) on legitimate requests, nats: what it costs those who should be answered")
+        axis.set_xlabel("cost to legitimate users: KL(q || p) on their requests, nats")
         axis.spines[["top", "right"]].set_visible(False)
         axis.axvline(KL_BUDGET, color="0.75", lw=1, ls=(0, (4, 3)))
     left.set_ylabel("|error| of the forecast worst failure, log-odds (nats)")
@@ -175,8 +170,8 @@ def figure(out: Path, level: str, seeds: list[int], path: Path) -> None:
     handles, labels = left.get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     picture.suptitle(
-        f"Password game, level {level}: {len(seeds)} base models, each method at 3 weights (SFT: one); "
-        "lines join a method's means over seeds, small marks are seeds",
+        f"Password game, level {level}: {len(seeds)} base models, methods at up to 3 weights;\n"
+        "lines join a method's means over seeds, small marks are seeds. Validation prompts, m = 200, n = 5000",
         fontsize=12,
     )
     picture.savefig(path, dpi=150)
