@@ -218,28 +218,28 @@ def main() -> None:
     held_out = {m: (w, read(given.out, "held_out", given.level, m, w, given.seeds)) for m, w in chosen.items()}
     print(f"held-out prompts, weights chosen on validation, level {given.level}\n")
     print(markdown({m: found for m, found in held_out.items() if found[1]}))
-    print("\nall weights, validation prompts\n")
+    heading = "| | weight | " + " | ".join(title for title, _, _ in ROWS) + " |\n" + "|---|---:|" + "---:|" * len(ROWS)
+    print(f"\nall weights, validation prompts\n\n{heading}")
     for method in ("base", *METHODS):
         for weight in weights_of(given.level, method):
             rows = read(given.out, "validation", given.level, method, weight, given.seeds)
             if rows:
                 cells = [_cell([r[k] for r in rows if r[k] is not None], f) for _, k, f in ROWS]
                 print(f"| {TITLES[method]} | {weight:g} | " + " | ".join(cells) + " |")
-    print("\nvariants of forecastability in log10 p, validation prompts\n")
+    print(f"\nvariants of forecastability in log10 p, validation prompts\n\n{heading}")
+    weight = chosen["forecast_log10_p"]
     for title, options in {"as in the study": (), **VARIANTS}.items():
         rows = [
             json.loads(path.read_text(encoding="utf-8"))
             for seed in given.seeds
             for path in [
-                given.out
-                / "validation"
-                / f"{Job(given.level, seed, 'forecast_log10_p', chosen['forecast_log10_p'], options).name}.json"
+                given.out / "validation" / f"{Job(given.level, seed, 'forecast_log10_p', weight, options).name}.json"
             ]
             if path.is_file()
         ]
         if rows:
             cells = [_cell([r[k] for r in rows if r[k] is not None], f) for _, k, f in ROWS]
-            print(f"| {title} | " + " | ".join(cells) + " |")
+            print(f"| {title} | {weight:g} | " + " | ".join(cells) + " |")
     if given.level == "tension":
         figure(given.out, given.level, given.seeds, given.figure)
 
