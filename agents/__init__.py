@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from agents.baselines import TopRiskPPO
-    from agents.callbacks import ForecastEvalCallback
+    from agents.baselines import LagrangianPPO
+    from agents.callbacks import DegeneracyCallback, ForecastEvalCallback
     from agents.forecast_ppo import ForecastPPO
 
-__all__ = ["ForecastEvalCallback", "ForecastPPO", "TopRiskPPO"]
+__all__ = ["DegeneracyCallback", "ForecastEvalCallback", "ForecastPPO", "LagrangianPPO"]
 
 _HOME = {
+    "DegeneracyCallback": "agents.callbacks",
     "ForecastEvalCallback": "agents.callbacks",
     "ForecastPPO": "agents.forecast_ppo",
-    "TopRiskPPO": "agents.baselines",
+    "LagrangianPPO": "agents.baselines",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)
