@@ -76,13 +76,19 @@ def lookahead_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArr
     :param env: can be deep-copied, so without an open window
     :param failure: the rule
     :return: shape (n_actions,), 0 or 1
+    :raises ValueError: the environment cannot be copied
     """
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Discrete)
     fatal = np.zeros(int(space.n), dtype=np.float32)
     constants = _constants(env)
     for index in range(int(space.n)):
-        trial = copy.deepcopy(env, dict(constants))
+        try:
+            trial = copy.deepcopy(env, dict(constants))
+        except TypeError as error:
+            raise ValueError(
+                f"fatal='lookahead' cannot copy {env.unwrapped} ({error}): do not render it, or give fatal a function"
+            ) from error
         observation, reward, terminated, truncated, info = trial.step(space.dtype.type(space.start + index))
         fatal[index] = failure(trial, observation, reward, terminated, truncated, info)
     return fatal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, SupportsFloat
 
 import gymnasium
@@ -36,7 +37,7 @@ def disjoint_splits(**ranges: range) -> dict[str, range]:
     for name, ids in ranges.items():
         _check_range(name, ids)
     ordered = sorted(ranges.items(), key=lambda item: item[1].start)
-    for (name, ids), (next_name, next_ids) in zip(ordered, ordered[1:], strict=False):
+    for (name, ids), (next_name, next_ids) in pairwise(ordered):
         if next_ids.start < ids.stop:
             raise ValueError(
                 f"splits {name!r} and {next_name!r} overlap: both hold task {next_ids.start}; "
@@ -150,8 +151,8 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             fatal = minigrid_fatal
         if not callable(fatal) and fatal not in ("table", "lookahead"):
             raise ValueError(unknown_name("fatal", str(fatal), ["table", "lookahead"]) + ", or a function")
-        if fatal == "table" and not (hasattr(self.env.unwrapped, "P") and hasattr(self.env.unwrapped, "s")):
-            raise ValueError(f"fatal='table' needs a transition table P and a state s, {self.env.unwrapped} has none")
+        if fatal == "table" and not hasattr(self.env.unwrapped, "P"):
+            raise ValueError(f"fatal='table' needs a transition table P, {self.env.unwrapped} has none")
         if fatal == "table" and self._rule == "cost":
             raise ValueError("fatal='table' cannot know costs: give failure a function, or use fatal='lookahead'")
         if not isinstance(self.action_space, gymnasium.spaces.Discrete):
