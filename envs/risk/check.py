@@ -138,7 +138,7 @@ def _check_end(info: Mapping[str, Any], risk: float, variance: float, certain: b
     found.surprise += failed - risk
     found.variance += variance
     found.task_ids.add(int(info[TASK_ID]))
-    return True
+    return not found.errors  # one broken episode says enough
 
 
 def _judge_outcomes(n_episodes: int, found: _Findings) -> None:
