@@ -21,7 +21,9 @@ from envs import GridVecEnv, RecolorWorld
 from rl_forecast.tasks import SPLITS
 
 
-def _minigrid(env_id: str, n_envs: int) -> VecEnv:
+def minigrid(env_id: str, n_envs: int) -> VecEnv:
+    """Single environments in Stable-Baselines3's ``DummyVecEnv``."""
+
     def make() -> gymnasium.Env[Any, Any]:
         env = gymnasium.make(env_id)
         # DummyVecEnv cannot hold MiniGrid's mission text; the image alone is what agents are trained on.
@@ -34,7 +36,7 @@ def _engine(n_envs: int) -> VecEnv:
     return GridVecEnv(RecolorWorld(), SPLITS["train"].task_ids(20_000, seed=0), n_envs)
 
 
-def _steps_per_second(env: VecEnv, n_actions: int, seconds: float) -> float:
+def steps_per_second(env: VecEnv, n_actions: int, seconds: float) -> float:
     """Steps of random actions for about ``seconds``, the actions drawn beforehand."""
     actions = np.random.default_rng(0).integers(0, n_actions, size=(64, env.num_envs))
     env.reset()
@@ -55,8 +57,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     candidates: dict[str, Callable[[], VecEnv]] = {
-        "MiniGrid LavaCrossingS9N1, DummyVecEnv x 16": lambda: _minigrid("MiniGrid-LavaCrossingS9N1-v0", 16),
-        "RiskGrid/Recolor-v0 (one MiniGrid env each), DummyVecEnv x 16": lambda: _minigrid("RiskGrid/Recolor-v0", 16),
+        "MiniGrid LavaCrossingS9N1, DummyVecEnv x 16": lambda: minigrid("MiniGrid-LavaCrossingS9N1-v0", 16),
+        "RiskGrid/Recolor-v0 (one MiniGrid env each), DummyVecEnv x 16": lambda: minigrid("RiskGrid/Recolor-v0", 16),
         "batched engine x 64": lambda: _engine(64),
         "batched engine x 1024": lambda: _engine(1024),
         "batched engine x 4096": lambda: _engine(4096),
@@ -66,7 +68,7 @@ def main() -> None:
     for _ in range(arguments.repetitions):
         for name, env in built.items():
             n_actions = int(env.action_space.n)  # type: ignore[attr-defined]
-            rates[name].append(_steps_per_second(env, n_actions, arguments.seconds))
+            rates[name].append(steps_per_second(env, n_actions, arguments.seconds))
     peer = np.array(rates["MiniGrid LavaCrossingS9N1, DummyVecEnv x 16"])
     print(f"{'world':<64}{'steps/s (median)':>18}{'ratio to LavaCrossing (median, min)':>38}")
     for name, values in rates.items():

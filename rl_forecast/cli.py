@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "forecast": ("rl_forecast.commands.forecast", "the worst of the next n queries, from any score file"),
     "backtest": ("rl_forecast.commands.backtest", "how good that forecast would have been on your own data"),
     "compare": ("rl_forecast.commands.compare", "which of several score files finds the worst failure for the money"),
+    "show": ("rl_forecast.commands.show", "a task as a picture, and what an agent does in it"),
     "summarize": ("rl_forecast.commands.summarize", "a small mergeable summary of a large score file"),
 }
 

@@ -172,6 +172,11 @@ class GridEngine:
         self._begin(np.arange(self.num_envs))
         return self.observe()
 
+    @property
+    def state(self) -> NDArray[np.intp]:
+        """Current state of each environment, shape (num_envs,)."""
+        return self._state
+
     def observe(self) -> NDArray[np.float32]:
         """Observations of the current states, shape (num_envs, dimension)."""
         return self.world.observation.encode(self.tasks, self._row, self._state)

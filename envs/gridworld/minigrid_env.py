@@ -98,7 +98,7 @@ class RiskGridEnv(MiniGridEnv):
 
     `RiskGrid/<Family>-v0` and variants of it; ``envs.REGISTERED`` lists them.
 
-    :param family: name of the family
+    :param family: name of the family, or a world made elsewhere, whose settings are then fixed
     :param split: split from which tasks are drawn when none is asked for
     :param max_steps: horizon, that of the family if ``None``
     :param settings: settings of the family's world, and arguments of ``MiniGridEnv``: ``render_mode``,
@@ -107,9 +107,9 @@ class RiskGridEnv(MiniGridEnv):
     """
 
     def __init__(
-        self, family: str = "recolor", split: str = "train", max_steps: int | None = None, **settings: Any
+        self, family: str | GridWorld = "recolor", split: str = "train", max_steps: int | None = None, **settings: Any
     ) -> None:
-        self.world = _make_world(family, max_steps, settings)
+        self.world = family if isinstance(family, GridWorld) else _make_world(family, max_steps, settings)
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
         self.split = SPLITS[split]

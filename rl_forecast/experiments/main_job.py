@@ -24,6 +24,7 @@ from rl_forecast.experiments.held_out import (
 )
 from rl_forecast.experiments.models import make_base, make_fine_tuned
 from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.task_pictures import worst_tasks_sheet
 from rl_forecast.experiments.tensorboard import record_outcome
 from rl_forecast.experiments.worlds import make_world, score_tasks
 from rl_forecast.figures import survival_figure
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.run_folder import RunFolder
 
 __all__ = ["run_main_job"]
+
+# Tasks on an agent's sheet of riskiest ones.
+_N_WORST = 9
 
 
 def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
@@ -91,7 +95,7 @@ class _Job:
     def _illustrate(
         self, models: dict[AgentName, PPO], scores: dict[AgentName, pl.DataFrame], results: dict[AgentName, AgentResult]
     ) -> None:
-        """The figure, and each agent's outcome in TensorBoard."""
+        """The figures, and each agent's outcome in TensorBoard."""
         deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in scores.items()}
         figure = survival_figure(
             {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
@@ -101,7 +105,16 @@ class _Job:
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
         for name, result in results.items():
             model = models[name]
-            record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figure)
+            worst = worst_tasks_sheet(
+                self.world,
+                scores[name]["task_id"].to_numpy(),
+                scores[name]["psi"].to_numpy(),
+                model.policy,
+                TITLES[name],
+                _N_WORST,
+            )
+            figures = {"survival_and_forecast": figure, "worst_tasks": worst}
+            record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figures)
 
     # -- training -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,11 @@ __all__ = ["record_outcome"]
 
 
 def record_outcome(
-    logger: Logger, step: int, hyper_parameters: dict[str, Any], metrics: dict[str, Any], figure: MatplotlibFigure
+    logger: Logger,
+    step: int,
+    hyper_parameters: dict[str, Any],
+    metrics: dict[str, Any],
+    figures: dict[str, MatplotlibFigure],
 ) -> None:
     """Write the outcome of one agent and close its event file.
 
@@ -25,7 +29,7 @@ def record_outcome(
     :param step: environment steps at the end of training
     :param hyper_parameters: what distinguishes the agent, flat
     :param metrics: final metrics; those that are undefined are left out
-    :param figure: figure of the whole run
+    :param figures: name to figure
     """
     finals = {f"final/{name}": float(value) for name, value in metrics.items() if value is not None}
     for tag, value in finals.items():
@@ -35,6 +39,7 @@ def record_outcome(
         for key, value in hyper_parameters.items()
     }
     logger.record("hparams", HParam(plain, finals))
-    logger.record("final/survival_and_forecast", Figure(figure, close=False))
+    for name, figure in figures.items():
+        logger.record(f"final/{name}", Figure(figure, close=False))
     logger.dump(step)
     logger.close()

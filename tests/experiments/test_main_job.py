@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,23 +21,7 @@ from rl_forecast.experiments.config import AGENTS, BaseConfig
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.worlds import score_tasks
 from rl_forecast.tasks import SPLITS
-
-
-def _run(module: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=cwd, env=environment
-    )
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished smoke run, started outside the checkout, and what it printed."""
-    folder = tmp_path_factory.mktemp("main_job")
-    result = _run("rl_forecast.train", "--preset", "smoke", "--log-dir", "here", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return folder / "here" / "smoke-0", result.stdout
+from tests.experiments.conftest import run_module
 
 
 def test_prints_one_table_of_all_agents_and_the_way_to_tensorboard(smoke: tuple[Path, str]) -> None:
@@ -86,8 +67,8 @@ def test_the_same_seed_gives_the_same_metrics_and_another_one_others(smoke: tupl
     folder, _ = smoke
     # Other folder, same name asked for twice: a counter is added and nothing is overwritten.
     (tmp_path / "smoke-0").mkdir()
-    again = _run("rl_forecast.train", "--preset=smoke", f"--log_dir={tmp_path}")
-    other = _run("rl_forecast.train", "--preset", "smoke", "--log-dir", str(tmp_path), "--seed", "1")
+    again = run_module("rl_forecast.train", "--preset=smoke", f"--log_dir={tmp_path}")
+    other = run_module("rl_forecast.train", "--preset", "smoke", "--log-dir", str(tmp_path), "--seed", "1")
     assert (again.returncode, other.returncode) == (0, 0), again.stderr + other.stderr
     metrics = (folder / "metrics.json").read_bytes()
     assert (tmp_path / "smoke-0-2" / "metrics.json").read_bytes() == metrics
@@ -123,7 +104,7 @@ def test_tensorboard_shows_agents_side_by_side(smoke: tuple[Path, str]) -> None:
         # HParams shows a metric only where its tag is a scalar too.
         final = events.Scalars("final/abs_error_psi")[-1].value
         assert final == pytest.approx(metrics[agent]["abs_error_psi"], rel=1e-6)
-        assert tags["images"] == ["final/survival_and_forecast"]
+        assert tags["images"] == ["final/survival_and_forecast", "final/worst_tasks"]
         hparams = events.summary_metadata
         assert any(name.startswith("_hparams_") for name in hparams)
     term = EventAccumulator(str(folder / "tensorboard" / "forecast_ppo"))
@@ -135,7 +116,7 @@ def test_tensorboard_shows_agents_side_by_side(smoke: tuple[Path, str]) -> None:
 
 def test_evaluate_repeats_the_table_from_the_files(smoke: tuple[Path, str]) -> None:
     folder, _ = smoke
-    result = _run("rl_forecast.evaluate", str(folder))
+    result = run_module("rl_forecast.evaluate", str(folder))
     assert result.returncode == 0, result.stderr
     written = [p for p in (folder / "evaluations").iterdir() if p.name.startswith("gumbel_tail-m100-n500-")]
     assert len(written) == 1
@@ -148,13 +129,13 @@ def test_evaluate_repeats_the_table_from_the_files(smoke: tuple[Path, str]) -> N
 def test_evaluate_scores_what_the_run_has_not(smoke: tuple[Path, str]) -> None:
     folder, _ = smoke
     arguments = ["--n-eval=150", "--n-deploy=600", "--tail-k=5", "--forecaster=exponential_pivot"]
-    result = _run("rl_forecast.evaluate", str(folder), *arguments)
+    result = run_module("rl_forecast.evaluate", str(folder), *arguments)
     assert result.returncode == 0, result.stderr
     written = [p for p in (folder / "evaluations").iterdir() if p.name.startswith("exponential_pivot-m150-n600-")]
     settings = json.loads(written[0].read_text())["settings"]
     assert (settings["n_eval"], settings["n_eval_sets"], settings["tail_k"]) == (150, 10, 5)
     # Fewer tasks than the run has scored: nothing is scored, the answer comes from the file alone.
-    few = _run("rl_forecast.evaluate", str(folder), "--n-eval-sets", "5", "--n-deploy", "100")
+    few = run_module("rl_forecast.evaluate", str(folder), "--n-eval-sets", "5", "--n-deploy", "100")
     assert few.returncode == 0, few.stderr
     assert "score base" not in few.stdout
 
@@ -162,7 +143,7 @@ def test_evaluate_scores_what_the_run_has_not(smoke: tuple[Path, str]) -> None:
 @pytest.mark.parametrize("module", ["rl_forecast.train", "rl_forecast.evaluate"])
 def test_help_answers_at_once_and_explains_every_field(module: str) -> None:
     started = time.perf_counter()
-    result = _run(module, "--help")
+    result = run_module(module, "--help")
     assert time.perf_counter() - started < 10  # under 2 s on a quiet machine; this guards against loading torch
     assert result.returncode == 0
     options = [line for line in result.stdout.splitlines() if line.lstrip().startswith("--")]
@@ -195,7 +176,7 @@ def test_help_answers_at_once_and_explains_every_field(module: str) -> None:
 def test_bad_input_is_one_clear_line_and_exit_code_2(
     module: str, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    result = _run(module, *arguments, cwd=tmp_path)
+    result = run_module(module, *arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -204,14 +185,14 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
 
 def test_a_misspelt_field_in_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("forecast:\n  coeff: 2\n")
-    result = _run("rl_forecast.train", "--config", "my.yaml", cwd=tmp_path)
+    result = run_module("rl_forecast.train", "--config", "my.yaml", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr == "error: unknown field 'forecast.coeff': did you mean 'forecast.coef'?\n"
 
 
 def test_a_log_dir_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    result = _run("rl_forecast.train", "--log-dir", "file/runs", cwd=tmp_path)
+    result = run_module("rl_forecast.train", "--log-dir", "file/runs", cwd=tmp_path)
     assert result.returncode == 2
     assert "cannot make a run folder in 'file/runs'" in result.stderr
 

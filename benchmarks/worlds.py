@@ -1,0 +1,111 @@
+"""The worlds in numbers: stepping against MiniGrid in ``DummyVecEnv``, task generation, exact risk, memory per task.
+
+``python -m benchmarks.worlds`` prints one row a family: medians over alternating repetitions, every ratio taken within
+a repetition. Stepping uses random actions; the peer is MiniGrid's own ``LavaCrossingS9N1`` with 16 environments, where
+it is fastest per step. The peer of the exact risk is the same recursion for one task at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.action_probability import log_action_probability
+from benchmarks.stepping import minigrid, steps_per_second
+from envs import FAMILIES, GridVecEnv, GridWorld, exact_risk
+from rl_forecast.tasks import SPLITS
+
+_POOL = 20_000
+_N_ENVS = 1024
+_N_RISK_TASKS = 10_000
+_N_SINGLE_TASKS = 100
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _policy(world: GridWorld) -> ActorCriticPolicy:
+    """A network of the size that the main job trains."""
+    env = GridVecEnv(world, np.arange(4), 1)
+    return ActorCriticPolicy(
+        env.observation_space,
+        env.action_space,
+        lambda _: 0.0,
+        net_arch=[64, 64],
+        activation_fn=torch.nn.ReLU,
+    )
+
+
+def _measure(world: GridWorld, env: VecEnv, peer: VecEnv, seconds: float) -> dict[str, float]:
+    """One repetition for one family."""
+    ids, policy = SPLITS["held_out"].task_ids(_N_RISK_TASKS, seed=0), _policy(world)
+    tasks = world.tasks(ids)
+
+    def log_policy(observation: torch.Tensor) -> torch.Tensor:
+        return log_action_probability(policy, observation)
+
+    def one_by_one() -> None:
+        for i in range(_N_SINGLE_TASKS):
+            exact_risk(world, tasks[i : i + 1], log_policy)
+
+    steps, peer_steps = (
+        steps_per_second(e, int(e.action_space.n), seconds)  # type: ignore[attr-defined]
+        for e in (env, peer)
+    )
+    with torch.no_grad():
+        together = _seconds(lambda: exact_risk(world, tasks, log_policy))
+        single = _seconds(one_by_one) * _N_RISK_TASKS / _N_SINGLE_TASKS
+    return {
+        "steps": steps,
+        "ratio": steps / peer_steps,
+        "generation": _N_RISK_TASKS / _seconds(lambda: world.tasks(ids)),
+        "risk": together,
+        "risk_ratio": single / together,
+        "bytes": tasks.nbytes / len(tasks),
+    }
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement of stepping")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    peer = minigrid("MiniGrid-LavaCrossingS9N1-v0", 16)
+    worlds = {name: family() for name, family in FAMILIES.items()}
+    engines = {
+        name: GridVecEnv(world, SPLITS["train"].task_ids(_POOL, seed=0), _N_ENVS) for name, world in worlds.items()
+    }
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in worlds}
+    for _ in range(arguments.repetitions):
+        for name, world in worlds.items():
+            measured[name].append(_measure(world, engines[name], peer, arguments.seconds))
+    print(
+        f"| family | steps/s at {_N_ENVS} | x MiniGrid (least) | tasks made/s | exact risk, {_N_RISK_TASKS} tasks |",
+        end="",
+    )
+    print(" x one by one (least) | bytes/task |")
+    print("|---|---|---|---|---|---|---|")
+    for name, rows in measured.items():
+        middle = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
+        least = {key: min(row[key] for row in rows) for key in ("ratio", "risk_ratio")}
+        print(
+            f"| {name} | {middle['steps']:,.0f} | {middle['ratio']:.0f} ({least['ratio']:.0f}) "
+            f"| {middle['generation']:,.0f} | {middle['risk']:.2f} s "
+            f"| {middle['risk_ratio']:.1f} ({least['risk_ratio']:.1f}) | {middle['bytes']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
