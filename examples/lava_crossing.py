@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 
 import gymnasium
-import minigrid  # noqa: F401  registers the environments
+import minigrid
 import numpy as np
 from comparison import compare
 from gymnasium import spaces
 
 from envs import RiskWrapper
+
+gymnasium.register_envs(minigrid)
 
 
 class Compact(gymnasium.ObservationWrapper):

@@ -65,10 +65,10 @@ def check_risk_env(env: gymnasium.Env[Any, Any], n_episodes: int = 50, seed: int
         _judge_outcomes(n_episodes, found)
         if not found.errors:
             _check_tasks(env, seed, max_steps, found)
-    for sentence in found.notes:
-        warnings.warn(sentence, UserWarning, stacklevel=2)
     if found.errors:
         raise ValueError("the environment breaks the risk contract:\n" + "\n".join(f"- {s}" for s in found.errors))
+    for sentence in found.notes:
+        warnings.warn(sentence, UserWarning, stacklevel=2)
 
 
 def _play(env: gymnasium.Env[Any, Any], seed: int, max_steps: int, found: _Findings) -> bool:

@@ -68,7 +68,6 @@ def test_the_sound_one_passes() -> None:
         ({"fatal_probability": np.zeros(3, np.float32)}, r"has shape \(3,\), one entry per action is \(2,\)"),
         ({"fatal_probability": np.zeros(2, np.int64)}, "has dtype int64"),
         ({"fatal_probability": np.array([0.0, 1.5])}, r"leaves \[0, 1\]"),
-        ({"fatal_probability": np.array([0.0, 1.0])}, "fatal probability 1 was taken and the episode was no failure"),
         ({"fatal_probability": np.array([0.0, 0.9])}, r"'risk' is"),
         ({"task_id": None}, r"'task_id' \(int\) is missing from the last info"),
         ({"risk": None}, r"'risk' \(float\) is missing"),
@@ -89,6 +88,20 @@ def test_probability_zero_must_not_fail() -> None:
 
     with pytest.raises(ValueError, match=r"failed though all its actions had fatal probability 0"):
         check_risk_env(Silent())
+
+
+def test_probability_one_must_fail() -> None:
+    class Alarmed(_Sound):
+        def _info(self) -> dict[str, Any]:
+            return {"fatal_probability": np.array([0.0, 1.0], np.float32)}
+
+        def step(self, action: np.int64) -> Any:
+            self.alarms = int(action) + (self.alarms if self.position else 0)
+            *rest, info = super().step(action)
+            return *rest, info | ({"risk": float(self.alarms)} if "risk" in info else {})
+
+    with pytest.raises(ValueError, match="fatal probability 1 was taken and the episode was no failure"):
+        check_risk_env(Alarmed())
 
 
 def test_a_layout_that_the_id_does_not_fix_is_named() -> None:
@@ -118,7 +131,7 @@ def test_what_cannot_be_seen_is_a_warning() -> None:
     class Safe(Bridge):
         @staticmethod
         def slipperiness(task_id: int) -> float:
-            return 1e-9
+            return 1e-6
 
     with pytest.warns(UserWarning, match=r"No failure in 20|looked exactly alike"):
         check_risk_env(Safe(), n_episodes=20)

@@ -23,6 +23,7 @@ from agents.simulation import simulate_tasks
 from envs import RiskWrapper, disjoint_splits
 from rl_forecast.tasks import SPLITS
 
+gymnasium.register_envs(minigrid)
 LAVA = ["MiniGrid-LavaGapS5-v0", "MiniGrid-LavaCrossingS9N1-v0", "MiniGrid-DistShift1-v0"]
 
 
