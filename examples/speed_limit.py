@@ -12,7 +12,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs import RiskWrapper
 
-LIMIT = 0.8  # speed of the cart above which an episode counts as failed
+LIMIT = 2.0  # speed of the cart above which an episode counts as failed
 
 
 class Motors(CartPoleEnv):
