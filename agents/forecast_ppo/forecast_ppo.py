@@ -232,6 +232,11 @@ class ForecastPPO(PPO):
                 f"forecast_coef={self.forecast_coef} needs a Discrete action space, it is {self.action_space}; "
                 "use forecast_coef=0 for plain PPO"
             )
+        if self.forecast_coef > 0 and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError(
+                f"forecast_coef={self.forecast_coef} cannot keep Dict observations yet: flatten them, for example with "
+                "gymnasium.wrappers.FlattenObservation, or use forecast_coef=0 for plain PPO"
+            )
 
     def _frozen_copy(self) -> ActorCriticPolicy:
         frozen = copy.deepcopy(self.policy)
@@ -318,8 +323,9 @@ class ForecastPPO(PPO):
             assert self.env is not None
             if not has_risk_contract(self.env):
                 raise ValueError(
-                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability' "
-                    "(see rl_forecast.tasks); use forecast_coef=0 for plain PPO"
+                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability': "
+                    "follow the contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
+                    "use forecast_coef=0 for plain PPO"
                 )
             if env_is_reset:
                 self._tape.forget()
