@@ -26,6 +26,7 @@ benchmarks: $(VENV)/installed
 	$(RUN) -m benchmarks.stepping
 	$(RUN) -m benchmarks.loss
 	$(RUN) -m benchmarks.forecast_ppo
+	$(RUN) -m benchmarks.lm_scoring
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

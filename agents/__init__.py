@@ -10,14 +10,28 @@ if TYPE_CHECKING:
     from agents.baselines import LagrangianPPO
     from agents.callbacks import DegeneracyCallback, ForecastEvalCallback
     from agents.forecast_ppo import ForecastPPO
+    from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, PromptTask
 
-__all__ = ["DegeneracyCallback", "ForecastEvalCallback", "ForecastPPO", "LagrangianPPO"]
+__all__ = [
+    "ContinuationScorer",
+    "DegeneracyCallback",
+    "ForecastEvalCallback",
+    "ForecastObjective",
+    "ForecastPPO",
+    "ForecastTrainer",
+    "LagrangianPPO",
+    "PromptTask",
+]
 
 _HOME = {
+    "ContinuationScorer": "agents.language_model",
     "DegeneracyCallback": "agents.callbacks",
     "ForecastEvalCallback": "agents.callbacks",
+    "ForecastObjective": "agents.language_model",
     "ForecastPPO": "agents.forecast_ppo",
+    "ForecastTrainer": "agents.language_model",
     "LagrangianPPO": "agents.baselines",
+    "PromptTask": "agents.language_model",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)
