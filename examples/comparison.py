@@ -18,7 +18,6 @@ from agents.simulation import simulate_tasks
 from rl_forecast import forecast
 from rl_forecast.tasks import SPLITS
 
-
 # The term's gradient may be as strong as a third of PPO's own, whatever the environment, and ordinary failures must not
 # be raised to meet rare ones.
 TERM = {"forecast_max_grad_ratio": 0.3, "anchor_coef": 100.0}
