@@ -3,13 +3,17 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: train test lint types benchmarks clean
+.PHONY: train test minigrid-suite lint types benchmarks clean
 
 train: $(VENV)/installed
 	$(RUN) -m rl_forecast.train $(ARGS)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest $(ARGS)
+
+# MiniGrid's own environment tests on our ids; its sdist is fetched once, and the run skipped without a network.
+minigrid-suite: $(VENV)/installed
+	$(RUN) tests/foreign/run_suite.py minigrid $(ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

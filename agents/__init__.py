@@ -7,29 +7,31 @@ from typing import TYPE_CHECKING
 from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from agents.baselines import TopRiskPPO
-    from agents.callbacks import ForecastEvalCallback
+    from agents.baselines import LagrangianPPO
+    from agents.callbacks import DegeneracyCallback, ForecastEvalCallback
     from agents.forecast_ppo import ForecastPPO
     from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, PromptTask
 
 __all__ = [
     "ContinuationScorer",
+    "DegeneracyCallback",
     "ForecastEvalCallback",
     "ForecastObjective",
     "ForecastPPO",
     "ForecastTrainer",
+    "LagrangianPPO",
     "PromptTask",
-    "TopRiskPPO",
 ]
 
 _HOME = {
     "ContinuationScorer": "agents.language_model",
+    "DegeneracyCallback": "agents.callbacks",
     "ForecastEvalCallback": "agents.callbacks",
     "ForecastObjective": "agents.language_model",
     "ForecastPPO": "agents.forecast_ppo",
     "ForecastTrainer": "agents.language_model",
+    "LagrangianPPO": "agents.baselines",
     "PromptTask": "agents.language_model",
-    "TopRiskPPO": "agents.baselines",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

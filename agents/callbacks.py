@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.forecast_ppo import ForecastPPO
+from agents.forecast_ppo.health import TermHealth, symptoms
 from rl_forecast.backtest import held_out_errors
 from rl_forecast.scores import log_p_from_psi
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.forecasters import Forecaster
 
-__all__ = ["ForecastEvalCallback"]
+__all__ = ["DegeneracyCallback", "ForecastEvalCallback"]
 
 
 class ForecastEvalCallback(BaseCallback):
@@ -74,3 +78,72 @@ class ForecastEvalCallback(BaseCallback):
         self.logger.record("forecast/tail_scale", float(np.nanmean(errors.tail_scale)))
         self.logger.record("forecast/under_prediction_rate", errors.under_prediction_rate)
         self.logger.record("forecast/mean_risk", float(np.exp(log_p_from_psi(deployment)).mean()))
+
+
+class DegeneracyCallback(BaseCallback):
+    """Watches a :class:`ForecastPPO` for ways of lowering its loss that make nothing more forecastable.
+
+    After every update the signs of :func:`agents.forecast_ppo.health.symptoms` are looked for: saturation, risen
+    failures, more risk, less success, divergence. Each is logged as ``health/<name>`` (0 or 1) and announced by a
+    warning when it first appears. On request training stops when signs have been there for ``patience`` updates in a
+    row, and the policy goes back to what it was after the last update without any.
+
+    :param stop: whether to stop
+    :param patience: updates in a row with a sign
+    """
+
+    def __init__(self, stop: bool = False, patience: int = 3) -> None:
+        super().__init__()
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, it is {patience}")
+        self.stop = stop
+        self.patience = patience
+        #: symptoms of the latest update, name to sentence
+        self.found: dict[str, str] = {}
+        #: whether training was stopped
+        self.stopped = False
+        self._first: TermHealth | None = None
+        self._seen: TermHealth | None = None
+        self._announced: set[str] = set()
+        self._in_a_row = 0
+        self._good: dict[str, torch.Tensor] = {}
+
+    def _on_training_start(self) -> None:
+        if not isinstance(self.model, ForecastPPO):
+            raise ValueError(f"DegeneracyCallback watches a ForecastPPO, not a {type(self.model).__name__}")
+        self._keep()
+
+    def _on_rollout_start(self) -> None:
+        self._look()
+
+    def _on_training_end(self) -> None:
+        if not self.stopped:
+            self._look()
+
+    def _on_step(self) -> bool:
+        return not self.stopped
+
+    def _look(self) -> None:
+        """Judge the latest update, once."""
+        assert isinstance(self.model, ForecastPPO)
+        health = self.model.health
+        if health is None or health is self._seen:
+            return
+        self._seen = health
+        self._first = self._first or health
+        self.found = symptoms(health, self._first)
+        for name in ("divergence", "saturation", "risen", "riskier", "collapse"):
+            self.logger.record(f"health/{name}", int(name in self.found))
+        for name, sentence in self.found.items():
+            if name not in self._announced:
+                self._announced.add(name)
+                warnings.warn(f"{name} after {self.num_timesteps} steps: {sentence}", stacklevel=2)
+        self._in_a_row = self._in_a_row + 1 if self.found else 0
+        if not self.found:
+            self._keep()
+        elif self.stop and self._in_a_row >= self.patience:
+            self.stopped = True
+            self.model.policy.load_state_dict(self._good)
+
+    def _keep(self) -> None:
+        self._good = {name: value.detach().clone() for name, value in self.model.policy.state_dict().items()}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from envs.gridworld.vec_env import GridVecEnv
     from envs.gridworld.vector_env import GridVectorEnv
     from envs.gridworld.world import GridWorld
+    from envs.risk.check import check_risk_env
+    from envs.risk.wrapper import RiskWrapper, disjoint_splits
 
 __all__ = [
     "FAMILIES",
@@ -43,8 +45,11 @@ __all__ = [
     "MixedWorld",
     "RecolorWorld",
     "RiskGridEnv",
+    "RiskWrapper",
     "ShiftWorld",
     "SlipWorld",
+    "check_risk_env",
+    "disjoint_splits",
     "exact_risk",
 ]
 
@@ -56,6 +61,9 @@ _HOME = {
     "GridWorld": "envs.gridworld.world",
     "MiniGridObservation": "envs.gridworld.minigrid_env",
     "RiskGridEnv": "envs.gridworld.minigrid_env",
+    "RiskWrapper": "envs.risk.wrapper",
+    "check_risk_env": "envs.risk.check",
+    "disjoint_splits": "envs.risk.wrapper",
     "exact_risk": "envs.gridworld.exact_risk",
 } | {
     f"{family}World": "envs.gridworld.families"

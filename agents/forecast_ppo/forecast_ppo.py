@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from dataclasses import replace
@@ -14,7 +15,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.forecast_ppo.risk_ledger import RiskLedger
+from agents.forecast_ppo.health import TermHealth
+from agents.forecast_ppo.objective import TaskObjective, risk_penalty
+from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
 from agents.forecast_ppo.risk_tape import RiskTape, has_risk_contract
 from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
 from rl_forecast.loss import ForecastabilityLoss
@@ -74,6 +77,17 @@ class ForecastPPO(PPO):
     :param forecast_interval: add the gradient at every that many minibatches; at every single one the term outweighs
         PPO's own gradient and has collapsed policies
     :param forecast_max_grad_norm: norm limit of the added gradient, of its own because the hook runs after PPO's
+    :param forecast_max_grad_ratio: further limit of that norm, as a multiple of the norm of PPO's own gradient on the
+        same parameters at that step; ``None`` for none. An absolute limit belongs to one environment, this one carries
+        over: elsewhere the term has silenced PPO's objective altogether (docs/any_environment.md)
+    :param risk_coef: weight of a supervised penalty on the same tasks' risk, in place of the forecastability loss
+        (``forecast_coef=0``) or beside it
+    :param risk_penalty: ``mean_risk``, ``cvar`` or ``top_log_risk``, see
+        :func:`agents.forecast_ppo.objective.risk_penalty`
+    :param risk_fraction: share of the riskiest tasks that ``cvar`` and ``top_log_risk`` look at
+    :param anchor_coef: weight of a penalty on scores above those of the anchor, a frozen copy of the policy as it was
+        when ``learn`` was first called (:meth:`set_anchor` takes it at another time). It stops ordinary failures from
+        being raised to meet a rare mode, which every error space but psi does without it
     """
 
     def __init__(
@@ -118,6 +132,11 @@ class ForecastPPO(PPO):
         psi_cap: float | None = 3.0,
         forecast_interval: int = 4,
         forecast_max_grad_norm: float = 0.25,
+        forecast_max_grad_ratio: float | None = None,
+        risk_coef: float = 0.0,
+        risk_penalty: str = "mean_risk",
+        risk_fraction: float = 0.01,
+        anchor_coef: float = 0.0,
     ) -> None:
         # Plain attributes under the arguments' own names: SB3 saves and loads them as such.
         self.forecast_coef = forecast_coef
@@ -133,6 +152,12 @@ class ForecastPPO(PPO):
         self.psi_cap = psi_cap
         self.forecast_interval = forecast_interval
         self.forecast_max_grad_norm = forecast_max_grad_norm
+        self.forecast_max_grad_ratio = forecast_max_grad_ratio
+        self.risk_coef = risk_coef
+        self.risk_penalty = risk_penalty
+        self.risk_fraction = risk_fraction
+        self.anchor_coef = anchor_coef
+        self.anchored = False
         super().__init__(
             policy,
             env,
@@ -163,6 +188,11 @@ class ForecastPPO(PPO):
         )
 
     @property
+    def term_is_on(self) -> bool:
+        """Whether anything is added to PPO's gradient, so that the environment must follow the risk contract."""
+        return self.forecast_coef > 0 or self.risk_coef > 0 or self.anchor_coef > 0
+
+    @property
     def known_task_ids(self) -> NDArray[np.int64]:
         """Tasks whose scores enter the loss, oldest first, shape (n_tasks,)."""
         return self._ledger.task_id
@@ -182,26 +212,61 @@ class ForecastPPO(PPO):
         self._forecast_seconds = 0.0
         self._warned = False
         self._grad_norms: list[float] = []
+        self._clip_factors: list[float] = []
+        #: side effects of the latest update, ``None`` before the first one
+        self.health: TermHealth | None = None
+        # Copied before the hook is registered: the copy must not bring this agent along.
+        self.anchor: ActorCriticPolicy | None = self._frozen_copy() if self.anchor_coef > 0 else None
         # Registering changes no number; the hook returns at once while there is no surrogate.
         self.policy.optimizer.register_step_pre_hook(lambda *_: self._add_forecast_gradient())
 
     def _check_settings(self) -> None:
-        if self.forecast_coef < 0:
-            raise ValueError(f"forecast_coef must not be negative, it is {self.forecast_coef}")
+        for name in ("forecast_coef", "risk_coef", "anchor_coef"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         for name in ("n_known_tasks", "episodes_per_task", "forecast_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
         if self.forecast_max_grad_norm <= 0:
             raise ValueError(f"forecast_max_grad_norm must be positive, it is {self.forecast_max_grad_norm}")
-        self._loss()  # its own checks
-        if self.forecast_coef > 0 and not isinstance(self.action_space, spaces.Discrete):
+        if self.forecast_max_grad_ratio is not None and self.forecast_max_grad_ratio <= 0:
+            raise ValueError(f"forecast_max_grad_ratio must be positive or None, it is {self.forecast_max_grad_ratio}")
+        if not 0.0 < self.risk_fraction <= 1.0:
+            raise ValueError(f"risk_fraction must lie in (0, 1], it is {self.risk_fraction}")
+        risk_penalty(np.zeros(1), self.risk_penalty)  # its own check of the name
+        self._objective()  # its own checks
+        if self.term_is_on and not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(
                 f"forecast_coef={self.forecast_coef} needs a Discrete action space, it is {self.action_space}; "
                 "use forecast_coef=0 for plain PPO"
             )
+        if self.forecast_coef > 0 and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError(
+                f"forecast_coef={self.forecast_coef} cannot keep Dict observations yet: flatten them, for example with "
+                "gymnasium.wrappers.FlattenObservation, or use forecast_coef=0 for plain PPO"
+            )
 
-    def _loss(self) -> ForecastabilityLoss:
-        return ForecastabilityLoss(
+    def _frozen_copy(self) -> ActorCriticPolicy:
+        frozen = copy.deepcopy(self.policy)
+        del frozen.optimizer
+        frozen.requires_grad_(False)
+        frozen.set_training_mode(False)
+        return frozen
+
+    def set_anchor(self, policy: ActorCriticPolicy) -> None:
+        """Take another policy's weights as the anchor.
+
+        :param policy: a policy of the same architecture
+        :raises ValueError: the agent was made with ``anchor_coef=0``
+        """
+        if self.anchor is None:
+            raise ValueError("there is no anchor with anchor_coef=0")
+        self.anchor.load_state_dict(policy.state_dict())
+        self.anchored = True
+
+    def _objective(self) -> TaskObjective:
+        """What the term asks of the scores: the one thing a different method overrides."""
+        loss = ForecastabilityLoss(
             n_eval=self.n_eval,
             n_deploy=self.n_deploy,
             tail_k=self.tail_k,
@@ -211,6 +276,14 @@ class ForecastPPO(PPO):
             gradient=self.forecast_gradient,  # type: ignore[arg-type]
             psi_cap=self.psi_cap,
         )
+        return TaskObjective(
+            loss=loss,
+            forecast_coef=self.forecast_coef,
+            risk_penalty=self.risk_penalty,
+            risk_coef=self.risk_coef,
+            risk_fraction=self.risk_fraction,
+            anchor_coef=self.anchor_coef,
+        )
 
     _unsaved: ClassVar[list[str]] = [
         "_forecast_rng",
@@ -219,10 +292,29 @@ class ForecastPPO(PPO):
         "_surrogate",
         "_log_policy_before",
         "_grad_norms",
+        "_clip_factors",
+        "health",
+        "anchor",
     ]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *self._unsaved]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, tensors = super()._get_torch_save_params()
+        return [*names, *(["anchor"] if self.anchor is not None else [])], tensors
+
+    def set_parameters(
+        self,
+        load_path_or_dict: Any,
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """As PPO's; parameters saved without an anchor, such as a plain PPO's, become the anchor too."""
+        given = load_path_or_dict
+        if self.anchor is not None and isinstance(given, dict) and "anchor" not in given and "policy" in given:
+            given = given | {"anchor": given["policy"]}
+        super().set_parameters(given, exact_match, device)
 
     def _setup_learn(
         self,
@@ -234,12 +326,15 @@ class ForecastPPO(PPO):
     ) -> tuple[int, BaseCallback]:
         env_is_reset = reset_num_timesteps or self._last_obs is None
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if self.forecast_coef > 0:
+        if self.anchor is not None and not self.anchored:
+            self.set_anchor(self.policy)
+        if self.term_is_on:
             assert self.env is not None
             if not has_risk_contract(self.env):
                 raise ValueError(
-                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability' "
-                    "(see rl_forecast.tasks); use forecast_coef=0 for plain PPO"
+                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability': "
+                    "follow the contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
+                    "use forecast_coef=0 for plain PPO"
                 )
             if env_is_reset:
                 self._tape.forget()
@@ -247,7 +342,7 @@ class ForecastPPO(PPO):
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        if self.forecast_coef > 0:
+        if self.term_is_on:
             own: list[Any] = [self._tape]
             if callback is not None:
                 own += callback if isinstance(callback, list) else [_as_callback(callback)]
@@ -272,13 +367,13 @@ class ForecastPPO(PPO):
 
     def train(self) -> None:
         """Update the policy from the rollout buffer, with the forecast term added to PPO's gradient."""
-        if self.forecast_coef > 0:
+        if self.term_is_on:
             started = time.perf_counter()
             # Before PPO's update: its minibatches reshape the buffer's observations in place.
             self._prepare_term()
             self._forecast_seconds = time.perf_counter() - started
         super().train()
-        if self.forecast_coef > 0:
+        if self.term_is_on:
             self._log_term()
         self._surrogate = None
 
@@ -290,6 +385,7 @@ class ForecastPPO(PPO):
         rows, n_known = self._ledger.rows, len(self._ledger.task_id)
         self._warn_if_idle(n_known)
         self._grad_norms = []
+        self._clip_factors = []
         self._minibatch = 0
         if rows is None or len(rows) == 0:
             return
@@ -297,10 +393,10 @@ class ForecastPPO(PPO):
         psi = task_psi(self.policy, rows, n_known)
         if len(new):
             self.logger.record("rollout/ep_risk_mean", float(np.exp(-np.exp(-psi[-len(new) :])).mean()))
-        weight = self._task_weights(psi)
-        if weight is None or not weight.any():
+        weights = self._task_weights(psi, rows)
+        if weights is None or not weights.any():
             return
-        surrogate = RiskSurrogate.build(rows, self.forecast_coef * weight, self.device)
+        surrogate = RiskSurrogate.build(rows, weights, self.device)
         if surrogate.n_rows:
             self._surrogate = surrogate
             with torch.no_grad():
@@ -317,25 +413,26 @@ class ForecastPPO(PPO):
                 stacklevel=2,
             )
 
-    def _task_weights(self, psi: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """``dL / d psi`` of each known task: the one thing a different objective overrides.
+    def _task_weights(self, psi: NDArray[np.float64], rows: RiskRows) -> NDArray[np.float64] | None:
+        """``dL / d psi`` of each known task, logged.
 
         :param psi: shape (n_tasks,), current scores of the known tasks, oldest task first
+        :param rows: their rows
         :return: shape (n_tasks,), or ``None`` while there are too few tasks to say anything
         """
-        loss = self._loss()
-        wanted = self.n_eval + self.n_deploy
-        if len(psi) < wanted:
-            n_eval = round(len(psi) * self.n_eval / wanted)
-            if n_eval < 2 * self.tail_k:
-                return None
-            loss = replace(loss, n_eval=n_eval, n_deploy=len(psi) - n_eval)
-        weight, terms = loss.task_weights(psi, self._forecast_rng)
-        self.logger.record("train/forecast_loss", float(terms.loss))
-        self.logger.record("train/forecast_error", float(terms.error.nanmean()))
-        self.logger.record("train/forecast_under_prediction_rate", float(terms.under_prediction_rate))
-        self.logger.record("train/forecast_tail_scale", float(terms.tail_scale.nanmean()))
-        return np.asarray(weight, dtype=np.float64)
+        anchor_psi = None if self.anchor is None else task_psi(self.anchor, rows, len(psi))
+        weights = self._objective()(psi, anchor_psi, self._forecast_rng)
+        if weights is None:
+            return None
+        for key, value in weights.logs.items():
+            self.logger.record(f"train/{key}", value)
+        self.health = TermHealth(
+            mean_risk=float(np.exp(-np.exp(-psi)).mean()),
+            success=float(np.mean(self._tape.success)) if self._tape.success else None,
+            share_saturated=weights.logs.get("forecast_share_saturated", 0.0),
+            share_risen=weights.logs.get("share_risen"),
+        )
+        return weights.weight
 
     def _add_forecast_gradient(self) -> None:
         """Add the term's gradient to PPO's, at every ``forecast_interval``-th optimiser step."""
@@ -354,7 +451,12 @@ class ForecastPPO(PPO):
         self._grad_norms.append(float(norm))
         if not np.isfinite(self._grad_norms[-1]):
             return  # scaled by its norm it would be NaN and end the run; the log shows it
-        factor = (self.forecast_max_grad_norm / (norm + 1e-12)).clamp(max=1.0)
+        limit = self.forecast_max_grad_norm
+        if self.forecast_max_grad_ratio is not None:
+            own = [p.grad for p, g in zip(parameters, gradients, strict=True) if g is not None and p.grad is not None]
+            limit = min(limit, self.forecast_max_grad_ratio * float(torch.nn.utils.get_total_norm(own)))
+        factor = (limit / (norm + 1e-12)).clamp(max=1.0)
+        self._clip_factors.append(float(factor))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
                 continue
@@ -375,11 +477,11 @@ class ForecastPPO(PPO):
         self.logger.record("train/forecast_rows", self._surrogate.n_rows)
         if self._grad_norms:
             norm = np.array(self._grad_norms)
+            if self.health is not None:
+                self.health = replace(self.health, grad_norm=float(norm.max()))
             self.logger.record("train/forecast_grad_norm", float(norm.mean()))
-            self.logger.record(
-                "train/forecast_clip_factor",
-                float(np.minimum(1.0, self.forecast_max_grad_norm / np.maximum(norm, 1e-12)).mean()),
-            )
+            if self._clip_factors:
+                self.logger.record("train/forecast_clip_factor", float(np.mean(self._clip_factors)))
         with torch.no_grad():
             before, after = self._log_policy_before, self._surrogate.log_policy(self.policy)
             kl = (before.exp() * (before - after)).sum(dim=1).mean()

@@ -43,14 +43,17 @@ class RiskTape(BaseCallback):
     * ``fatal``: shape (n_steps, n_envs, n_actions), probability
     * ``done``: shape (n_steps, n_envs), whether the step ended an episode
     * ``task_id``: shape (n_steps, n_envs), the episode's task where ``done``, else -1
+    * ``success``: one bool per episode that ended and says so by ``is_success``
     """
 
     fatal: NDArray[np.float32]
     done: NDArray[np.bool_]
     task_id: NDArray[np.int64]
+    success: list[bool]
 
     def __init__(self) -> None:
         super().__init__()
+        self.success = []
         self._current: NDArray[np.float32] | None = None
         self._position = 0
         self._source: Any = None
@@ -70,6 +73,7 @@ class RiskTape(BaseCallback):
         self.fatal = np.zeros((*shape, self._current.shape[1]), dtype=np.float32)
         self.done = np.zeros(shape, dtype=np.bool_)
         self.task_id = np.full(shape, -1, dtype=np.int64)
+        self.success = []
         self._position = 0
 
     def _on_step(self) -> bool:
@@ -83,6 +87,8 @@ class RiskTape(BaseCallback):
             if TASK_ID not in infos[i]:
                 raise ValueError(f"the last info of an episode must carry {TASK_ID!r}, it has {sorted(infos[i])}")
             self.task_id[t, i] = infos[i][TASK_ID]
+            if "is_success" in infos[i]:
+                self.success.append(bool(infos[i]["is_success"]))
         self._current = self._read(dones, infos)
         self._position += 1
         return True

@@ -161,9 +161,10 @@ class RiskGridEnv(MiniGridEnv):
     ) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
         """One step by the world's table of moves."""
         self.step_count += 1
-        self._risk += float(action_fatality(self.world, self._task, _ROW, self._state)[0, action])
-        executed = executed_moves(self.world, self._task, _ROW, np.array([int(action)]), self.np_random)
-        self._place(self.world.rules.move[self._state, executed])
+        if int(action) < self.world.rules.n_actions:  # MiniGrid's others (pick up, toggle, ...) do nothing
+            self._risk += float(action_fatality(self.world, self._task, _ROW, self._state)[0, action])
+            executed = executed_moves(self.world, self._task, _ROW, np.array([int(action)]), self.np_random)
+            self._place(self.world.rules.move[self._state, executed])
         cell = self.world.rules.cell[self._state]
         failure = bool(self._task.hazard[0, cell[0]])
         success = bool(self._task.goal_cell[0] == cell[0])

@@ -19,15 +19,17 @@ __all__ = [
     "EvaluationConfig",
     "FineTuneConfig",
     "ForecastConfig",
-    "TopRiskConfig",
+    "PenaltyConfig",
     "ValidationConfig",
     "WorldConfig",
     "check_config",
 ]
 
-AgentName = Literal["base", "ppo", "forecast_ppo", "top_risk"]
+AgentName = Literal[
+    "base", "ppo", "forecast_ppo", "top_risk", "mean_risk", "cvar", "failure_cost", "lagrangian", "anchor"
+]
 
-#: Agents of the main job, in the order of the table. ``base`` is what the others are fine-tuned from.
+#: Agents of the default table, in its order. ``base`` is what the others are fine-tuned from.
 AGENTS: tuple[AgentName, ...] = ("base", "ppo", "forecast_ppo", "top_risk")
 
 
@@ -97,6 +99,8 @@ class FineTuneConfig:
     :param learning_rate: initial learning rate, decayed linearly to 0
     :param ent_coef: entropy coefficient
     :param episodes_per_task: episodes in a row of each task
+    :param anchor_coef: weight of the anchor to the base agent, in every agent that has a term of its own; the agent
+        called anchor has nothing else and takes 100 where this is 0
     """
 
     total_timesteps: int = 200_000
@@ -107,6 +111,7 @@ class FineTuneConfig:
     learning_rate: float = 1e-3
     ent_coef: float = 0.01
     episodes_per_task: int = 1
+    anchor_coef: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class ForecastConfig:
     :param psi_cap: scores above are capped in the loss, their gradient passes
     :param interval: the gradient is added at every that many minibatches
     :param max_grad_norm: norm limit of the added gradient
+    :param max_grad_ratio: further limit, as a multiple of the norm of PPO's own gradient; null for none
     """
 
     coef: float = 1.0
@@ -139,18 +145,29 @@ class ForecastConfig:
     psi_cap: float = 3.0
     interval: int = 4
     max_grad_norm: float = 0.25
+    max_grad_ratio: float | None = None
 
 
 @dataclass(frozen=True)
-class TopRiskConfig:
-    """The supervised penalty on the riskiest tasks, through the same hook and under the same norm limit.
+class PenaltyConfig:
+    """The methods to compare with, through the same hook and under the same norm limit.
 
-    :param coef: weight of the penalty
-    :param top_fraction: fraction of known tasks that is penalised
+    :param top_risk_coef: top_risk: weight of the mean log risk of the riskiest tasks
+    :param mean_risk_coef: mean_risk: weight of the mean risk
+    :param cvar_coef: cvar: weight of the mean risk of the riskiest tasks
+    :param fraction: share of known tasks that top_risk and cvar call the riskiest
+    :param failure_cost: failure_cost: subtracted from the reward on failure, in fine-tuning only
+    :param risk_limit: lagrangian: mean risk that is allowed
+    :param multiplier_rate: lagrangian: change of the multiplier per update and unit of relative excess
     """
 
-    coef: float = 0.1
-    top_fraction: float = 0.01
+    top_risk_coef: float = 0.1
+    mean_risk_coef: float = 100.0
+    cvar_coef: float = 1.0
+    fraction: float = 0.01
+    failure_cost: float = 1.0
+    risk_limit: float = 1e-4
+    multiplier_rate: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -213,7 +230,7 @@ class Config:
     base: BaseConfig = field(default_factory=BaseConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
-    top_risk: TopRiskConfig = field(default_factory=TopRiskConfig)
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -231,7 +248,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "forecast.tail_k": (2, math.inf),
     "forecast.n_eval": (2, math.inf),
     "forecast.psi_cap": (-math.inf, math.inf),
-    "top_risk.top_fraction": (1e-9, 1),
+    "penalty.fraction": (1e-9, 1),
+    "penalty.risk_limit": (1e-12, 1),
     "validation.n_eval": (2, math.inf),
     "evaluation.n_eval": (2, math.inf),
     "evaluation.tail_k": (2, math.inf),

@@ -39,7 +39,17 @@ __all__ = [
 ]
 
 #: What the agents are called in tables and figures.
-TITLES = {"base": "base", "ppo": "PPO", "forecast_ppo": "ForecastPPO", "top_risk": "top-risk penalty"}
+TITLES = {
+    "base": "base",
+    "ppo": "PPO",
+    "forecast_ppo": "ForecastPPO",
+    "top_risk": "top-risk penalty",
+    "mean_risk": "mean-risk penalty",
+    "cvar": "CVaR penalty",
+    "failure_cost": "failure cost",
+    "lagrangian": "PPO-Lagrangian",
+    "anchor": "anchor only",
+}
 
 #: Held-out tasks serve one of two purposes, never both.
 PARTS = ("evaluation", "deployment")

@@ -175,8 +175,8 @@ class _Job:
         shown |= asdict(settings)
         if name == "forecast_ppo":
             shown |= {f"forecast.{key}": value for key, value in asdict(self.config.forecast).items()}
-        if name == "top_risk":
-            shown |= {f"top_risk.{key}": value for key, value in asdict(self.config.top_risk).items()}
+        if name not in ("base", "ppo", "forecast_ppo", "anchor"):
+            shown |= {f"penalty.{key}": value for key, value in asdict(self.config.penalty).items()}
         return shown
 
     # -- scores ---------------------------------------------------------------------------------------------------

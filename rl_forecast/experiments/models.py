@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from stable_baselines3 import PPO
 from torch import nn
 
-from agents.baselines import TopRiskPPO
+from agents.baselines import LagrangianPPO
 from agents.forecast_ppo import ForecastPPO
 from envs.gridworld.vec_env import GridVecEnv
 from rl_forecast.tasks import SPLITS
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.config import AgentName, BaseConfig, Config
 
 __all__ = ["make_base", "make_fine_tuned", "policy_kwargs"]
+
+# Weight of the anchor where it is all there is.
+_ANCHOR_COEF = 100.0
 
 
 def policy_kwargs(base: BaseConfig) -> dict[str, Any]:
@@ -66,8 +70,10 @@ def make_fine_tuned(
     :param base: the trained base agent
     :param device: torch device
     """
-    tune = config.fine_tune
+    tune, penalty = config.fine_tune, config.penalty
     pool = SPLITS["train"].task_ids(config.world.pool_size, config.seed)
+    if name == "failure_cost":
+        world = replace(world, failure_cost=penalty.failure_cost)
     shared: dict[str, Any] = {
         "policy": "MlpPolicy",
         "env": GridVecEnv(world, pool, tune.n_envs, tune.episodes_per_task, seed=config.seed),
@@ -82,21 +88,36 @@ def make_fine_tuned(
         "device": device,
     }
     model: PPO
-    if name == "ppo":
+    if name in ("ppo", "failure_cost"):
         model = PPO(**shared)
-    elif name == "forecast_ppo":
-        model = ForecastPPO(**shared, **_term(config), forecast_coef=config.forecast.coef)
-    elif name == "top_risk":
-        penalty = config.top_risk
-        model = TopRiskPPO(**shared, **_term(config), forecast_coef=penalty.coef, top_fraction=penalty.top_fraction)
+    elif name == "lagrangian":
+        settings = {"risk_limit": penalty.risk_limit, "multiplier_rate": penalty.multiplier_rate}
+        model = LagrangianPPO(**shared, **_term(config), **settings)
     else:
-        raise ValueError(f"{name!r} is not a fine-tuned agent")
+        model = ForecastPPO(**shared, **(_term(config) | _objective(name, config)))
     model.policy.load_state_dict(base.policy.state_dict())
     return model
 
 
+def _objective(name: AgentName, config: Config) -> dict[str, Any]:
+    """What distinguishes the methods that are settings of ForecastPPO."""
+    penalty = config.penalty
+    supervised = {"forecast_coef": 0.0, "risk_fraction": penalty.fraction}
+    if name == "forecast_ppo":
+        return {"forecast_coef": config.forecast.coef}
+    if name == "anchor":
+        return {"forecast_coef": 0.0, "anchor_coef": config.fine_tune.anchor_coef or _ANCHOR_COEF}
+    if name == "top_risk":
+        return supervised | {"risk_penalty": "top_log_risk", "risk_coef": penalty.top_risk_coef}
+    if name == "mean_risk":
+        return supervised | {"risk_penalty": "mean_risk", "risk_coef": penalty.mean_risk_coef}
+    if name == "cvar":
+        return supervised | {"risk_penalty": "cvar", "risk_coef": penalty.cvar_coef}
+    raise ValueError(f"{name!r} is not a fine-tuned agent")
+
+
 def _term(config: Config) -> dict[str, Any]:
-    """Arguments that ForecastPPO and its kin share."""
+    """Arguments that all methods with a term share."""
     forecast = config.forecast
     return {
         "tail_k": forecast.tail_k,
@@ -111,6 +132,8 @@ def _term(config: Config) -> dict[str, Any]:
         "psi_cap": forecast.psi_cap,
         "forecast_interval": forecast.interval,
         "forecast_max_grad_norm": forecast.max_grad_norm,
+        "forecast_max_grad_ratio": forecast.max_grad_ratio,
+        "anchor_coef": config.fine_tune.anchor_coef,
     }
 
 

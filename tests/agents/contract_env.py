@@ -36,6 +36,7 @@ class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
             self.task_id = int(self.np_random.integers(self.n_tasks))
         self._played += 1
         self.position = 0
+        self._risk = 0.0
         return self._observe(), self._info()
 
     def _observe(self) -> NDArray[np.float32]:
@@ -48,10 +49,10 @@ class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         fell = bool(action == 1 and self.np_random.random() < self.slipperiness(self.task_id))
-        risk = self.slipperiness(self.task_id) if action == 1 else 0.0
+        self._risk += self.slipperiness(self.task_id) if action == 1 else 0.0
         self.position = min(self.length, self.position + 1 + int(action == 1))
         across = self.position == self.length and not fell
         info = self._info()
         if self.with_contract and (fell or across):
-            info |= {"task_id": self.task_id, "failure": fell, "is_success": across, "risk": risk}
+            info |= {"task_id": self.task_id, "failure": fell, "is_success": across, "risk": self._risk}
         return self._observe(), float(across) - 0.05, fell or across, False, info

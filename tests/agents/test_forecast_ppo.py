@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from agents.action_probability import log_action_probability
-from agents.baselines import TopRiskPPO
+from agents.baselines import LagrangianPPO
 from agents.forecast_ppo import ForecastPPO
 from agents.forecast_ppo.risk_ledger import RiskLedger
 from agents.forecast_ppo.risk_tape import has_risk_contract
@@ -55,14 +55,24 @@ def test_coefficient_zero_is_bit_identical_to_ppo(settings: dict[str, Any], with
     assert _equal(*weights)
 
 
-@pytest.mark.parametrize("algorithm", [ForecastPPO, TopRiskPPO])
-def test_the_term_changes_what_is_learned(algorithm: type[ForecastPPO]) -> None:
-    weights = []
-    for coef in (0.0, 1.0):
-        model = algorithm("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_coef=coef)
-        model.learn(64 * 32 * 3)
-        weights.append(_weights(model))
-    assert not _equal(*weights)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"forecast_coef": 1.0},
+        {"risk_coef": 1.0, "risk_penalty": "mean_risk"},
+        {"risk_coef": 1.0, "risk_penalty": "cvar"},
+        {"risk_coef": 0.1, "risk_penalty": "top_log_risk"},
+        {"anchor_coef": 100.0},
+        {"risk_limit": 1e-3},
+    ],
+)
+def test_every_term_changes_what_is_learned(settings: dict[str, Any]) -> None:
+    plain = ForecastPPO("MlpPolicy", _grid(64), **SMALL, forecast_coef=0.0)
+    algorithm = LagrangianPPO if "risk_limit" in settings else ForecastPPO
+    model = algorithm("MlpPolicy", _grid(64), **SMALL, **TERM, **({"forecast_coef": 0.0} | settings))
+    for m in (plain, model):
+        m.learn(64 * 32 * 4)
+    assert not _equal(_weights(plain), _weights(model))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
@@ -105,6 +115,11 @@ def test_an_episode_that_does_not_name_its_task_is_refused() -> None:
         ({"error_space": "p"}, "error.space"),
         ({"forecast_gradient": "stop_forecast"}, "stop_forecast"),
         ({"tail_k": 1}, "tail_k >= 2"),
+        ({"forecast_max_grad_ratio": 0.0}, "forecast_max_grad_ratio must be positive or None"),
+        ({"risk_coef": -1.0}, "risk_coef must not be negative"),
+        ({"anchor_coef": -1.0}, "anchor_coef must not be negative"),
+        ({"risk_penalty": "cvr"}, "unknown risk_penalty 'cvr'"),
+        ({"risk_fraction": 0.0}, "risk_fraction must lie in"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -263,7 +278,7 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
     rows = model._ledger.rows
     assert rows is not None
     psi = task_psi(model.policy, rows, len(model.known_task_ids))
-    weight = model._task_weights(psi)
+    weight = model._task_weights(psi, rows)
     assert weight is not None
     model._surrogate = RiskSurrogate.build(rows, weight, model.device)
     raw = torch.autograd.grad(model._surrogate.loss(model.policy), list(model.policy.parameters()), allow_unused=True)
@@ -278,17 +293,25 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
         assert bool(parameter.grad.any()) == ("value_net" not in name), "the critic is left alone, the actor is not"
 
 
-def test_top_risk_weights_are_the_gradient_of_the_mean_log_risk() -> None:
-    model = TopRiskPPO("MlpPolicy", _bridges(1), **SMALL, top_fraction=0.1)
-    model.set_logger(configure(None, []))
-    psi = np.random.default_rng(0).normal(size=40)
-    psi[3] = -np.inf
-    weight = model._task_weights(psi)
-    leaf = torch.tensor(psi, requires_grad=True)
-    (-torch.exp(-leaf.topk(4).values)).mean().backward()
-    np.testing.assert_allclose(weight, leaf.grad, rtol=1e-12)
-    with pytest.raises(ValueError, match="top_fraction"):
-        TopRiskPPO("MlpPolicy", _bridges(1), **SMALL, top_fraction=0.0)
+def test_the_added_gradient_is_limited_by_ppos_own() -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
+    model.learn(64 * 32 * 3)
+    model.forecast_max_grad_norm, model.forecast_max_grad_ratio = 1e9, 0.3
+    rows = model._ledger.rows
+    assert rows is not None
+    weight = model._task_weights(task_psi(model.policy, rows, len(model.known_task_ids)), rows)
+    assert weight is not None
+    model._surrogate = RiskSurrogate.build(rows, weight, model.device)
+    actor = [p for name, p in model.policy.named_parameters() if "value_net" not in name]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.policy.parameters():
+        parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
+    before = [p.grad.clone() for p in actor if p.grad is not None]
+    model._add_forecast_gradient()
+    added = [p.grad - b for p, b in zip(actor, before, strict=True) if p.grad is not None]
+    own = float(torch.nn.utils.get_total_norm(before))
+    assert float(torch.nn.utils.get_total_norm(added)) == pytest.approx(0.3 * own, rel=1e-3)
+    assert model._clip_factors[-1] < 1
 
 
 # -- life with Stable-Baselines3 -----------------------------------------------------------------------------------
@@ -316,6 +339,32 @@ def test_starts_from_a_plain_ppo_zip(tmp_path: Path) -> None:
     assert (loaded.forecast_coef, loaded.n_partitions) == (2.0, ForecastPPO("MlpPolicy", _bridges(1)).n_partitions)
     loaded.learn(64 * 32 * 3)
     assert loaded._grad_norms
+
+
+def test_the_anchor_is_the_policy_at_the_start_and_survives_saving(tmp_path: Path) -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, anchor_coef=10.0)
+    start = _weights(model)
+    model.learn(64 * 32 * 3)
+    assert model.anchor is not None
+    assert not _equal(_weights(model), start)
+    assert _equal(dict(model.anchor.state_dict()), start)
+    model.save(tmp_path / "model.zip")
+    loaded = ForecastPPO.load(tmp_path / "model.zip", env=_grid(64))
+    assert loaded.anchor is not None
+    assert _equal(dict(loaded.anchor.state_dict()), start)
+    loaded.learn(64 * 32, reset_num_timesteps=False)
+    assert _equal(dict(loaded.anchor.state_dict()), start), "a loaded agent keeps its anchor"
+    with pytest.raises(ValueError, match="there is no anchor"):
+        ForecastPPO("MlpPolicy", _bridges(1), **SMALL).set_anchor(model.policy)
+
+
+def test_a_plain_ppo_zip_becomes_the_anchor(tmp_path: Path) -> None:
+    plain = PPO("MlpPolicy", _grid(64), **SMALL)
+    plain.learn(64 * 32)
+    plain.save(tmp_path / "ppo.zip")
+    loaded = ForecastPPO.load(tmp_path / "ppo.zip", env=_grid(64), anchor_coef=1.0, **TERM)
+    assert loaded.anchor is not None
+    assert _equal(dict(loaded.anchor.state_dict()), _weights(plain))
 
 
 class _Nothing(BaseCallback):

@@ -1,0 +1,107 @@
+"""What counts as a failure in a foreign environment, and which actions lead to one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FailureRule", "has_lava", "lookahead_fatal", "minigrid_fatal", "minigrid_lava_failure", "table_fatal"]
+
+#: ``failure(env, observation, reward, terminated, truncated, info) -> bool``: whether this step was a failure.
+FailureRule = Callable[[gymnasium.Env[Any, Any], Any, Any, bool, bool, dict[str, Any]], bool]
+
+
+def has_lava(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether this is a MiniGrid environment with lava in its present grid."""
+    if not any(base.__module__.startswith("minigrid.") for base in type(env.unwrapped).__mro__):
+        return False
+    grid = getattr(env.unwrapped, "grid", None)
+    return grid is not None and any(tile is not None and tile.type == "lava" for tile in grid.grid)
+
+
+def minigrid_lava_failure(
+    env: gymnasium.Env[Any, Any], observation: Any, reward: Any, terminated: bool, truncated: bool, info: dict[str, Any]
+) -> bool:
+    """Failure in MiniGrid: the agent stands on lava."""
+    del observation, reward, terminated, truncated, info
+    grid: Any = env.unwrapped
+    under = grid.grid.get(*grid.agent_pos)
+    return under is not None and under.type == "lava"
+
+
+def minigrid_fatal(env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
+    """P(lava at the next step | state, action) in MiniGrid, shape (n_actions,): 1 for forward with lava ahead.
+
+    The actions are MiniGrid's own; a wrapper that renumbers them needs a ``fatal`` of its own.
+    """
+    grid: Any = env.unwrapped
+    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    fatal = np.zeros(int(env.action_space.n), dtype=np.float32)
+    ahead = grid.grid.get(*grid.front_pos)
+    fatal[grid.actions.forward] = ahead is not None and ahead.type == "lava"
+    return fatal
+
+
+def table_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArray[np.float32]:
+    """P(failure at the next step | state, action) from a transition table ``P[state][action]`` as Gymnasium's toy-text
+    environments have one; exact, their noise included.
+
+    :param env: its unwrapped environment has ``P``, lists of (probability, next state, reward, terminated), and ``s``
+    :param failure: the rule, asked about every entry, with the next state as observation and an empty ``info``
+    :return: shape (n_actions,)
+    """
+    toy: Any = env.unwrapped
+    row = toy.P[int(toy.s)]
+    return np.array(
+        [
+            min(1.0, sum(p for p, state, reward, end in row[action] if failure(env, state, reward, end, False, {})))
+            for action in sorted(row)
+        ],
+        dtype=np.float32,
+    )
+
+
+def lookahead_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArray[np.float32]:
+    """Which actions fail at the next step, tried on a deep copy of the environment.
+
+    Exact in a deterministic environment. In a stochastic one it is a single sample of the noise (the copy draws what
+    the environment itself will draw): unbiased given state and action, but 0 or 1, and it must not be shown to the
+    policy. Costs one copy and one step per action.
+
+    :param env: can be deep-copied, so without an open window
+    :param failure: the rule
+    :return: shape (n_actions,), 0 or 1
+    :raises ValueError: the environment cannot be copied
+    """
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Discrete)
+    fatal = np.zeros(int(space.n), dtype=np.float32)
+    constants = _constants(env)
+    for index in range(int(space.n)):
+        try:
+            trial = copy.deepcopy(env, dict(constants))
+        except TypeError as error:
+            raise ValueError(
+                f"fatal='lookahead' cannot copy {env.unwrapped} ({error}): do not render it, or give fatal a function"
+            ) from error
+        observation, reward, terminated, truncated, info = trial.step(space.dtype.type(space.start + index))
+        fatal[index] = failure(trial, observation, reward, terminated, truncated, info)
+    return fatal
+
+
+def _constants(env: gymnasium.Env[Any, Any]) -> dict[int, Any]:
+    """What a copy can share with its original, as ``deepcopy`` takes it: spaces and spec are most of a small one."""
+    shared: dict[int, Any] = {}
+    layer: Any = env
+    while True:
+        for value in (vars(layer).get(name) for name in ("spec", "observation_space", "action_space")):
+            if value is not None:
+                shared[id(value)] = value
+        if layer is env.unwrapped:
+            return shared
+        layer = layer.env

@@ -1,0 +1,288 @@
+"""RiskWrapper: the risk contract of :mod:`rl_forecast.tasks` around any Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Literal, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from envs.risk.rules import (
+    FailureRule,
+    has_lava,
+    lookahead_fatal,
+    minigrid_fatal,
+    minigrid_lava_failure,
+    table_fatal,
+)
+from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
+from rl_forecast.usage import unknown_name
+
+__all__ = ["RiskWrapper", "disjoint_splits"]
+
+FatalRule = Callable[[gymnasium.Env[Any, Any]], Any]
+
+
+def disjoint_splits(**ranges: range) -> dict[str, range]:
+    """Splits of one's own, checked not to share a task.
+
+    :param ranges: name of a split to its task ids, consecutive and not negative
+    :return: the same ranges by name, to be given to :class:`RiskWrapper` one at a time
+    :raises ValueError: a range is empty, negative or has gaps, or two of them overlap
+    """
+    for name, ids in ranges.items():
+        _check_range(name, ids)
+    ordered = sorted(ranges.items(), key=lambda item: item[1].start)
+    for (name, ids), (next_name, next_ids) in pairwise(ordered):
+        if next_ids.start < ids.stop:
+            raise ValueError(
+                f"splits {name!r} and {next_name!r} overlap: both hold task {next_ids.start}; "
+                "what is trained on must not be evaluated on"
+            )
+    return dict(ranges)
+
+
+def _check_range(name: str, ids: range) -> None:
+    if not isinstance(ids, range) or ids.step != 1 or len(ids) == 0 or ids.start < 0 or ids.stop > 2**32:
+        raise ValueError(f"split {name!r} must be a range of consecutive ids in [0, 2**32), it is {ids!r}")
+
+
+class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Tells of an environment's episodes which task they played, whether they failed, and how likely that was.
+
+    The task is the seed of the wrapped environment's reset: whatever it draws *in* ``reset(seed=task_id)``, such as a
+    layout, belongs to the task. Noise it draws afterwards does not: its generator is replaced after every reset, so a
+    task played again meets new noise. ``reset(seed=...)`` of the wrapper seeds the drawing of tasks and that noise.
+
+    A failure does not end an episode that goes on by itself; it is remembered, and no later action can fail again.
+
+    Beside the wrapped environment's own entries, ``info`` has ``fatal_probability`` at every step and reset (where
+    fatal actions are known) and ``task_id``, ``failure``, ``is_success``, ``risk`` at the last step.
+
+    :param env: any Gymnasium environment
+    :param failure: rule of :data:`envs.risk.rules.FailureRule`; ``"lava"`` for MiniGrid's lava; ``"cost"`` for
+        accumulated ``info["cost"]`` above ``cost_limit`` (Safety-Gymnasium's convention); ``None`` recognises MiniGrid
+        environments with lava and refuses all others
+    :param fatal: ``fatal(env)`` gives P(failure at the next step | state, action), shape (n_actions,); ``"table"``
+        reads it from toy-text's transition table, ``"lookahead"`` tries every action on a copy; ``None`` knows it for
+        MiniGrid's lava only. Without it ``ForecastPPO`` can train with ``forecast_coef=0`` only
+    :param success: rule of the same form as ``failure``, asked at the last step. ``None`` takes the environment's own
+        ``info["is_success"]``, for MiniGrid's lava reaching the goal, else counts what ended without failure
+    :param split: name in :data:`rl_forecast.tasks.SPLITS`, or a range of task ids of your own
+        (:func:`disjoint_splits`)
+    :param n_tasks: size of the pool of the split from which tasks are drawn; ``None`` for the whole split
+    :param episodes_per_task: how often a drawn task is played in a row
+    :param pool_seed: another pool of the same split
+    :param cost_limit: accumulated cost above which ``failure="cost"`` counts as failure
+    :raises ValueError: no rule is known or given, or one does not fit the environment
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        failure: FailureRule | Literal["lava", "cost"] | None = None,
+        fatal: FatalRule | Literal["table", "lookahead"] | None = None,
+        success: FailureRule | None = None,
+        split: str | range = "train",
+        n_tasks: int | None = None,
+        episodes_per_task: int = 1,
+        pool_seed: int = 0,
+        cost_limit: float | None = None,
+    ) -> None:
+        RecordConstructorArgs.__init__(
+            self,
+            failure=failure,
+            fatal=fatal,
+            success=success,
+            split=split,
+            n_tasks=n_tasks,
+            episodes_per_task=episodes_per_task,
+            pool_seed=pool_seed,
+            cost_limit=cost_limit,
+        )
+        super().__init__(env)
+        self._ids, self._split_name = _task_range(split)
+        self._pool = _pool(self._ids, split, n_tasks, pool_seed)
+        if episodes_per_task < 1:
+            raise ValueError(f"episodes_per_task must be at least 1, it is {episodes_per_task}")
+        self._episodes_per_task = episodes_per_task
+        if hasattr(env.unwrapped, FATAL_PROBABILITY):
+            raise ValueError(f"{env.unwrapped} follows the risk contract already: use it without RiskWrapper")
+        if (failure == "cost") != (cost_limit is not None):
+            raise ValueError(
+                f"failure='cost' and cost_limit go together, they are {failure!r} and {cost_limit!r}: "
+                "for example failure='cost', cost_limit=25.0"
+            )
+        self._cost_limit = cost_limit
+        self._rule = self._failure_rule(failure)
+        self._fatal_rule = self._fatal_source(fatal)
+        self._success_rule = success
+        self._rng = np.random.default_rng()
+        self._task = -1
+        self._played = 0
+        self._failed = False
+        self._risk = 0.0
+        self._cost = 0.0
+        self._fatal: NDArray[np.float32] | None = None
+
+    def _failure_rule(self, failure: Any) -> FailureRule | Literal["cost"]:
+        if callable(failure) or failure == "cost":
+            return failure  # type: ignore[no-any-return]
+        if failure not in (None, "lava"):
+            raise ValueError(unknown_name("failure", str(failure), ["lava", "cost"]) + ", or a function")
+        self.env.reset(seed=self._ids.start)
+        if failure is None and not has_lava(self.env):
+            raise ValueError(
+                f"what counts as a failure in {self.env.unwrapped} is not known: give failure=f with "
+                "f(env, observation, reward, terminated, truncated, info) -> bool, or failure='cost'"
+            )
+        if not hasattr(self.env.unwrapped, "grid"):
+            raise ValueError(f"failure='lava' is for MiniGrid environments, {self.env.unwrapped} has no grid")
+        return minigrid_lava_failure
+
+    def _fatal_source(self, fatal: Any) -> FatalRule | Literal["table", "lookahead"] | None:
+        if fatal is None:
+            if self._rule is not minigrid_lava_failure:
+                return None
+            fatal = minigrid_fatal
+        if not callable(fatal) and fatal not in ("table", "lookahead"):
+            raise ValueError(unknown_name("fatal", str(fatal), ["table", "lookahead"]) + ", or a function")
+        if fatal == "table" and not hasattr(self.env.unwrapped, "P"):
+            raise ValueError(f"fatal='table' needs a transition table P, {self.env.unwrapped} has none")
+        if fatal == "table" and self._rule == "cost":
+            raise ValueError("fatal='table' cannot know costs: give failure a function, or use fatal='lookahead'")
+        if not isinstance(self.action_space, gymnasium.spaces.Discrete):
+            raise ValueError(f"fatal actions need a Discrete action space, it is {self.action_space}: use fatal=None")
+        return fatal  # type: ignore[no-any-return]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the next task.
+
+        :param seed: seeds the drawing of tasks, and the noise
+        :param options: ``{"task_id": i}`` plays task i; other options go to the wrapped environment
+        :raises ValueError: the task id is not an integer of the split
+        """
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+            self._played = 0
+        options = dict(options or {})
+        if TASK_ID in options:
+            self._task = self._checked(options.pop(TASK_ID))
+            self._played = 0  # a chosen task is played once, then drawing goes on
+        else:
+            if self._played % self._episodes_per_task == 0:
+                self._task = self._draw()
+            self._played += 1
+        # Seeds are plain ints for every environment; options are passed on only where there are any left.
+        observation, info = self.env.reset(seed=self._task, **({"options": options} if options else {}))
+        self.env.unwrapped.np_random = np.random.default_rng(self._rng.integers(2**63))
+        self._start_episode()
+        return observation, {**info, **self._look_ahead(ended=False)}
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The wrapped environment's step, with the risk contract in ``info``."""
+        if self._fatal is not None:
+            assert isinstance(self.action_space, gymnasium.spaces.Discrete)
+            self._risk += float(self._fatal[int(action) - int(self.action_space.start)])
+        result = observation, reward, terminated, truncated, info = self.env.step(action)
+        self._failed = self._failed or self._fails(self.env, *result)
+        if self._rule == "cost":
+            self._cost += float(info["cost"])
+        ended = bool(terminated or truncated)
+        info = {**info, **self._look_ahead(ended)}
+        if ended:
+            info |= {TASK_ID: self._task, FAILURE: self._failed, "is_success": self._succeeded(*result)}
+            if self._fatal_rule is not None:
+                info[RISK] = self._risk
+        return observation, reward, terminated, truncated, info
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _start_episode(self) -> None:
+        self._failed = False
+        self._risk = 0.0
+        self._cost = 0.0
+        self._fatal = None
+
+    def _draw(self) -> int:
+        if self._pool is None:
+            return int(self._rng.integers(self._ids.start, self._ids.stop))
+        return int(self._pool[self._rng.integers(len(self._pool))])
+
+    def _checked(self, task_id: Any) -> int:
+        if isinstance(task_id, bool) or not isinstance(task_id, int | np.integer) or task_id < 0:
+            raise ValueError(f"task_id must be a non-negative integer, it is {task_id!r}")
+        if int(task_id) not in self._ids:
+            raise ValueError(
+                f"task {task_id} is not in split {self._split_name}: its ids are {self._ids.start} to "
+                f"{self._ids.stop - 1}; make another RiskWrapper for another split"
+            )
+        return int(task_id)
+
+    def _fails(
+        self, env: Any, observation: Any, reward: Any, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> bool:
+        """Whether a step from the present state, of the environment or of a copy, was a failure."""
+        if callable(self._rule):
+            return bool(self._rule(env, observation, reward, terminated, truncated, info))
+        if "cost" not in info:
+            raise ValueError(f"failure='cost' needs info['cost'] at every step, this info has {sorted(info)}")
+        assert self._cost_limit is not None
+        return self._cost + float(info["cost"]) > self._cost_limit
+
+    def _succeeded(
+        self, observation: Any, reward: Any, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> bool:
+        if self._success_rule is not None:
+            return bool(self._success_rule(self.env, observation, reward, terminated, truncated, info))
+        if "is_success" in info:
+            return bool(info["is_success"])
+        if self._rule is minigrid_lava_failure:
+            return bool(terminated and reward > 0)
+        return not self._failed
+
+    def _look_ahead(self, ended: bool) -> dict[str, NDArray[np.float32]]:
+        """The entry of the present state's fatal actions; none are left after a failure or the end."""
+        if self._fatal_rule is None:
+            return {}
+        assert isinstance(self.action_space, gymnasium.spaces.Discrete)
+        n_actions = int(self.action_space.n)
+        if ended or self._failed:
+            self._fatal = np.zeros(n_actions, dtype=np.float32)
+        elif self._fatal_rule == "table":
+            self._fatal = table_fatal(self.env, self._fails)
+        elif self._fatal_rule == "lookahead":
+            self._fatal = lookahead_fatal(self.env, self._fails)
+        else:
+            assert callable(self._fatal_rule)
+            self._fatal = np.asarray(self._fatal_rule(self.env), dtype=np.float32)
+            # Written so that NaN is refused too.
+            if self._fatal.shape != (n_actions,) or not ((self._fatal >= 0) & (self._fatal <= 1)).all():
+                raise ValueError(
+                    f"fatal(env) must give {n_actions} probabilities, one per action, it gave {self._fatal!r}"
+                )
+        return {FATAL_PROBABILITY: self._fatal}
+
+
+def _task_range(split: str | range) -> tuple[range, str]:
+    if isinstance(split, range):
+        _check_range("split", split)
+        return split, f"{split.start}..{split.stop - 1}"
+    if split not in SPLITS:
+        raise ValueError(unknown_name("split", str(split), SPLITS))
+    return range(SPLITS[split].start, SPLITS[split].stop), repr(split)
+
+
+def _pool(ids: range, split: str | range, n_tasks: int | None, seed: int) -> NDArray[np.int64] | None:
+    """Task ids from which tasks are drawn, shape (n_tasks,); ``None`` for all of the split."""
+    if n_tasks is None:
+        return None
+    if not 1 <= n_tasks <= len(ids):
+        raise ValueError(f"n_tasks must be in [1, {len(ids)}], the size of the split, it is {n_tasks}")
+    if isinstance(split, str):
+        return SPLITS[split].task_ids(n_tasks, seed)
+    return np.random.default_rng(seed).choice(len(ids), size=n_tasks, replace=False).astype(np.int64) + ids.start

@@ -1,0 +1,160 @@
+"""check_risk_env: sound environments pass, and every way of breaking the contract is named."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import envs  # registers RiskGrid
+from envs import check_risk_env
+from tests.agents.contract_env import Bridge
+from tests.envs.test_risk_wrapper import costly, lake, lava
+
+
+@pytest.mark.parametrize("make", [lake, costly, lambda: lava("MiniGrid-LavaGapS5-v0")])
+def test_wrapped_environments_pass(make: Any) -> None:
+    check_risk_env(make(), n_episodes=30)
+
+
+@pytest.mark.parametrize("name", sorted(envs.REGISTERED)[:3])
+def test_registered_environments_pass(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No failure in")
+        check_risk_env(gymnasium.make(name), n_episodes=20)
+
+
+class _Sound(Bridge):
+    """The contract environment with a common failure, so that it is seen."""
+
+    @staticmethod
+    def slipperiness(task_id: int) -> float:
+        return 0.05 + (task_id % 10) / 50
+
+
+class _Edited(_Sound):
+    """Subclasses change what the contract says."""
+
+    def edit(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info
+
+    def step(self, action: np.int64) -> Any:
+        *rest, info = super().step(action)
+        return *rest, self.edit(info)
+
+
+def _edited(**changes: Any) -> gymnasium.Env[Any, Any]:
+    """Entries replaced where they occur; ``None`` removes one."""
+
+    class Changed(_Edited):
+        def edit(self, info: dict[str, Any]) -> dict[str, Any]:
+            changed = {key: changes.get(key, value) for key, value in info.items()}
+            return {key: value for key, value in changed.items() if value is not None}
+
+    return Changed()
+
+
+def test_the_sound_one_passes() -> None:
+    check_risk_env(_Sound(), n_episodes=200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"fatal_probability": None}, "'fatal_probability' is missing.*'table' or 'lookahead'"),
+        ({"fatal_probability": np.zeros(3, np.float32)}, r"has shape \(3,\), one entry per action is \(2,\)"),
+        ({"fatal_probability": np.zeros(2, np.int64)}, "has dtype int64"),
+        ({"fatal_probability": np.array([0.0, 1.5])}, r"leaves \[0, 1\]"),
+        ({"fatal_probability": np.array([0.0, 0.9])}, r"'risk' is"),
+        ({"task_id": None}, r"'task_id' \(int\) is missing from the last info"),
+        ({"risk": None}, r"'risk' \(float\) is missing"),
+        ({"task_id": 1.5}, "must be a non-negative integer"),
+        ({"failure": 0.5}, "'failure' must be a bool"),
+        ({"failure": False}, "announced"),
+    ],
+)
+def test_every_breach_is_named(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        check_risk_env(_edited(**changes), n_episodes=200)
+
+
+def test_probability_zero_must_not_fail() -> None:
+    class Silent(_Sound):
+        def _info(self) -> dict[str, Any]:
+            return {"fatal_probability": np.zeros(2, np.float32)}
+
+    with pytest.raises(ValueError, match=r"failed though all its actions had fatal probability 0"):
+        check_risk_env(Silent())
+
+
+def test_probability_one_must_fail() -> None:
+    class Alarmed(_Sound):
+        def _info(self) -> dict[str, Any]:
+            return {"fatal_probability": np.array([0.0, 1.0], np.float32)}
+
+        def step(self, action: np.int64) -> Any:
+            self.alarms = int(action) + (self.alarms if self.position else 0)
+            *rest, info = super().step(action)
+            return *rest, info | ({"risk": float(self.alarms)} if "risk" in info else {})
+
+    with pytest.raises(ValueError, match="fatal probability 1 was taken and the episode was no failure"):
+        check_risk_env(Alarmed())
+
+
+def test_a_layout_that_the_id_does_not_fix_is_named() -> None:
+    class Loose(_Sound):
+        def reset(self, **kwargs: Any) -> Any:
+            super().reset(**kwargs)
+            self.position = int(self.np_random.integers(3))
+            return self._observe(), self._info()
+
+    with pytest.raises(ValueError, match=r"began differently with another seed: its layout is not fixed by its id"):
+        check_risk_env(Loose(), n_episodes=200)
+
+
+def test_noise_of_unknown_origin_is_named() -> None:
+    class Unseeded(_Sound):
+        noise = np.random.default_rng(0)
+
+        def step(self, action: np.int64) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, float(self.noise.random()), *rest
+
+    with pytest.raises(ValueError, match=r"with the same seed and actions: its noise does not come from"):
+        check_risk_env(Unseeded(), n_episodes=200)
+
+
+def test_what_cannot_be_seen_is_a_warning() -> None:
+    class Safe(Bridge):
+        @staticmethod
+        def slipperiness(task_id: int) -> float:
+            return 1e-6
+
+    with pytest.warns(UserWarning, match=r"No failure in 20|looked exactly alike"):
+        check_risk_env(Safe(), n_episodes=20)
+    with pytest.warns(UserWarning, match="All 200 episodes played task"):
+        check_risk_env(_Sound(n_tasks=1), n_episodes=200)
+
+
+def test_an_ignored_task_id_is_a_warning() -> None:
+    class Deaf(_Sound):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            return super().reset(seed=seed)
+
+    with pytest.warns(UserWarning, match="chosen tasks cannot be evaluated"):
+        check_risk_env(Deaf(), n_episodes=200)
+
+
+def test_continuous_actions_and_endless_episodes_are_named() -> None:
+    with pytest.raises(ValueError, match="Discrete action space"):
+        check_risk_env(gymnasium.make("Pendulum-v1"))
+
+    class Endless(_Sound):
+        def step(self, action: np.int64) -> Any:
+            return super().step(np.int64(0))[0], 0.0, False, False, self._info()
+
+    with pytest.raises(ValueError, match="did not end within 100 steps"):
+        check_risk_env(Endless(), max_steps=100)

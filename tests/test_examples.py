@@ -1,0 +1,32 @@
+"""The examples run, in small, as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", ["speed_limit.py", "lava_crossing.py"])
+def test_example(name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, f"examples/{name}", "--steps", "4096", "--tasks", "40"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["agent", "base", "PPO", "ForecastPPO"]
+    for line in lines[1:]:
+        *_, mean_risk, failures, success = map(float, line.split()[1:])
+        # The same episodes: what failed and what was announced agree roughly, and nothing failed and succeeded.
+        assert abs(mean_risk - failures) < 0.35
+        assert failures + success <= 1 + 1e-9 or name == "speed_limit.py"
