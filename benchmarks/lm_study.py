@@ -49,11 +49,10 @@ WEIGHT_FACTOR = {"easy": 10.0, "hard": 10.0}
 
 #: What is varied at the chosen weight of forecastability in log10 p.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "scores 4 updates old at most": ("--fine-tune.pool-steps=4",),
-    "10 pools, which repeat": ("--fine-tune.pools=10",),
-    "one pool": ("--fine-tune.pools=1",),
     "adapters, r = 8": ("--lora.r=8",),
-    "adapters, r = 8, half the learning rate": ("--lora.r=8", "--fine-tune.learning_rate=1.5e-3"),
+    "one pool": ("--fine-tune.pools=1",),
+    "10 pools, which repeat": ("--fine-tune.pools=10",),
+    "a pool serves 4 updates": ("--fine-tune.pool-steps=4",),
 }
 
 VALIDATION = LanguageEvaluationConfig(

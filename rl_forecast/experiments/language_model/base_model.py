@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from envs.password_game.game import Example, PasswordGame
     from rl_forecast.experiments.language_model.config import BaseModelConfig, GameConfig, LanguageConfig
 
-__all__ = ["accuracy", "cached_base", "load_model", "train_base"]
+__all__ = ["accuracy", "cached_base", "load_model", "train_base", "without_progress_bars"]
 
 # Raised whenever the game, the model or the training changes: cached models of another version are not used.
 _VERSION = 1
@@ -54,7 +54,8 @@ def load_model(name: str, device: torch.device) -> tuple[Any, Any]:
         raise UsageError(f"--model: {error}") from error
 
 
-def _without_progress_bars() -> None:
+def without_progress_bars() -> None:
+    """Silence the bars of transformers: a run has its own."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -85,7 +86,7 @@ def cached_base(config: LanguageConfig, say: Say, report: Callable[[float], None
         say(f"base model: {target} (cached)")
         return target
     torch.set_num_threads(config.threads)
-    _without_progress_bars()
+    without_progress_bars()
     model, tokenizer, trained = train_base(config.game, base, seed, say, report)
     try:
         home.mkdir(parents=True, exist_ok=True)

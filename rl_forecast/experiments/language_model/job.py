@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import Logger, configure
 
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.experiments.held_out import AgentResult, defined, evaluation_title, finite, print_metrics
-from rl_forecast.experiments.language_model.base_model import cached_base, load_model
+from rl_forecast.experiments.language_model.base_model import cached_base, load_model, without_progress_bars
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
 from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, make_fine_tuner, method_weight
 from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
@@ -84,6 +84,7 @@ class _Job:
         self.processes = processes
         self.progress = progress
         torch.set_num_threads(config.threads)
+        without_progress_bars()
         self.source = make_source(config)
         self.config = replace(config, evaluation=fit_sets(self.source, config.evaluation, progress.say))
 
