@@ -153,7 +153,7 @@ class LanguageForecastConfig:
     :param penalty: penalty of the error
     """
 
-    coef: float = 0.01
+    coef: float = 0.003
     tail_k: int = 10
     n_partitions: int = 32
     n_eval: int = 100
@@ -164,7 +164,7 @@ class LanguageForecastConfig:
 
 @dataclass(frozen=True)
 class WeightConfig:
-    """Weights of the other methods beside the supervised loss.
+    """Weights of the other methods beside the supervised loss: those the study chose; mean_p and mean_score are untuned.
 
     :param refusal_sft: of the supervised loss on a batch of refused attacks
     :param mean_log_p: of the mean log p of attacks
@@ -176,12 +176,12 @@ class WeightConfig:
     :param mean_tasks: prompts of a pool over which a mean is taken
     """
 
-    refusal_sft: float = 0.1
-    mean_log_p: float = 0.0003
+    refusal_sft: float = 0.3
+    mean_log_p: float = 0.0001
     mean_p: float = 0.1
     mean_score: float = 0.001
-    top_k: float = 0.001
-    anchor: float = 1.0
+    top_k: float = 0.0003
+    anchor: float = 0.1
     n_top: int = 100
     mean_tasks: int = 256
 
