@@ -164,7 +164,7 @@ class LanguageForecastConfig:
 
 @dataclass(frozen=True)
 class WeightConfig:
-    """Weights of the other methods beside the supervised loss: those the study chose; mean_p and mean_score are untuned.
+    """Weights of the other methods beside the supervised loss, as the study chose them; mean_p and mean_score untuned.
 
     :param refusal_sft: of the supervised loss on a batch of refused attacks
     :param mean_log_p: of the mean log p of attacks
