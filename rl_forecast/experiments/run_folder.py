@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.config import Config
     from rl_forecast.experiments.language_model.config import LanguageConfig
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "plain"]
 
 _RECORDED_PACKAGES = (
     "rl-forecast",
@@ -74,7 +74,7 @@ class RunFolder:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in {config.log_dir!r}: {error.strerror}") from error
         folder = cls(path)
-        folder.write_text("config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        folder.write_text("config.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False))
         folder.write_text("command.txt", shlex.join(command) + "\n")
         versions = {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_PACKAGES}
         folder.write_json("versions.json", versions)
@@ -158,10 +158,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples as lists, for YAML."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
