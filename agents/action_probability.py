@@ -49,7 +49,7 @@ def log_action_probability(policy: ActorCriticPolicy, observation: torch.Tensor)
     seen: torch.Tensor | dict[str, torch.Tensor] = observation.to(policy.device)
     if isinstance(policy.observation_space, spaces.Dict) and isinstance(seen, torch.Tensor):
         seen = _as_dict(policy.observation_space, seen)
-    distribution = policy.get_distribution(seen).distribution  # type: ignore[arg-type]
+    distribution = policy.get_distribution(seen).distribution
     assert isinstance(distribution, torch.distributions.Categorical)
     logits: torch.Tensor = distribution.logits
     return logits

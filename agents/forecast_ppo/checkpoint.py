@@ -1,7 +1,7 @@
 """Everything a PPO or ForecastPPO run needs to go on as if it had never stopped, to the bit, without a pickle.
 
-SB3's zip holds weights and settings. A run is also where its generators stand, which episodes are under way, how far the
-counters are, and what the forecast term remembers. All of it is tensors and JSON here, in one safetensors file. The
+SB3's zip holds weights and settings. A run is also where its generators stand, which episodes are under way, how far
+the counters are, and what the forecast term remembers. All of it is tensors and JSON here, in one safetensors file. The
 settings themselves are not: the agent is made again as it was made, and given the state.
 """
 
@@ -60,7 +60,9 @@ def training_state(model: PPO) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     """
     buffer = model.rollout_buffer
     if 0 < buffer.pos < buffer.buffer_size:
-        raise ValueError(f"{buffer.pos} of {buffer.buffer_size} steps of a rollout are done: take the state between two")
+        raise ValueError(
+            f"{buffer.pos} of {buffer.buffer_size} steps of a rollout are done: take the state between two"
+        )
     assert model.env is not None
     parts: dict[str, dict[str, Any]] = {
         "policy": model.policy.state_dict(),
@@ -119,8 +121,8 @@ def restore_training_state(model: PPO, tensors: dict[str, torch.Tensor], values:
     else:
         model._last_obs = None
         warnings.warn(
-            "the environment's own state is not part of the saved one: it begins new episodes, and the run goes on, but "
-            "not bit for bit as it would have (give the VecEnv state_dict and load_state_dict)",
+            "the environment's own state is not part of the saved one: it begins new episodes, and the run goes on, "
+            "but not bit for bit as it would have (give the VecEnv state_dict and load_state_dict)",
             stacklevel=2,
         )
     _restore_generators(state["rng"])
@@ -148,7 +150,7 @@ def load_training_state(model: PPO, path: str | Path) -> None:
     :raises ValueError: not such a file, or a state that does not fit the agent
     """
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})["values"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:

@@ -551,7 +551,7 @@ def _constructor_arguments(algorithm: type) -> list[str]:
     for ancestor in algorithm.__mro__:
         if "__init__" not in vars(ancestor):
             continue
-        parameters = list(inspect.signature(ancestor.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(ancestor)["__init__"]).parameters.values())[1:]
         passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         names |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
         if not passes_on:

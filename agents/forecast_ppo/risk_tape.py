@@ -47,8 +47,8 @@ class RiskTape(BaseCallback):
     * ``fatal``: shape (n_steps, n_envs, n_actions), probability
     * ``done``: shape (n_steps, n_envs), whether the step ended an episode
     * ``task_id``: shape (n_steps, n_envs), the episode's task where ``done``, else -1
-    * ``current``: shape (n_envs, n_actions), probability, in the states that the next rollout begins with; ``None`` where
-      the environments are to be reset first
+    * ``current``: shape (n_envs, n_actions), probability, in the states that the next rollout begins with; ``None``
+      where the environments are to be reset first
     * ``success``: one bool per episode that ended and says so by ``is_success``
     """
 

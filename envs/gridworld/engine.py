@@ -92,7 +92,6 @@ class TaskQueue:
         self._next += count
         return rows
 
-
     def state_dict(self) -> dict[str, Any]:
         """What remains to be handed out, and the generator: arrays and values that JSON can hold."""
         return {"pass": self._pass[self._next :].copy(), "queue_rng": self._rng.bit_generator.state}
@@ -256,7 +255,9 @@ class GridEngine:
         :raises ValueError: another pool, or another number of environments
         """
         if not np.array_equal(state["pool"], self.tasks.task_id):
-            raise ValueError("the saved state belongs to another pool of tasks: give the same task_ids in the same order")
+            raise ValueError(
+                "the saved state belongs to another pool of tasks: give the same task_ids in the same order"
+            )
         if len(state["row"]) != self.num_envs:
             raise ValueError(f"the saved state has {len(state['row'])} environments, this engine has {self.num_envs}")
         for name in _EPISODE:

@@ -89,7 +89,8 @@ def test_resumed_is_uninterrupted(case: str, tmp_path: Path) -> None:
     start, end = tmp_path / "start.safetensors", tmp_path / "end.safetensors"
     interrupted = _make(case)
     stop = lambda locals_, _: locals_["self"].num_timesteps <= 3 * ROLLOUT  # noqa: E731
-    interrupted.learn(6 * ROLLOUT, callback=CallbackList([TrainingStateCallback(start, ROLLOUT), ConvertCallback(stop)]))
+    keep = TrainingStateCallback(start, ROLLOUT)
+    interrupted.learn(6 * ROLLOUT, callback=CallbackList([keep, ConvertCallback(stop)]))
     assert interrupted.num_timesteps == 3 * ROLLOUT + N_ENVS
     np.random.seed(99)  # noqa: NPY002 - whatever happens in between must not matter
     torch.manual_seed(99)

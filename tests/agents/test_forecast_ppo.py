@@ -411,7 +411,7 @@ def test_load_refuses_names_that_no_constructor_knows(algorithm: type[ForecastPP
         ("forecast_coeff", "forecast_coef"),
         ("learning_rates", "learning_rate"),
         ("_ledger", ""),
-        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_coef"),
+        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_penalty"),
     ):
         with pytest.raises(TypeError, match=rf"{algorithm.__name__}\.load: unknown argument '{wrong}'") as error:
             algorithm.load(tmp_path / "model.zip", **{wrong: 1})

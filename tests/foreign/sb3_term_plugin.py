@@ -1,9 +1,9 @@
 """Stable-Baselines3's own tests once more, with the forecast term on and an environment of ours in place of theirs.
 
-``CartPole-v1``, ``Pendulum-v1`` and the identity environments become a bridge that follows the risk contract; episodes
-are short, so that even the suite's tiny runs complete enough tasks for the term to act. At the end of the run it says in
-how many tests it did. Beside what :mod:`sb3_plugin` leaves out, tests are left out whose environment cannot be replaced,
-because they are about just that environment: see ``_LEFT_OUT``.
+``CartPole-v1``, ``Pendulum-v1`` and the identity environments become a bridge that follows the risk contract. Its
+episodes are short, so that even the suite's tiny runs complete enough tasks for the term to act; at the end the number
+of tests is printed in which it did. Beside what :mod:`sb3_plugin` leaves out, tests are left out whose environment
+cannot be replaced because they are about just that environment: see ``_LEFT_OUT``.
 """
 
 from __future__ import annotations
