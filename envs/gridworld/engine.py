@@ -245,15 +245,17 @@ class GridEngine:
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the episodes go on, the pool of tasks included: arrays and values that JSON can hold."""
         arrays = {name: getattr(self, f"_{name}").copy() for name in _EPISODE}
-        noise = {"noise_rng": self._noise.bit_generator.state}
-        return arrays | {"pool": self.tasks.task_id.copy()} | noise | self._queue.state_dict()
+        fixed = {"world": repr(self.world), "pool": self.tasks.task_id.copy()}
+        return fixed | arrays | {"noise_rng": self._noise.bit_generator.state} | self._queue.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken.
 
         :param state: of an engine with the same world, pool and number of environments
-        :raises ValueError: another pool, or another number of environments
+        :raises ValueError: another world, pool, or number of environments
         """
+        if state["world"] != repr(self.world):
+            raise ValueError(f"the saved state belongs to another world: {state['world']}, not {self.world!r}")
         if not np.array_equal(state["pool"], self.tasks.task_id):
             raise ValueError(
                 "the saved state belongs to another pool of tasks: give the same task_ids in the same order"

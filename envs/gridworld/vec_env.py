@@ -112,7 +112,7 @@ class GridVecEnv(VecEnv):
         """Go on where :meth:`state_dict` was taken, instead of :meth:`reset`.
 
         :param state: of an environment with the same world, pool and number of environments
-        :raises ValueError: another pool, or another number of environments
+        :raises ValueError: another world, pool, or number of environments
         """
         self.engine.load_state_dict(state)
 
