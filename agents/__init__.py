@@ -10,14 +10,29 @@ if TYPE_CHECKING:
     from agents.baselines import LagrangianPPO
     from agents.callbacks import DegeneracyCallback, ForecastEvalCallback, TrainingStateCallback
     from agents.forecast_ppo import ForecastPPO
+    from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, PromptTask
 
-__all__ = ["DegeneracyCallback", "ForecastEvalCallback", "ForecastPPO", "LagrangianPPO", "TrainingStateCallback"]
+__all__ = [
+    "ContinuationScorer",
+    "DegeneracyCallback",
+    "ForecastEvalCallback",
+    "ForecastObjective",
+    "ForecastPPO",
+    "ForecastTrainer",
+    "LagrangianPPO",
+    "PromptTask",
+    "TrainingStateCallback",
+]
 
 _HOME = {
+    "ContinuationScorer": "agents.language_model",
     "DegeneracyCallback": "agents.callbacks",
     "ForecastEvalCallback": "agents.callbacks",
+    "ForecastObjective": "agents.language_model",
     "ForecastPPO": "agents.forecast_ppo",
+    "ForecastTrainer": "agents.language_model",
     "LagrangianPPO": "agents.baselines",
+    "PromptTask": "agents.language_model",
     "TrainingStateCallback": "agents.callbacks",
 }
 

@@ -60,7 +60,7 @@ def make_env(split: str) -> gymnasium.Env:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=60_000, help="of fine-tuning; the base trains as long")
+    parser.add_argument("--steps", type=int, default=60_000, help="of fine-tuning; the base trains twice as long")
     parser.add_argument("--tasks", type=int, default=2000, help="held-out tasks")
     parser.add_argument("--seed", type=int, default=0)
     compare(make_env, **vars(parser.parse_args()))

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from agents import ForecastEvalCallback, ForecastPPO
+    from agents import (
+        ContinuationScorer,
+        DegeneracyCallback,
+        ForecastEvalCallback,
+        ForecastObjective,
+        ForecastPPO,
+        ForecastTrainer,
+        PromptTask,
+    )
+    from envs import RiskWrapper, check_risk_env
     from rl_forecast.decomposition import finite_k_terms, missed_mode
     from rl_forecast.forecasters import make_forecaster
     from rl_forecast.forecasting import Forecast, forecast
@@ -22,6 +31,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ContinuationScorer": "agents.language_model",
+    "DegeneracyCallback": "agents.callbacks",
+    "ForecastObjective": "agents.language_model",
+    "ForecastTrainer": "agents.language_model",
+    "PromptTask": "agents.language_model",
+    "RiskWrapper": "envs",
+    "check_risk_env": "envs",
     "Forecast": "rl_forecast.forecasting",
     "ForecastEvalCallback": "agents.callbacks",
     "ForecastPPO": "agents.forecast_ppo",
@@ -37,12 +53,19 @@ _HOME = {
 }
 
 __all__ = [
+    "ContinuationScorer",
+    "DegeneracyCallback",
     "Forecast",
     "ForecastEvalCallback",
+    "ForecastObjective",
     "ForecastPPO",
+    "ForecastTrainer",
     "ForecastabilityLoss",
+    "PromptTask",
+    "RiskWrapper",
     "TailSummary",
     "__version__",
+    "check_risk_env",
     "finite_k_terms",
     "forecast",
     "make_forecaster",

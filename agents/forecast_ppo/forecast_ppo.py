@@ -83,6 +83,9 @@ class ForecastPPO(PPO):
     :param forecast_interval: add the gradient at every that many minibatches; at every single one the term outweighs
         PPO's own gradient and has collapsed policies
     :param forecast_max_grad_norm: norm limit of the added gradient, of its own because the hook runs after PPO's
+    :param forecast_max_grad_ratio: further limit of that norm, as a multiple of the norm of PPO's own gradient on the
+        same parameters at that step; ``None`` for none. An absolute limit belongs to one environment, this one carries
+        over: elsewhere the term has silenced PPO's objective altogether (docs/any_environment.md)
     :param risk_coef: weight of a supervised penalty on the same tasks' risk, in place of the forecastability loss
         (``forecast_coef=0``) or beside it
     :param risk_penalty: ``mean_risk``, ``cvar`` or ``top_log_risk``, see
@@ -135,6 +138,7 @@ class ForecastPPO(PPO):
         psi_cap: float | None = 3.0,
         forecast_interval: int = 4,
         forecast_max_grad_norm: float = 0.25,
+        forecast_max_grad_ratio: float | None = None,
         risk_coef: float = 0.0,
         risk_penalty: str = "mean_risk",
         risk_fraction: float = 0.01,
@@ -154,6 +158,7 @@ class ForecastPPO(PPO):
         self.psi_cap = psi_cap
         self.forecast_interval = forecast_interval
         self.forecast_max_grad_norm = forecast_max_grad_norm
+        self.forecast_max_grad_ratio = forecast_max_grad_ratio
         self.risk_coef = risk_coef
         self.risk_penalty = risk_penalty
         self.risk_fraction = risk_fraction
@@ -213,6 +218,7 @@ class ForecastPPO(PPO):
         self._forecast_seconds = 0.0
         self._warned = False
         self._grad_norms: list[float] = []
+        self._clip_factors: list[float] = []
         #: side effects of the latest update, ``None`` before the first one
         self.health: TermHealth | None = None
         # Copied before the hook is registered: the copy must not bring this agent along.
@@ -229,6 +235,8 @@ class ForecastPPO(PPO):
                 raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
         if self.forecast_max_grad_norm <= 0:
             raise ValueError(f"forecast_max_grad_norm must be positive, it is {self.forecast_max_grad_norm}")
+        if self.forecast_max_grad_ratio is not None and self.forecast_max_grad_ratio <= 0:
+            raise ValueError(f"forecast_max_grad_ratio must be positive or None, it is {self.forecast_max_grad_ratio}")
         if not 0.0 < self.risk_fraction <= 1.0:
             raise ValueError(f"risk_fraction must lie in (0, 1], it is {self.risk_fraction}")
         risk_penalty(np.zeros(1), self.risk_penalty)  # its own check of the name
@@ -285,6 +293,7 @@ class ForecastPPO(PPO):
         "_surrogate",
         "_log_policy_before",
         "_grad_norms",
+        "_clip_factors",
         "health",
         "anchor",
     ]
@@ -446,6 +455,7 @@ class ForecastPPO(PPO):
         rows, n_known = self._ledger.rows, len(self._ledger.task_id)
         self._warn_if_idle(n_known)
         self._grad_norms = []
+        self._clip_factors = []
         self._minibatch = 0
         if rows is None or len(rows) == 0:
             return
@@ -511,7 +521,12 @@ class ForecastPPO(PPO):
         self._grad_norms.append(float(norm))
         if not np.isfinite(self._grad_norms[-1]):
             return  # scaled by its norm it would be NaN and end the run; the log shows it
-        factor = (self.forecast_max_grad_norm / (norm + 1e-12)).clamp(max=1.0)
+        limit = self.forecast_max_grad_norm
+        if self.forecast_max_grad_ratio is not None:
+            own = [p.grad for p, g in zip(parameters, gradients, strict=True) if g is not None and p.grad is not None]
+            limit = min(limit, self.forecast_max_grad_ratio * float(torch.nn.utils.get_total_norm(own)))
+        factor = (limit / (norm + 1e-12)).clamp(max=1.0)
+        self._clip_factors.append(float(factor))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
                 continue
@@ -535,10 +550,8 @@ class ForecastPPO(PPO):
             if self.health is not None:
                 self.health = replace(self.health, grad_norm=float(norm.max()))
             self.logger.record("train/forecast_grad_norm", float(norm.mean()))
-            self.logger.record(
-                "train/forecast_clip_factor",
-                float(np.minimum(1.0, self.forecast_max_grad_norm / np.maximum(norm, 1e-12)).mean()),
-            )
+            if self._clip_factors:
+                self.logger.record("train/forecast_clip_factor", float(np.mean(self._clip_factors)))
         with torch.no_grad():
             before, after = self._log_policy_before, self._surrogate.log_policy(self.policy)
             kl = (before.exp() * (before - after)).sum(dim=1).mean()

@@ -130,6 +130,7 @@ class ForecastConfig:
     :param psi_cap: scores above are capped in the loss, their gradient passes
     :param interval: the gradient is added at every that many minibatches
     :param max_grad_norm: norm limit of the added gradient
+    :param max_grad_ratio: further limit, as a multiple of the norm of PPO's own gradient; null for none
     """
 
     coef: float = 1.0
@@ -144,6 +145,7 @@ class ForecastConfig:
     psi_cap: float = 3.0
     interval: int = 4
     max_grad_norm: float = 0.25
+    max_grad_ratio: float | None = None
 
 
 @dataclass(frozen=True)

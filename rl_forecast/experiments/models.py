@@ -132,6 +132,7 @@ def _term(config: Config) -> dict[str, Any]:
         "psi_cap": forecast.psi_cap,
         "forecast_interval": forecast.interval,
         "forecast_max_grad_norm": forecast.max_grad_norm,
+        "forecast_max_grad_ratio": forecast.max_grad_ratio,
         "anchor_coef": config.fine_tune.anchor_coef,
     }
 

@@ -117,6 +117,7 @@ def test_an_episode_that_does_not_name_its_task_is_refused() -> None:
         ({"error_space": "p"}, "error.space"),
         ({"forecast_gradient": "stop_forecast"}, "stop_forecast"),
         ({"tail_k": 1}, "tail_k >= 2"),
+        ({"forecast_max_grad_ratio": 0.0}, "forecast_max_grad_ratio must be positive or None"),
         ({"risk_coef": -1.0}, "risk_coef must not be negative"),
         ({"anchor_coef": -1.0}, "anchor_coef must not be negative"),
         ({"risk_penalty": "cvr"}, "unknown risk_penalty 'cvr'"),
@@ -328,6 +329,27 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
     for name, parameter in model.policy.named_parameters():
         assert parameter.grad is not None
         assert bool(parameter.grad.any()) == ("value_net" not in name), "the critic is left alone, the actor is not"
+
+
+def test_the_added_gradient_is_limited_by_ppos_own() -> None:
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
+    model.learn(64 * 32 * 3)
+    model.forecast_max_grad_norm, model.forecast_max_grad_ratio = 1e9, 0.3
+    rows = model._ledger.rows
+    assert rows is not None
+    weight = model._task_weights(task_psi(model.policy, rows, len(model.known_task_ids)), rows)
+    assert weight is not None
+    model._surrogate = RiskSurrogate.build(rows, weight, model.device)
+    actor = [p for name, p in model.policy.named_parameters() if "value_net" not in name]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.policy.parameters():
+        parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
+    before = [p.grad.clone() for p in actor if p.grad is not None]
+    model._add_forecast_gradient()
+    added = [p.grad - b for p, b in zip(actor, before, strict=True) if p.grad is not None]
+    own = float(torch.nn.utils.get_total_norm(before))
+    assert float(torch.nn.utils.get_total_norm(added)) == pytest.approx(0.3 * own, rel=1e-3)
+    assert model._clip_factors[-1] < 1
 
 
 # -- life with Stable-Baselines3 -----------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""Models and tokenizers by folder or hub id, and one clear line where they cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load_language_model", "model_fingerprint"]
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+
+def load_language_model(name: str, dtype: str = "float32", device: str = "auto") -> tuple[Any, Any]:
+    """A causal language model with its tokenizer, through ``from_pretrained``.
+
+    Weights are read from safetensors only, and no code out of a repository is run: nothing is unpickled.
+
+    :param name: folder written by ``save_pretrained``, or hub id
+    :param dtype: of the weights; bfloat16 moves psi by up to about 0.1
+    :param device: ``cpu``, ``cuda``, ... or ``auto``: a GPU where there is one
+    :return: model in evaluation mode, tokenizer
+    :raises ValueError: one line: nothing there, no causal language model, weights missing, no such device
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in _DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}: choose one of {', '.join(_DTYPES)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: no GPU is available here, use cpu")
+    if _is_folder(name) and not (Path(name) / "config.json").is_file():
+        is_adapter = (Path(name) / "adapter_config.json").is_file()
+        what = "merge this adapter into its base model and save that" if is_adapter else "it has no config.json"
+        raise ValueError(f"{name} is not a folder with a model: {what}")
+    with _quietly():
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ValueError(f"cannot load a causal language model from {name}: {_first_line(error)}") from error
+        model, info = loaded
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise ValueError(
+                f"{name} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: it was saved "
+                "without its language-model head, or by another architecture"
+            )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"cannot load a tokenizer from {name}: {_first_line(error)}") from error
+    try:
+        return model.to(device).eval(), tokenizer
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: {_first_line(error)}") from error
+
+
+def model_fingerprint(name: str) -> str:
+    """What tells whether a model has changed: the commit of a hub id, or a digest of a folder's files.
+
+    :param name: folder or hub id
+    :raises ValueError: nothing there
+    """
+    if not _is_folder(name):
+        from transformers import AutoConfig
+
+        with _quietly():
+            try:
+                config = AutoConfig.from_pretrained(name)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"cannot load a causal language model from {name}: {_first_line(error)}") from error
+        return f"{name}@{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).iterdir()):
+        if path.is_file() and path.suffix in _FINGERPRINTED:
+            digest.update(path.name.encode())
+            with path.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a name is meant as a folder; a hub id is ``name`` or ``owner/name``."""
+    path = Path(name)
+    if path.is_dir():
+        return True
+    if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or path.exists() or not name:
+        raise ValueError(f"no folder {name!r} (and a hub id is written owner/name)")
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars and reports of transformers: what matters in them becomes an error line."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

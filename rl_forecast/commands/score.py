@@ -1,0 +1,145 @@
+"""``rl-forecast score``: failure scores of a language model on a file of prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rl_forecast.commands.options import Parser, count, number
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rl_forecast.experiments.prompt_scoring import Way
+
+__all__ = ["main"]
+
+_EPILOG = """\
+prompts file: one JSON object a line
+  {"prompt": "...", "forbidden": ["...", "..."], "answer": "...", "id": 17}
+  prompt     text, or a list of {"role", "content"} for the tokenizer's chat template
+  forbidden  text or texts that must not be produced (or, with --way keyword, appear)
+  answer     the output whose positions --given scores; optional
+  id         whole number or text; optional
+
+three ways to score a behaviour:
+  specific   exact probability that the output begins with a forbidden text
+  keyword    probability that a forbidden text begins at any position of an output: of sampled outputs, or of each
+             prompt's own answer (--given)
+  judge      failures among sampled outputs, by a function module:function(prompt, output) -> bool or by a regular
+             expression: counts, which forecast treats as counts
+
+examples:
+  rl-forecast score --model ./model --prompts prompts.jsonl --out scores.parquet
+  rl-forecast score --model ./model --prompts prompts.jsonl --out keyword.parquet --way keyword --forbidden " secret"
+  rl-forecast score --model ./model --prompts prompts.jsonl --out judged.parquet --judge-regex "(?i)secret" --samples 50
+  rl-forecast forecast scores.parquet -n 1e4 1e6
+
+An interrupted run goes on with the same command: finished shards are kept in OUT.parts.
+"""
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "score",
+        "--model MODEL --prompts FILE --out FILE [options]",
+        "Score prompts under a causal language model and write a table that forecast reads.",
+        _EPILOG,
+    )
+    parser.add_argument("--model", required=True, help="folder written by save_pretrained, or hub id (safetensors)")
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="prompts and forbidden texts (.jsonl)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="scores to write (.parquet)")
+    parser.add_argument("--way", choices=("specific", "keyword", "judge"), help="default: specific; judge with a judge")
+    parser.add_argument("--forbidden", nargs="+", default=[], metavar="TEXT", help="for prompts that name none")
+    parser.add_argument("--restart", action="store_true", help="begin again: forget finished shards and the old file")
+    sampling = parser.add_argument_group("sampled outputs (keyword, judge)")
+    sampling.add_argument("--samples", type=count, metavar="J", help="outputs of each prompt (default 10)")
+    sampling.add_argument("--max-new-tokens", type=count, metavar="T", help="longest output (default 32)")
+    sampling.add_argument("--temperature", type=number, help="judge only (default 1, the model's own distribution)")
+    sampling.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    sampling.add_argument("--given", action="store_true", help="keyword only: positions of each prompt's answer")
+    judge = parser.add_argument_group("judge")
+    judge.add_argument("--judge", metavar="MODULE:FUNCTION", help="function(prompt, output) -> True for a failure")
+    judge.add_argument("--judge-regex", metavar="PATTERN", help="a failure is an output in which this is found")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the weights; softmaxes are float32 (default float32)",
+    )
+    machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    machine.add_argument("--max-batch-tokens", type=count, default=16_384, help="of one forward pass (default 16384)")
+    machine.add_argument("--shard", type=count, default=256, help="prompts of a shard (default 256)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    :param argv: its arguments
+    :return: exit code
+    :raises UsageError: bad usage or input
+    """
+    args = _parser().parse_args(argv)
+    way = _way(args)
+
+    from rich.console import Console
+
+    from rl_forecast.experiments.judges import REGEX
+    from rl_forecast.experiments.prompt_scoring import ScoringSettings, score_prompts
+
+    settings = ScoringSettings(
+        model=args.model,
+        prompts=args.prompts,
+        out=args.out,
+        way=way,
+        forbidden=tuple(args.forbidden),
+        given=args.given,
+        samples=args.samples or 10,
+        max_new_tokens=args.max_new_tokens or 32,
+        temperature=args.temperature or 1.0,
+        judge=f"{REGEX}{args.judge_regex}" if args.judge_regex is not None else args.judge,
+        seed=args.seed,
+        dtype=args.dtype,
+        device=args.device,
+        max_batch_tokens=args.max_batch_tokens,
+        shard=args.shard,
+    )
+    table = score_prompts(settings, Console(stderr=True), args.restart)
+    if way == "judge":
+        failures, samples = int(table["failures"].sum()), int(table["samples"].sum())
+        result = f"{failures} failures in {samples} outputs, the worst prompt {table['failures'].to_numpy().max()}"
+    else:
+        from rl_forecast.formatting import format_probability
+        from rl_forecast.scores import psi_from_log_p
+
+        result = f"worst p = {format_probability(float(psi_from_log_p(table['log_p'].to_numpy().max())))}"
+    print(f"{args.out}: {table.height} prompts, {result}")
+    print(f"next: rl-forecast forecast {args.out} -n 1e6")
+    return 0
+
+
+def _way(args: argparse.Namespace) -> Way:
+    """The way that was asked for; options of another way are refused rather than ignored."""
+    judged = args.judge is not None or args.judge_regex is not None
+    if args.judge is not None and args.judge_regex is not None:
+        raise UsageError("--judge and --judge-regex are two judges: give one")
+    way: Way = args.way or ("judge" if judged else "specific")
+    sampled = way == "judge" or (way == "keyword" and not args.given)
+    if judged and way != "judge":
+        raise UsageError(f"--judge and --judge-regex judge sampled outputs: they do not go with --way {way}")
+    if way == "judge" and args.forbidden:
+        raise UsageError("--forbidden does not go with --way judge: the judge says what is a failure")
+    if args.given and way != "keyword":
+        raise UsageError("--given goes with --way keyword")
+    if args.temperature is not None and way != "judge":
+        raise UsageError("--temperature goes with --way judge: the other ways score the model's own distribution")
+    for option, value in (("--samples", args.samples), ("--max-new-tokens", args.max_new_tokens)):
+        if value is not None and not sampled:
+            raise UsageError(f"{option}: nothing is sampled with --way {way}{' --given' if args.given else ''}")
+    if args.seed < 0:
+        raise UsageError(f"--seed must not be negative, it is {args.seed}")
+    if not args.out.lower().endswith((".parquet", ".pq")):
+        raise UsageError(f"--out {args.out}: the suffix must be .parquet")
+    return way

@@ -1,0 +1,345 @@
+"""``rl-forecast score`` end to end: a saved model and a prompt file to a table that ``forecast`` reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import LlamaModel
+
+from agents.language_model import ContinuationScorer, PromptTask
+from agents.language_model.sampling import sample_outputs
+from rl_forecast.experiments import prompt_scoring
+from tests.cli.conftest import Cli
+from tests.language_model.models import WORDS, bpe_tokenizer, tiny_llama, word_tokenizer
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as ``save_pretrained`` writes it."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = word_tokenizer()
+    tiny_llama(len(tokenizer), initializer_range=0.15).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[PromptTask]:
+    rng = np.random.default_rng(0)
+    return [
+        PromptTask(" ".join(rng.choice(WORDS, rng.integers(2, 12))), (" password", " p1 p2"), " sorry no", i)
+        for i in range(N)
+    ]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, tasks: list[PromptTask]) -> Path:
+    return write(tmp_path / "prompts.jsonl", tasks)
+
+
+def write(path: Path, tasks: list[PromptTask], **extra: Any) -> Path:
+    rows = [
+        {"prompt": t.prompt, "forbidden": list(t.forbidden), "answer": t.answer, "id": f"q{t.task_id}"} for t in tasks
+    ]
+    path.write_text("".join(json.dumps(row | extra) + "\n" for row in rows))
+    return path
+
+
+def scorer_of(folder: Path) -> ContinuationScorer:
+    from agents.language_model.loading import load_language_model
+
+    return ContinuationScorer(*load_language_model(str(folder)))
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+def score(cli: Cli, model: Path, prompts: Path, out: Path, *more: object) -> pl.DataFrame:
+    code, printed, err = cli("score", "--model", model, "--prompts", prompts, "--out", out, *more)
+    assert code == 0, err
+    assert f"{out}: {N} prompts" in printed
+    assert not Path(f"{out}.parts").exists()
+    return pl.read_parquet(out)
+
+
+def forecast(cli: Cli, out: Path, *more: object) -> dict[str, Any]:
+    code, printed, err = cli("forecast", out, "-n", "1e5", "--json", "-", *more)
+    assert code == 0, err
+    group: dict[str, Any] = json.loads(printed)["groups"][0]
+    return group
+
+
+def test_specific_outputs(cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    table = score(cli, model, prompts, out, "--shard", 17)
+    assert table["id"].to_list() == [f"q{i}" for i in range(N)]
+    scorer = scorer_of(model)
+    expected = scorer.score(scorer.encode(tasks))
+    np.testing.assert_allclose(table["log_p"], expected.double(), atol=1e-5)
+    group = forecast(cli, out)
+    assert group["status"] != "degenerate"
+    assert group["notes"] == []
+
+
+def test_keywords(cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path) -> None:
+    given = score(cli, model, prompts, tmp_path / "given.parquet", "--way", "keyword", "--given")
+    scorer = scorer_of(model)
+    # by hand: at "sorry", and after it at "no", " password" or " p1 p2" begins
+    rows = []
+    for task in tasks:
+        heads = [task.prompt, f"{task.prompt} sorry"]
+        encoded = scorer.encode([PromptTask(head, task.forbidden, None, i) for i, head in enumerate(heads)])
+        h = scorer.score(encoded).double().exp().numpy()
+        rows.append(math.log(1 - (1 - h[0]) * (1 - h[1])))
+    np.testing.assert_allclose(given["log_p"], rows, atol=1e-5)
+    assert given["n_continuations"].to_list() == [1] * N
+    sampled = tmp_path / "sampled.parquet"
+    table = score(cli, model, prompts, sampled, "--way", "keyword", "--samples", 3, "--max-new-tokens", 4)
+    assert table["n_continuations"].to_list() == [3] * N
+    assert (table["log_p"] < 0).all()
+    assert forecast(cli, sampled)["status"] != "degenerate"
+
+
+def test_judged_by_a_function_and_by_a_pattern(
+    cli: Cli, model: Path, tasks: list[PromptTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "judge_of_words.py").write_text("def fails(prompt, output):\n    return output.split()[0] < 'w2'\n")
+    prompts = write(tmp_path / "p.jsonl", tasks)
+    settings = ("--samples", 5, "--max-new-tokens", 3, "--seed", 4, "--temperature", 1.5)
+    by_function = score(cli, model, prompts, tmp_path / "f.parquet", "--judge", "judge_of_words:fails", *settings)
+    pattern = r"^(w0|w1|w1\d|[a-v]\S*)( |$)"
+    by_pattern = score(cli, model, prompts, tmp_path / "r.parquet", "--judge-regex", pattern, *settings)
+    assert by_function["samples"].to_list() == [5] * N
+    np.testing.assert_array_equal(by_function["failures"], by_pattern["failures"])
+    assert 0 < by_function["failures"].sum() < 5 * N
+    # by hand for one prompt
+    scorer = scorer_of(model)
+    seed = prompt_scoring._seed(4, 7)
+    tokens = scorer.encoder.prompts([tasks[7]])[0]
+    drawn = sample_outputs(scorer, tokens, 5, 3, seed=seed, temperature=1.5)
+    texts = scorer.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+    assert by_function["failures"][7] == sum(text.split()[0] < "w2" for text in texts)
+    example = by_function.filter(pl.col("failures") > 0)["example"][0]
+    assert example.split()[0] < "w2"
+    # counts are read as counts
+    group = forecast(cli, tmp_path / "f.parquet")
+    assert "binomial_tail" in json.dumps(group)
+
+
+def test_an_interrupted_run_goes_on(
+    cli: Cli, model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("--judge-regex", "^w1", "--samples", 2, "--max-new-tokens", 2, "--shard", 10)
+    whole = score(cli, model, prompts, tmp_path / "whole.parquet", *settings)
+    out = tmp_path / "scores.parquet"
+    command = ("score", "--model", model, "--prompts", prompts, "--out", out, *settings)
+    asked: list[str] = []
+    real = prompt_scoring.sample_outputs
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        asked.append("")
+        if len(asked) == 25:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(prompt_scoring, "sample_outputs", interrupted)
+    code, _, err = cli(*command)
+    assert code == 130
+    assert "finished shards are kept" in err.replace("\n", " ")
+    assert not out.exists()
+    assert len(list(Path(f"{out}.parts").glob("part-*.parquet"))) == 2
+    # other settings do not mix with what is there
+    line = cli.refused(*command, "--seed", 1)
+    assert "seed was 0, now 1; choose another --out, or --restart" in line
+    code, _, err = cli(*command)
+    assert code == 0
+    assert "going on: 20 of 60" in err
+    assert len(asked) == 25 + 40
+    assert pl.read_parquet(out).equals(whole)
+    code, _, err = cli(*command)
+    assert code == 0
+    assert "nothing to do" in err.replace("\n", " ")
+    assert len(asked) == 25 + 40
+    assert "seed was 0, now 1" in cli.refused(*command, "--seed", 1)
+    code, _, _ = cli(*command, "--seed", 1, "--restart")
+    assert code == 0
+    assert not pl.read_parquet(out).equals(whole)
+
+
+def test_a_killed_run_goes_on(model: Path, prompts: Path, tmp_path: Path, cli: Cli) -> None:
+    """SIGKILL, in the middle of the third shard."""
+    out = tmp_path / "scores.parquet"
+    argv = ["score", "--model", str(model), "--prompts", str(prompts), "--out", str(out), "--shard", "10"]
+    code = f"""
+import os, signal
+from agents.language_model.scorer import ContinuationScorer
+real, calls = ContinuationScorer.score, []
+def score(self, encoded):
+    calls.append(0)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, encoded)
+ContinuationScorer.score = score
+from rl_forecast.cli import main
+main({argv!r})
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=120)
+    assert result.returncode == -9, result.stderr
+    assert not out.exists()
+    kept = sorted(path.name for path in Path(f"{out}.parts").glob("part-*"))
+    assert kept == ["part-00000.parquet", "part-00001.parquet"]
+    assert cli(*argv)[0] == 0
+    assert pl.read_parquet(out).height == N
+
+
+def test_a_changed_model_or_prompt_file_is_refused(
+    cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.parquet"
+    score(cli, model, prompts, out)
+    other = tmp_path / "other"
+    tokenizer = word_tokenizer()
+    tiny_llama(len(tokenizer), seed=1).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    command = ("score", "--out", out)
+    assert "the model has changed" in cli.refused(*command, "--prompts", prompts, "--model", other)
+    write(prompts, tasks[1:])
+    assert "the prompts have changed" in cli.refused(*command, "--prompts", prompts, "--model", model)
+    pl.DataFrame({"p": [0.1]}).write_parquet(out)
+    assert "is not a result of score" in cli.refused(*command, "--prompts", prompts, "--model", model)
+    assert pl.read_parquet(out).height == 1
+
+
+def test_chats_and_default_forbidden_texts(cli: Cli, tmp_path: Path) -> None:
+    tokenizer = bpe_tokenizer()
+    folder = tmp_path / "chat"
+    tiny_llama(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = tmp_path / "chats.jsonl"
+    words = ("tell", "me", "the", "password", "please")
+    rows = [{"prompt": [{"role": "user", "content": f"{a} {b}"}]} for a in words for b in words]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out.parquet"
+    argv = ("score", "--model", folder, "--prompts", path, "--out", out)
+    assert "prompt 0 has no forbidden text" in cli.refused(*argv)
+    code, printed, err = cli(*argv, "--forbidden", "hunter2", "open sesame")
+    assert code == 0, err
+    assert "25 prompts, worst p = " in printed
+    scorer = scorer_of(folder)
+    expected = scorer.score(
+        scorer.encode([PromptTask(r["prompt"], ("hunter2", "open sesame"), None, i) for i, r in enumerate(rows)])
+    )
+    np.testing.assert_allclose(pl.read_parquet(out)["log_p"], expected.double(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--judge", "os:getcwd", "--judge-regex", "x"], "two judges"),
+        (["--way", "specific", "--judge-regex", "x"], "do not go with --way specific"),
+        (["--way", "judge"], "Add --judge module:function or --judge-regex"),
+        (["--judge-regex", "("], "is not a regular expression"),
+        (["--judge", "nothing"], "must be written module:function"),
+        (["--judge", "no_such_module_here:f"], "cannot import no_such_module_here"),
+        (["--judge", "json:no_such_function"], "json has no function 'no_such_function'"),
+        (["--judge", "operator:add"], "must return True or False, on prompt 'q0' it gave"),
+        (["--judge", "json:loads"], "judge json:loads failed on prompt 'q0': TypeError"),
+        (["--given"], "--given goes with --way keyword"),
+        (["--samples", "3"], "nothing is sampled with --way specific"),
+        (["--way", "keyword", "--given", "--samples", "3"], "nothing is sampled with --way keyword --given"),
+        (["--way", "keyword", "--temperature", "2"], "--temperature goes with --way judge"),
+        (["--way", "keyword", "--max-new-tokens", "70"], "more than the context of 64"),
+        (["--judge-regex", "x", "--forbidden", "y"], "--forbidden does not go with --way judge"),
+        (["--way", "keywrod"], "invalid choice: 'keywrod'"),
+        (["--samples", "0"], "must be a whole number of at least 1"),
+        (["--device", "cuda"], "no GPU is available here" if not torch.cuda.is_available() else "--device"),
+        (["--device", "nonsense"], "device 'nonsense'"),
+        (["--seed", "-1"], "--seed must not be negative"),
+    ],
+)
+def test_bad_usage(cli: Cli, model: Path, prompts: Path, tmp_path: Path, argv: list[str], message: str) -> None:
+    if "--device" in argv and message == "--device":
+        pytest.skip("there is a GPU")
+    out = tmp_path / "scores.parquet"
+    assert message in cli.refused("score", "--model", model, "--prompts", prompts, "--out", out, *argv)
+    assert not out.exists()
+
+
+def test_bad_files(
+    cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    out = tmp_path / "scores.parquet"
+
+    def refused(model: object, prompts: object = prompts, out: object = out) -> str:
+        return cli.refused("score", "--model", model, "--prompts", prompts, "--out", out)
+
+    assert "no folder './nowhere'" in refused("./nowhere")
+    assert "it has no config.json" in refused(tmp_path)
+    assert "cannot load a causal language model from nobody/nothing" in refused("nobody/nothing")
+    assert "No such file" in refused(model, tmp_path / "missing.jsonl")
+    assert "suffix must be .parquet" in refused(model, out=tmp_path / "scores.csv")
+    assert "line 1: not JSON" in refused(model, write_text(tmp_path / "bad.jsonl", "nonsense\n"))
+    twice = write_text(tmp_path / "twice.jsonl", '{"prompt": "w1", "forbidden": " p1", "id": 3}\n' * 2)
+    assert "line 2: id 3 was used on line 1" in refused(model, twice)
+    long = write(tmp_path / "long.jsonl", [PromptTask("w1 " * 80, (" p1",), None, "long")])
+    assert "prompt 'qlong' has 80 tokens" in refused(model, long)
+    headless = tmp_path / "headless"
+    LlamaModel(tiny_llama(51, tie_word_embeddings=False).config).save_pretrained(headless)
+    word_tokenizer().save_pretrained(headless)
+    assert "lacks 1 weights of a LlamaForCausalLM, such as lm_head.weight" in refused(headless)
+    bare = tmp_path / "bare"
+    tiny_llama(51).save_pretrained(bare)
+    assert "cannot load a tokenizer" in refused(bare)
+    pickled = tmp_path / "pickled"
+    config = tiny_llama(51).config
+    config.save_pretrained(pickled)
+    torch.save(tiny_llama(51).state_dict(), pickled / "pytorch_model.bin")
+    assert "cannot load a causal language model" in refused(pickled)
+    assert not list(tmp_path.glob("*.parquet*"))
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_the_snippets_of_the_page_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    many = [PromptTask(" ".join(rng.choice(WORDS, rng.integers(2, 12))), (" password",), None, i) for i in range(200)]
+    write(tmp_path / "prompts.jsonl", many)
+    (tmp_path / "model").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
+    namespace: dict[str, Any] = {}
+    snippets = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(snippet, namespace)
+    assert namespace["report"].grad_norm > 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = "import sys; from rl_forecast.cli import main\ntry: main(['score', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'transformers', 'polars', 'agents'} & set(sys.modules), 'heavy'"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "three ways to score a behaviour" in result.stdout

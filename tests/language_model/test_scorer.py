@@ -1,0 +1,278 @@
+"""Scores against a direct computation, prompt by prompt and token by token, whatever the batching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertLMHeadModel, LlamaModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from agents.language_model import ContinuationScorer, PromptTask, psi_from_model_log_p
+from rl_forecast.scores import psi_from_log_p
+from tests.language_model.models import WORDS, bpe_tokenizer, tiny_gpt2, tiny_llama, word_tokenizer
+
+MODELS = pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+
+
+def word_tasks(n: int, seed: int = 0) -> list[PromptTask]:
+    """Prompts of 1 to 24 words, one to three continuations of 1 to 4 words."""
+    rng = np.random.default_rng(seed)
+
+    def text(low: int, high: int) -> str:
+        return "".join(f" {word}" for word in rng.choice(WORDS, rng.integers(low, high)))
+
+    return [PromptTask(text(1, 25), tuple(text(1, 5) for _ in range(rng.integers(1, 4))), None, i) for i in range(n)]
+
+
+def direct(model: Any, tokenizer: Any, task: PromptTask) -> float:
+    """Log p of a task whose continuations do not begin one another: one forward pass a continuation, no padding."""
+    total = []
+    for text in task.forbidden:
+        prompt, whole = (tokenizer(t)["input_ids"] for t in (task.prompt, task.prompt + text))
+        with torch.no_grad():
+            logits = model.eval()(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+        total.append(sum(float(logits[t - 1, whole[t]]) for t in range(len(prompt), len(whole))))
+    return float(np.logaddexp.reduce(total))
+
+
+@MODELS
+def test_equals_the_direct_computation(make: Callable[..., Any]) -> None:
+    tokenizer = word_tokenizer()
+    model = make(len(tokenizer))
+    tasks = word_tasks(60)
+    # keep the tasks whose continuations do not begin one another: the direct sum would count those twice
+    tasks = [t for t in tasks if not any(a != b and b.startswith(a) for a in t.forbidden for b in t.forbidden)]
+    tasks = [t for t in tasks if len(set(t.forbidden)) == len(t.forbidden)]
+    scorer = ContinuationScorer(model, tokenizer)
+    log_p = scorer.score(scorer.encode(tasks))
+    assert log_p.dtype == torch.float32
+    assert not log_p.requires_grad
+    np.testing.assert_allclose(log_p, [direct(model, tokenizer, task) for task in tasks], rtol=1e-6, atol=1e-5)
+    assert len(tasks) > 40
+    assert np.ptp(log_p.numpy()) > 10
+
+
+@MODELS
+def test_scores_do_not_depend_on_batches(make: Callable[..., Any]) -> None:
+    tokenizer = word_tokenizer()
+    model = make(len(tokenizer))
+    tasks = word_tasks(80, seed=1)
+    whole = ContinuationScorer(model, tokenizer)
+    encoded = whole.encode(tasks)
+    reference = whole.score(encoded).numpy()
+    for limits in ({"max_batch_tokens": 1}, {"max_batch_tokens": 200}, {"max_batch_logits": 5_000}):
+        scorer = ContinuationScorer(model, tokenizer, **limits)
+        np.testing.assert_allclose(scorer.score(scorer.encode(tasks)), reference, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(tasks))
+    np.testing.assert_allclose(whole.score(encoded[order]), reference[order], atol=1e-5)
+    np.testing.assert_allclose(whole.score(encoded[order][:7]), reference[order][:7], atol=1e-5)
+    np.testing.assert_allclose(whole.log_p(encoded).detach(), reference, atol=1e-5)
+
+
+def test_batches_stay_within_their_budgets() -> None:
+    tokenizer = word_tokenizer()
+    model = tiny_llama(len(tokenizer))
+    seen: list[tuple[int, int]] = []
+    scorer = ContinuationScorer(model, tokenizer, max_batch_tokens=150, max_batch_logits=4_000)
+    encoded = scorer.encode(word_tasks(60))
+    forward = model.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        seen.append((kwargs["input_ids"].numel(), out.logits.numel()))
+        return out
+
+    model.forward = spy
+    scorer.score(encoded)
+    most_rows = int(np.diff(encoded.first_row).max())
+    # a task's own rows are never split: only a batch of one task may exceed a budget
+    assert all(tokens <= max(150, most_rows * 28) for tokens, _ in seen)
+    assert all(logits <= max(4_000, most_rows * 4 * len(tokenizer)) for _, logits in seen)
+    assert len(seen) > 10
+    # no logit but those of continuation tokens
+    scored = int((encoded.row_length - encoded.row_prompt).sum())
+    assert sum(logits for _, logits in seen) == scored * len(tokenizer)
+
+
+def test_models_with_heads_of_their_own_score_the_same() -> None:
+    """One does not call its head as a module, one treats logits after it: the first is read whole, both are right."""
+    tokenizer = word_tokenizer()
+    model = tiny_llama(len(tokenizer))
+    tasks = word_tasks(20)
+
+    class Uncalled(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> Any:
+            hidden = self.model(input_ids=input_ids, use_cache=use_cache).last_hidden_state
+            return CausalLMOutput(logits=hidden @ self.lm_head.weight.T)
+
+    class Capped(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> Any:
+            out = super().forward(input_ids=input_ids, use_cache=use_cache)
+            return CausalLMOutput(logits=3 * torch.tanh(out.logits / 3))
+
+    for kind, picks in ((Uncalled, False), (Capped, True)):
+        other = kind(model.config)
+        other.load_state_dict(model.state_dict())
+        scorer = ContinuationScorer(other, tokenizer, max_batch_tokens=200, max_batch_logits=20_000)
+        assert scorer._picks == picks
+        tasks = [task for task in tasks if len(task.forbidden) == 1]
+        expected = [direct(other, tokenizer, task) for task in tasks]
+        np.testing.assert_allclose(scorer.score(scorer.encode(tasks)), expected, atol=1e-5)
+
+
+def test_backward_is_the_gradient_of_the_weighted_scores() -> None:
+    tokenizer = word_tokenizer()
+    model = tiny_gpt2(len(tokenizer)).double().train()  # dropout is on, and must not act
+    scorer = ContinuationScorer(model, tokenizer, max_batch_tokens=120)
+    encoded = scorer.encode(word_tasks(40))
+    weight = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight[::3] = 0
+    psi = psi_from_log_p(scorer.log_p(encoded))
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad((weight * psi).sum(), parameters)
+    ran, log_p = scorer.backward(encoded, weight)
+    assert model.training
+    np.testing.assert_array_equal(ran, np.flatnonzero(weight))
+    torch.testing.assert_close(log_p, scorer.score(encoded)[torch.as_tensor(ran)], atol=1e-12, rtol=0)
+    for p, g in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(p.grad, g, atol=1e-12, rtol=1e-9)
+
+
+def test_gradients_survive_certain_failure() -> None:
+    log_p = torch.tensor([-1e-9, -0.5, -40.0, 0.0], requires_grad=True)
+    psi = psi_from_model_log_p(log_p)
+    np.testing.assert_allclose(psi.detach(), -np.log([1e-6, 0.5, 40.0, 1e-6]), rtol=1e-6)
+    psi.sum().backward()
+    np.testing.assert_allclose(log_p.grad, [1e6, 2.0, 1 / 40, 1e6], rtol=1e-5)
+
+
+def test_near_certainty_in_float32_equals_float64() -> None:
+    """Logits from a head scaled up: p from 1e-30 to 1 - 1e-6."""
+    tokenizer = word_tokenizer()
+    model = tiny_llama(len(tokenizer), tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight *= 4
+    tasks = word_tasks(400)
+    single, double = ContinuationScorer(model, tokenizer), ContinuationScorer(model.double(), tokenizer)
+    exact = double.score(double.encode(tasks)).clamp(max=-1e-6)
+    model.float()
+    psi = psi_from_model_log_p(single.score(single.encode(tasks)).double())
+    error = (psi - psi_from_log_p(exact)).abs()
+    assert exact.max() > -1e-2
+    # a rounding of the softmax, 6e-8, is a relative error 6e-8 / -log p of -log p, and so an absolute one of psi
+    assert bool((error < 1e-5 + 3e-6 / -exact).all())
+
+
+def test_chats_follow_the_template() -> None:
+    tokenizer = bpe_tokenizer()
+    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    messages = [{"role": "user", "content": "tell me the password"}]
+    chat = PromptTask(messages, ("hunter2",))
+    rendered = "<|user|>tell me the password<end><|assistant|>"
+    encoded = scorer.encode([chat])
+    # the template writes its own special tokens: the tokenizer adds none
+    expected = tokenizer(rendered + "hunter2", add_special_tokens=False)["input_ids"]
+    assert encoded.row(0).tolist() == expected
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        scorer.encode([chat])
+
+
+def test_the_boundary_rule() -> None:
+    tokenizer = bpe_tokenizer()
+    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    clean = scorer.encode([PromptTask("tell me the", (" password",))])
+    assert clean.n_separate == 0
+    assert clean.row(0).tolist() == tokenizer("tell me the password")["input_ids"]
+    # "the pass" + "word" would be one token "password": the prompt keeps its tokens, "word" gets its own
+    merged = scorer.encode([PromptTask("tell me the pass", ("word",))])
+    assert merged.n_separate == 1
+    prompt, word = tokenizer("tell me the pass")["input_ids"], tokenizer("word", add_special_tokens=False)["input_ids"]
+    assert merged.row(0).tolist() == prompt + word
+    assert tokenizer.decode(merged.row(0)) == "<s>tell me the password"
+    words = word_tokenizer()
+    with pytest.raises(ValueError, match="'password' has no tokens of its own after this prompt; begin it with"):
+        ContinuationScorer(tiny_llama(len(words)), words).encode([PromptTask("tell me the", ("password",))])
+
+
+def test_probabilities_of_all_continuations_sum_to_one() -> None:
+    """A closed form: every first word, and below one of them every second word."""
+    tokenizer = word_tokenizer()
+    scorer = ContinuationScorer(tiny_gpt2(len(tokenizer)), tokenizer)
+    known = [word for word in tokenizer.get_vocab() if word != "<unk>"]
+    split = [f" {word}" for word in known if word != "sorry"] + [f" sorry {word}" for word in known]
+    encoded = scorer.encode([PromptTask("tell me", tuple(split), None, 0)])
+    prompt = tokenizer("tell me")["input_ids"]
+    with torch.no_grad():
+        first = scorer.model.eval()(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+        sorry = tokenizer("sorry")["input_ids"]
+        second = scorer.model(torch.tensor([prompt + sorry])).logits[0, -1].softmax(-1)
+    unknown = float(first[0] + first[sorry[0]] * second[0])  # the token <unk> can not be asked for
+    assert math.exp(scorer.score(encoded)) == pytest.approx(1 - unknown, rel=1e-5)
+
+
+def test_an_implied_continuation_is_not_counted_twice() -> None:
+    tokenizer = word_tokenizer()
+    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    tasks = [PromptTask("w1 w2", (" p1",), None, 0), PromptTask("w1 w2", (" p1 p2", " p1", " p1"), None, 1)]
+    encoded = scorer.encode(tasks)
+    assert encoded.first_row.tolist() == [0, 1, 2]
+    one, both = scorer.score(encoded).tolist()
+    assert one == pytest.approx(both, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (PromptTask("w1", ("",)), "prompt 0: forbidden text '' tokenizes to nothing"),
+        (PromptTask("w1", ("  ",)), "tokenizes to nothing"),
+        (PromptTask("w1", ()), "no forbidden text"),
+        (PromptTask("", (" p1",)), "prompt 0 tokenizes to nothing"),
+        (PromptTask("w1", (" nonsense",)), "' nonsense' holds something that this tokenizer does not know"),
+        (
+            PromptTask("w1 " * 70, (" p1 p2",), None, "long"),
+            "prompt 'long' has 70 tokens and its continuation 2: together more than the context of 64",
+        ),
+    ],
+)
+def test_bad_tasks_are_named(task: PromptTask, message: str) -> None:
+    tokenizer = word_tokenizer()
+    with pytest.raises(ValueError, match=message):
+        ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer).encode([task])
+
+
+def test_duplicate_ids_are_refused() -> None:
+    tokenizer = word_tokenizer()
+    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    with pytest.raises(ValueError, match="task id 7 occurs twice"):
+        scorer.encode([PromptTask("w1", (" p1",), None, 7), PromptTask("w2", (" p1",), None, 7)])
+
+
+def test_models_that_cannot_be_scored() -> None:
+    tokenizer = word_tokenizer()
+    with pytest.raises(ValueError, match="LlamaModel has no language-model head"):
+        ContinuationScorer(LlamaModel(tiny_llama(len(tokenizer)).config), tokenizer)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    with pytest.raises(ValueError, match="BertLMHeadModel is not a causal language model"):
+        ContinuationScorer(BertLMHeadModel(config), tokenizer)
+    small = ContinuationScorer(tiny_llama(20), tokenizer)
+    with pytest.raises(ValueError, match="the model knows 20"):
+        small.encode([PromptTask("w1 w39", (" p1",))])
+
+
+def test_nan_is_refused_and_named() -> None:
+    tokenizer = word_tokenizer()
+    model = tiny_llama(len(tokenizer), tie_word_embeddings=False)
+    scorer = ContinuationScorer(model, tokenizer)
+    encoded = scorer.encode([PromptTask("w1", (" p1",), None, "a"), PromptTask("w2", (" p2",), None, "b")])
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer("w2")["input_ids"][0]] = torch.nan
+    with pytest.raises(ValueError, match="NaN for 1 of 2 prompts, the first is 'b'"):
+        scorer.score(encoded)
