@@ -41,6 +41,7 @@ SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 _STREAM = 0xF0CA57
 # Tasks begun without one completed from which on the term is called idle.
 _MANY_TASKS = 1000
+_PLAIN_PPO = "ForecastPPO with forecast_coef=0, risk_coef=0 and anchor_coef=0 is plain PPO"
 
 
 class ForecastPPO(PPO):
@@ -199,6 +200,12 @@ class ForecastPPO(PPO):
         return self.forecast_coef > 0 or self.risk_coef > 0 or self.anchor_coef > 0
 
     @property
+    def _what_is_on(self) -> str:
+        """The first setting that turns the term on, for messages."""
+        coefs = {name: getattr(self, name) for name in ("forecast_coef", "risk_coef", "anchor_coef")}
+        return next((f"{name}={value}" for name, value in coefs.items() if value > 0), type(self).__name__)
+
+    @property
     def known_task_ids(self) -> NDArray[np.int64]:
         """Tasks whose scores enter the loss, oldest first, shape (n_tasks,)."""
         return self._ledger.task_id
@@ -243,8 +250,7 @@ class ForecastPPO(PPO):
         self._objective()  # its own checks
         if self.term_is_on and not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(
-                f"forecast_coef={self.forecast_coef} needs a Discrete action space, it is {self.action_space}; "
-                "use forecast_coef=0 for plain PPO"
+                f"{self._what_is_on} needs a Discrete action space, it is {self.action_space}; {_PLAIN_PPO}"
             )
 
     def _frozen_copy(self) -> ActorCriticPolicy:
@@ -337,9 +343,9 @@ class ForecastPPO(PPO):
             assert self.env is not None
             if not has_risk_contract(self.env):
                 raise ValueError(
-                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability': "
-                    "follow the contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
-                    "use forecast_coef=0 for plain PPO"
+                    f"{self._what_is_on} needs an environment whose infos carry 'fatal_probability': follow the "
+                    "contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
+                    f"{_PLAIN_PPO}"
                 )
             if env_is_reset:
                 self._tape.forget()

@@ -131,8 +131,12 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 def test_continuous_actions_are_refused_with_the_term_only() -> None:
     env = gymnasium.make("Pendulum-v1")
-    with pytest.raises(ValueError, match="Discrete action space"):
+    with pytest.raises(ValueError, match=r"forecast_coef=1.0 needs a Discrete action space"):
         ForecastPPO("MlpPolicy", env, **SMALL)
+    with pytest.raises(ValueError, match=r"risk_coef=2.0 needs a Discrete action space"):
+        ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0, risk_coef=2.0)
+    with pytest.raises(ValueError, match=r"LagrangianPPO needs a Discrete action space"):
+        LagrangianPPO("MlpPolicy", env, **SMALL)
     ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0).learn(64)
 
 
@@ -484,6 +488,17 @@ def test_a_vec_env_without_reset_infos_lacks_the_contract() -> None:
     env.reset()
     del env.reset_infos
     assert not has_risk_contract(env)
+
+
+def test_target_kl_ends_an_update_and_the_term_with_it() -> None:
+    acted = []
+    for target_kl in (None, 1e-9):
+        model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1, target_kl=target_kl)
+        model.learn(64 * 32 * 3)
+        acted.append(len(model._grad_norms))
+    # 2 epochs of 64 minibatches; the second case ends at the first minibatch whose policy has moved.
+    assert acted[0] == 128
+    assert 0 < acted[1] < 5
 
 
 def test_the_last_values_can_be_read_after_learning() -> None:
