@@ -21,7 +21,7 @@ from rl_forecast.usage import UsageError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "plain"]
 
 _RECORDED_PACKAGES = (
     "rl-forecast",
@@ -67,7 +67,7 @@ class RunFolder:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in {config.log_dir!r}: {error.strerror}") from error
         folder = cls(path)
-        folder.write_text("config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        folder.write_text("config.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False))
         folder.write_text("command.txt", shlex.join(command) + "\n")
         versions = {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_PACKAGES}
         folder.write_json("versions.json", versions)
@@ -134,10 +134,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples as lists, for YAML."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -1,0 +1,114 @@
+"""What a sweep compares. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from rl_forecast.experiments.config import AgentName, Config, check_config
+from rl_forecast.usage import UsageError, unknown_name
+
+__all__ = ["MethodConfig", "SweepConfig", "check_sweep", "with_options"]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """One method of a comparison.
+
+    :param name: name in files and tables
+    :param agent: agent of the main job
+    :param options: options of a run, dotted names to values, that distinguish the method
+    :param weight: dotted name of the option that is tuned; empty if there is nothing to tune
+    :param weights: its values, the same number for every method that is tuned
+    """
+
+    name: str
+    agent: AgentName
+    options: dict[str, Any] = field(default_factory=dict)
+    weight: str = ""
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep.
+
+    :param preset: named settings that the other options override
+    :param name: folder of the sweep in log_dir, found again to go on with it
+    :param log_dir: folder of runs
+    :param n_jobs: processes, each with one thread
+    :param worlds: families of gridworlds
+    :param seeds: seeds of the comparison: base agent, training pool, fine-tuning and held-out tasks
+    :param tuning_seeds: seeds on whose validation tasks the weights are chosen; never those of the comparison
+    :param methods: the methods; one of them is called task_only and has no term of its own
+    :param success_margin: success probability that a weight may cost against task_only
+    :param run: settings that all runs share
+    """
+
+    preset: str = "rl-study"
+    name: str = "rl-study"
+    log_dir: str = "runs"
+    n_jobs: int = 2
+    worlds: tuple[str, ...] = ("recolor",)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tuning_seeds: tuple[int, ...] = (100, 101)
+    methods: tuple[MethodConfig, ...] = (MethodConfig("task_only", "ppo"),)
+    success_margin: float = 0.005
+    run: Config = field(default_factory=Config)
+
+
+def with_options(config: Config, options: dict[str, Any]) -> Config:
+    """A configuration with other values of some fields.
+
+    :param config: the configuration
+    :param options: dotted names to values
+    :raises UsageError: an unknown name
+    """
+    for name, value in options.items():
+        config = _with_option(config, name, name, value)
+    return config
+
+
+def _with_option(part: Any, whole_name: str, name: str, value: Any) -> Any:
+    head, _, rest = name.partition(".")
+    if head not in {f.name for f in fields(part)}:
+        raise UsageError(unknown_name("option", whole_name, [f.name for f in fields(part)]))
+    inner = getattr(part, head)
+    if rest:
+        if not is_dataclass(inner):
+            raise UsageError(f"option {whole_name!r} has no part {rest!r}")
+        return replace(part, **{head: _with_option(inner, whole_name, rest, value)})
+    return replace(part, **{head: value})
+
+
+def check_sweep(config: SweepConfig) -> None:
+    """Refuse what could not run or would not be a fair comparison, before anything is made.
+
+    :raises UsageError: names the field and the fix
+    """
+    check_config(config.run)
+    if config.n_jobs < 1:
+        raise UsageError(f"n_jobs must be at least 1, it is {config.n_jobs}")
+    for name in ("worlds", "seeds", "methods"):
+        values = getattr(config, name)
+        if not values:
+            raise UsageError(f"{name} is empty")
+        if len({getattr(v, "name", v) for v in values}) < len(values):
+            raise UsageError(f"{name} holds something twice")
+    both = set(config.seeds) & set(config.tuning_seeds)
+    if both:
+        raise UsageError(
+            f"seed {min(both)} is in seeds and in tuning_seeds: weights are never chosen on the comparison's"
+        )
+    if "task_only" not in {method.name for method in config.methods}:
+        raise UsageError("methods must hold one named task_only, against which the cost in success is measured")
+    tuned = [method for method in config.methods if method.weights]
+    if tuned and not config.tuning_seeds:
+        raise UsageError("tuning_seeds is empty, but there are weights to choose")
+    if len({len(method.weights) for method in tuned}) > 1:
+        raise UsageError("every method that is tuned must try equally many weights")
+    for method in config.methods:
+        if bool(method.weight) != bool(method.weights):
+            raise UsageError(f"method {method.name!r} needs both weight and weights, or neither")
+        options = method.options | ({method.weight: method.weights[0]} if method.weight else {})
+        check_config(with_options(config.run, options))

@@ -1,0 +1,169 @@
+"""The jobs of a sweep. Each is a function of its arguments and the files of earlier jobs, and leaves one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.action_probability import log_action_probability
+from envs.gridworld.vec_env import GridVecEnv
+from rl_forecast.backtest import held_out_errors
+from rl_forecast.experiments.held_out import PARTS, agent_result, held_out_tasks
+from rl_forecast.experiments.models import make_base, make_fine_tuned
+from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
+from rl_forecast.experiments.worlds import make_world, score_tasks
+from rl_forecast.forecasters import make_forecaster
+from rl_forecast.tasks import SPLITS
+
+if TYPE_CHECKING:
+    from stable_baselines3 import PPO
+
+    from envs.gridworld.world import GridWorld
+    from rl_forecast.experiments.config import Config
+    from rl_forecast.experiments.run_folder import RunFolder
+
+__all__ = ["BaseJob", "FineTuneJob"]
+
+# The forecaster that no method is trained on.
+_INDEPENDENT: Literal["exponential_pivot"] = "exponential_pivot"
+# States of the base agent on which the distance from it is measured.
+_KL_ENVS, _KL_STEPS = 256, 40
+
+
+def _run_config(sweep: SweepConfig, world: str, seed: int) -> Config:
+    config = with_options(sweep.run, {"world.family": world})
+    return replace(config, seed=seed, threads=1)
+
+
+def _score(world: GridWorld, model: PPO, config: Config, split: str) -> pl.DataFrame:
+    """Scores of both parts of a split."""
+    tasks = held_out_tasks(config.evaluation, config.seed, world.evaluation_split)
+    if split == "validation":
+        n = {part: len(ids) for part, ids in tasks.items()}
+        ids = SPLITS["validation"].task_ids(sum(n.values()), config.seed)
+        tasks = {"evaluation": ids[: n["evaluation"]], "deployment": ids[n["evaluation"] :]}
+    parts = [score_tasks(world, model.policy, tasks[part]).with_columns(pl.lit(part).alias("part")) for part in PARTS]
+    return pl.concat(parts)
+
+
+@dataclass(frozen=True)
+class BaseJob:
+    """Train a base agent and score it on the tasks on which it will be compared.
+
+    :param world: family
+    :param seed: seed
+    :param split: split of those tasks
+    """
+
+    world: str
+    seed: int
+    split: str
+
+    @property
+    def key(self) -> str:
+        """Name of the job's file."""
+        return f"bases/{self.world}-{self.seed}.parquet"
+
+    def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
+        """Do it; the weights lie beside the scores."""
+        torch.set_num_threads(1)
+        config = _run_config(sweep, self.world, self.seed)
+        world = make_world(config.world)
+        model = make_base(config, world)
+        for _ in range(config.base.max_rounds):
+            model.learn(config.base.total_timesteps, reset_num_timesteps=model.num_timesteps == 0)
+            tasks = SPLITS["validation"].task_ids(2000, config.seed)
+            if score_tasks(world, model.policy, tasks)["success"].mean() >= config.base.success_threshold:  # type: ignore[operator]
+                break
+        state = {key: value.contiguous() for key, value in model.policy.state_dict().items()}
+        folder.write(f"bases/{self.world}-{self.seed}.safetensors", lambda path: save_file(state, path))
+        folder.write_table(self.key, _score(world, model, config, self.split))
+
+
+@dataclass(frozen=True)
+class FineTuneJob:
+    """Fine-tune a base agent with one method and judge it.
+
+    :param world: family
+    :param seed: seed
+    :param method: the method
+    :param weight: value of the tuned option, ``None`` if there is none
+    :param split: ``validation`` while weights are chosen, ``held_out`` once they are
+    """
+
+    world: str
+    seed: int
+    method: MethodConfig
+    weight: float | None
+    split: str
+
+    @property
+    def key(self) -> str:
+        """Name of the job's file."""
+        weight = "" if self.weight is None else f"-{self.weight:g}"
+        return f"{self.split}/{self.world}-{self.seed}-{self.method.name}{weight}.parquet"
+
+    def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
+        """Do it and write one row."""
+        torch.set_num_threads(1)
+        options = dict(self.method.options)
+        if self.weight is not None:
+            options[self.method.weight] = self.weight
+        config = with_options(_run_config(sweep, self.world, self.seed), options)
+        world = make_world(config.world)
+        base = make_base(config, world)
+        base.policy.load_state_dict(load_file(folder.path / f"bases/{self.world}-{self.seed}.safetensors"))
+        model = make_fine_tuned(self.method.agent, config, world, base)
+        model.learn(config.fine_tune.total_timesteps)
+        base_scores = pl.read_parquet(folder.path / f"bases/{self.world}-{self.seed}.parquet")
+        scores = _score(world, model, config, self.split)
+        row = {"world": self.world, "seed": self.seed, "method": self.method.name, "weight": self.weight}
+        row |= outcome(scores, base_scores, config)
+        row["kl_from_base"] = _kl_from_base(world, base, model, self.seed)
+        folder.write_table(self.key, pl.DataFrame([row], schema_overrides={"weight": pl.Float64}))
+
+
+def outcome(scores: pl.DataFrame, base: pl.DataFrame, config: Config) -> dict[str, Any]:
+    """Metrics of an agent, under the headline forecaster and under one that nothing was trained on.
+
+    :param scores: columns ``part``, ``task_id``, ``psi``, ``log_p``, ``success``, ``rare``
+    :param base: the base agent's scores of the same tasks
+    :param config: configuration of the run
+    """
+    evaluation = config.evaluation
+    metrics = agent_result(scores, base, evaluation).metrics
+    other = agent_result(scores, base, replace(evaluation, forecaster=_INDEPENDENT)).metrics
+    metrics |= {f"{_INDEPENDENT}_{key}": other[key] for key in other if "error" in key or key.startswith("under")}
+    risk = np.sort(np.exp(scores["log_p"].to_numpy()))
+    metrics["cvar_risk"] = float(risk[-max(1, round(0.01 * risk.size)) :].mean())
+    sets = {
+        part: scores.filter(pl.col("part") == part)["psi"].to_numpy().reshape(n_sets, -1)
+        for part, n_sets in zip(PARTS, (evaluation.n_eval_sets, evaluation.n_deploy_sets), strict=True)
+    }
+    errors = held_out_errors(
+        sets["evaluation"], sets["deployment"], make_forecaster(evaluation.forecaster, evaluation.tail_k)
+    )
+    scale = np.nanmean(errors.tail_scale)
+    metrics["abs_error_over_sigma"] = float(errors.in_space("psi").mean_absolute / scale) if scale > 0 else None
+    return metrics
+
+
+@torch.no_grad()
+def _kl_from_base(world: GridWorld, base: PPO, model: PPO, seed: int) -> float:
+    """Mean KL(base || model), nats per step, over the states that the base agent visits on held-out tasks."""
+    env = GridVecEnv(world, SPLITS["held_out"].task_ids(2000, seed), _KL_ENVS, seed=seed)
+    rng = np.random.default_rng(seed)
+    observation, total = env.reset(), 0.0
+    for _ in range(_KL_STEPS):
+        seen = torch.as_tensor(observation)
+        log_base, log_model = (log_action_probability(m.policy, seen).double() for m in (base, model))
+        pi = log_base.exp()
+        total += float((pi * (log_base - log_model)).sum(dim=1).mean())
+        above = rng.random((_KL_ENVS, 1)) > pi.numpy().cumsum(axis=1)
+        observation, *_ = env.step(above.sum(axis=1).clip(max=pi.shape[1] - 1))
+    return total / _KL_STEPS

@@ -1,0 +1,44 @@
+"""``python -m rl_forecast.sweep``: compare methods over worlds and seeds, weights tuned on validation tasks."""
+
+from __future__ import annotations
+
+import sys
+
+from rl_forecast.experiments.command_line import parse_config
+from rl_forecast.experiments.sweep.config import SweepConfig, check_sweep
+from rl_forecast.usage import run_command
+
+__all__ = ["main"]
+
+_DESCRIPTION = """Train a base agent per world and seed, fine-tune it with every method, and compare them on held-out
+tasks. Each method's weight is chosen on validation tasks of other seeds, with the same budget and under the same
+constraints. Finished jobs are kept: the same command goes on with an interrupted sweep."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sweep.
+
+    :param argv: command-line arguments, those of the process if ``None``
+    :return: exit code: 0, or 2 after bad input
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def command() -> int:
+        if not any(argument.startswith(("--preset", "--config")) for argument in arguments):
+            preset = ["--preset", "rl-study"]
+        else:
+            preset = []
+        config = parse_config(SweepConfig, [*preset, *arguments], "python -m rl_forecast.sweep", _DESCRIPTION)
+        check_sweep(config)
+        from rl_forecast.experiments.sweep.report import print_comparison
+        from rl_forecast.experiments.sweep.run import open_sweep, run_sweep
+
+        folder = open_sweep(config)
+        print_comparison(run_sweep(config, folder), config, folder)
+        return 0
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
