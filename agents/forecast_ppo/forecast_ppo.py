@@ -372,9 +372,15 @@ class ForecastPPO(PPO):
         """As PPO's, and the last update is logged too (PPO writes its logs before an update)."""
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         # Writing empties the logger, and after PPO's learn the last update's values can be read there.
-        last_values = dict(self.logger.name_to_value)
+        kept: list[dict[str, Any]] = [
+            self.logger.name_to_value,
+            self.logger.name_to_count,
+            self.logger.name_to_excluded,
+        ]
+        contents = [dict(content) for content in kept]
         self.logger.dump(step=self.num_timesteps)
-        self.logger.name_to_value.update(last_values)
+        for content, before in zip(kept, contents, strict=True):
+            content.update(before)
         return self
 
     @classmethod

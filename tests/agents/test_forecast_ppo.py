@@ -507,6 +507,8 @@ def test_the_last_values_can_be_read_after_learning() -> None:
     model.learn(64 * 32 * 3)
     assert model.logger.name_to_value["train/n_updates"] == 2 * 3
     assert model.logger.name_to_value["train/forecast_grad_norm"] > 0
+    # Where a value must not go is remembered with it.
+    assert model.logger.name_to_excluded["train/n_updates"] == ("tensorboard",)
 
 
 def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:
