@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: train test minigrid-suite lint types benchmarks clean
+.PHONY: train test minigrid-suite sb3-suite sb3-term-suite lint types benchmarks clean
 
 train: $(VENV)/installed
 	$(RUN) -m rl_forecast.train $(ARGS)
@@ -14,6 +14,13 @@ test: $(VENV)/installed
 # MiniGrid's own environment tests on our ids; its sdist is fetched once, and the run skipped without a network.
 minigrid-suite: $(VENV)/installed
 	$(RUN) tests/foreign/run_suite.py minigrid $(ARGS)
+
+# SB3's own tests that concern PPO, on a ForecastPPO whose term is off; then those that can be run with the term on.
+sb3-suite: $(VENV)/installed
+	$(RUN) tests/foreign/run_suite.py stable-baselines3 $(ARGS)
+
+sb3-term-suite: $(VENV)/installed
+	$(RUN) tests/foreign/run_suite.py stable-baselines3-term $(ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -8,7 +8,7 @@ from rl_forecast.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agents.baselines import LagrangianPPO
-    from agents.callbacks import DegeneracyCallback, ForecastEvalCallback
+    from agents.callbacks import DegeneracyCallback, ForecastEvalCallback, TrainingStateCallback
     from agents.forecast_ppo import ForecastPPO
     from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, PromptTask
 
@@ -21,6 +21,7 @@ __all__ = [
     "ForecastTrainer",
     "LagrangianPPO",
     "PromptTask",
+    "TrainingStateCallback",
 ]
 
 _HOME = {
@@ -32,6 +33,7 @@ _HOME = {
     "ForecastTrainer": "agents.language_model",
     "LagrangianPPO": "agents.baselines",
     "PromptTask": "agents.language_model",
+    "TrainingStateCallback": "agents.callbacks",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

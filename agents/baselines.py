@@ -8,7 +8,7 @@ a setting of the world. What needs code of its own is here.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class LagrangianPPO(ForecastPPO):
     :param multiplier_rate: change of the multiplier per update and unit of relative excess
     :param multiplier: initial multiplier; the attribute holds the current one
     """
+
+    _changing: ClassVar[tuple[str, ...]] = (*ForecastPPO._changing, "multiplier")
 
     def __init__(
         self,

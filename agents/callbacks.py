@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.forecast_ppo import ForecastPPO
+from agents.forecast_ppo.checkpoint import save_training_state
 from agents.forecast_ppo.health import TermHealth, symptoms
 from rl_forecast.backtest import held_out_errors
 from rl_forecast.scores import log_p_from_psi
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.forecasters import Forecaster
 
-__all__ = ["DegeneracyCallback", "ForecastEvalCallback"]
+__all__ = ["DegeneracyCallback", "ForecastEvalCallback", "TrainingStateCallback"]
 
 
 class ForecastEvalCallback(BaseCallback):
@@ -78,6 +81,53 @@ class ForecastEvalCallback(BaseCallback):
         self.logger.record("forecast/tail_scale", float(np.nanmean(errors.tail_scale)))
         self.logger.record("forecast/under_prediction_rate", errors.under_prediction_rate)
         self.logger.record("forecast/mean_risk", float(np.exp(log_p_from_psi(deployment)).mean()))
+
+
+class TrainingStateCallback(BaseCallback):
+    """Keeps a file from which a run goes on to the bit (:func:`agents.forecast_ppo.checkpoint.load_training_state`).
+
+    Written between rollouts, and after the last update; the file is replaced as a whole. SB3's ``CheckpointCallback``
+    saves an agent for use, in the middle of a rollout, and without the state of the run.
+
+    :param path: of the file
+    :param every: environment steps between two writes, rounded up to whole rollouts
+    """
+
+    def __init__(self, path: str | Path, every: int) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every must be at least 1, it is {every}")
+        self.path = Path(path)
+        self._every = every
+        self._next = 0
+        self._under_way = False
+
+    def _on_training_start(self) -> None:
+        self._next = self.num_timesteps + self._every
+        self._under_way = False
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._next:
+            self._next = self.num_timesteps + self._every
+            save_training_state(self._ppo, self.path)
+
+    def _on_rollout_end(self) -> None:
+        self._under_way = False
+
+    def _on_training_end(self) -> None:
+        # A rollout that another callback stopped cannot be gone on with: the state before it is the one to keep.
+        if not self._under_way:
+            save_training_state(self._ppo, self.path)
+
+    def _on_step(self) -> bool:
+        self._under_way = True
+        return True
+
+    @property
+    def _ppo(self) -> PPO:
+        if not isinstance(self.model, PPO):
+            raise ValueError(f"TrainingStateCallback saves a PPO or ForecastPPO, not a {type(self.model).__name__}")
+        return self.model
 
 
 class DegeneracyCallback(BaseCallback):

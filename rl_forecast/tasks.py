@@ -7,7 +7,7 @@ written here, together with the keys of Gymnasium's ``info`` that make up the ri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = [
     "SPLITS",
     "TASK_ID",
     "BatchedRiskEnv",
+    "ResumableEnv",
     "Split",
     "TaskScorer",
 ]
@@ -96,6 +97,20 @@ class BatchedRiskEnv(Protocol):
 
     def fatal_probability(self) -> NDArray[np.float32]:
         """P(failure at the next step | state, action) in the current states, shape (n_envs, n_actions)."""
+
+
+@runtime_checkable
+class ResumableEnv(Protocol):
+    """A vectorised environment whose episodes can be gone on with in another process.
+
+    A state is a flat dictionary whose values are numpy arrays or what JSON can hold, so that no file needs a pickle.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the episodes go on, generators included."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken, instead of a reset."""
 
 
 class TaskScorer(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 import warnings
 from dataclasses import replace
@@ -15,14 +16,19 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from agents.action_probability import flat_observation
 from agents.forecast_ppo.health import TermHealth
 from agents.forecast_ppo.objective import TaskObjective, risk_penalty
 from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
 from agents.forecast_ppo.risk_tape import RiskTape, has_risk_contract
 from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
 from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.usage import unknown_name
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from stable_baselines3.common.buffers import RolloutBuffer
     from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -35,6 +41,7 @@ SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 _STREAM = 0xF0CA57
 # Tasks begun without one completed from which on the term is called idle.
 _MANY_TASKS = 1000
+_PLAIN_PPO = "ForecastPPO with forecast_coef=0, risk_coef=0 and anchor_coef=0 is plain PPO"
 
 
 class ForecastPPO(PPO):
@@ -193,6 +200,12 @@ class ForecastPPO(PPO):
         return self.forecast_coef > 0 or self.risk_coef > 0 or self.anchor_coef > 0
 
     @property
+    def _what_is_on(self) -> str:
+        """The first setting that turns the term on, for messages."""
+        coefs = {name: getattr(self, name) for name in ("forecast_coef", "risk_coef", "anchor_coef")}
+        return next((f"{name}={value}" for name, value in coefs.items() if value > 0), type(self).__name__)
+
+    @property
     def known_task_ids(self) -> NDArray[np.int64]:
         """Tasks whose scores enter the loss, oldest first, shape (n_tasks,)."""
         return self._ledger.task_id
@@ -237,13 +250,7 @@ class ForecastPPO(PPO):
         self._objective()  # its own checks
         if self.term_is_on and not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(
-                f"forecast_coef={self.forecast_coef} needs a Discrete action space, it is {self.action_space}; "
-                "use forecast_coef=0 for plain PPO"
-            )
-        if self.forecast_coef > 0 and isinstance(self.observation_space, spaces.Dict):
-            raise ValueError(
-                f"forecast_coef={self.forecast_coef} cannot keep Dict observations yet: flatten them, for example with "
-                "gymnasium.wrappers.FlattenObservation, or use forecast_coef=0 for plain PPO"
+                f"{self._what_is_on} needs a Discrete action space, it is {self.action_space}; {_PLAIN_PPO}"
             )
 
     def _frozen_copy(self) -> ActorCriticPolicy:
@@ -324,6 +331,10 @@ class ForecastPPO(PPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.term_is_on and self._tape.is_cut_short:
+            # What a callback stopped halfway was never taken in: episodes that began there would be scored without
+            # their beginning, so they are not gone on with.
+            self._last_obs = None
         env_is_reset = reset_num_timesteps or self._last_obs is None
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if self.anchor is not None and not self.anchored:
@@ -332,9 +343,9 @@ class ForecastPPO(PPO):
             assert self.env is not None
             if not has_risk_contract(self.env):
                 raise ValueError(
-                    f"forecast_coef={self.forecast_coef} needs an environment whose infos carry 'fatal_probability': "
-                    "follow the contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
-                    "use forecast_coef=0 for plain PPO"
+                    f"{self._what_is_on} needs an environment whose infos carry 'fatal_probability': follow the "
+                    "contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
+                    f"{_PLAIN_PPO}"
                 )
             if env_is_reset:
                 self._tape.forget()
@@ -360,8 +371,79 @@ class ForecastPPO(PPO):
     ) -> SelfForecastPPO:
         """As PPO's, and the last update is logged too (PPO writes its logs before an update)."""
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        # Writing empties the logger, and after PPO's learn the last update's values can be read there.
+        kept: list[dict[str, Any]] = [
+            self.logger.name_to_value,
+            self.logger.name_to_count,
+            self.logger.name_to_excluded,
+        ]
+        contents = [dict(content) for content in kept]
         self.logger.dump(step=self.num_timesteps)
+        for content, before in zip(kept, contents, strict=True):
+            content.update(before)
         return self
+
+    @classmethod
+    def load(
+        cls: type[SelfForecastPPO],
+        path: str | Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfForecastPPO:
+        """As PPO's, which would take any name: one that the constructor does not know is refused.
+
+        :param kwargs: constructor arguments that replace the saved ones
+        :raises TypeError: a name that is no argument of the constructor
+        """
+        names = _constructor_arguments(cls)
+        for name in kwargs:
+            if name not in names:
+                # The nearest name first: it is the one that was meant.
+                raise TypeError(f"{cls.__name__}.load: {unknown_name('argument', name, names)}")
+        if "stats_window_size" in kwargs:
+            # The one argument that PPO keeps under another name.
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    # -- state of a run -----------------------------------------------------------------------------------------
+
+    #: plain attributes that change while learning, beyond PPO's own
+    _changing: ClassVar[tuple[str, ...]] = ("anchored", "_warned")
+
+    def term_state(self) -> dict[str, Any]:
+        """What the term remembers between rollouts (see :mod:`agents.forecast_ppo.checkpoint`)."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in self._changing}
+        state["rng"] = self._forecast_rng.bit_generator.state
+        state |= {f"ledger.{name}": value for name, value in self._ledger.state_dict().items()}
+        if self._tape.current is not None:
+            state["fatal_now"] = self._tape.current
+        if self.anchor is not None:
+            state |= {f"anchor.{name}": value for name, value in self.anchor.state_dict().items()}
+        return state
+
+    def restore_term_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`term_state` gave.
+
+        :raises ValueError: one of the two has an anchor and the other has not
+        """
+        parts: dict[str, dict[str, Any]] = {"ledger": {}, "anchor": {}}
+        for key, value in state.items():
+            part, _, name = key.partition(".")
+            if name:
+                parts[part][name] = value
+        if bool(parts["anchor"]) != (self.anchor is not None):
+            raise ValueError("the state is of an agent with another anchor_coef: only one of them is 0")
+        for name in self._changing:
+            setattr(self, name, state[name])
+        self._forecast_rng.bit_generator.state = state["rng"]
+        self._ledger.load_state_dict(parts["ledger"])
+        self._tape.current = state.get("fatal_now")
+        if self.anchor is not None:
+            self.anchor.load_state_dict({name: torch.as_tensor(value) for name, value in parts["anchor"].items()})
 
     # -- the term -------------------------------------------------------------------------------------------------
 
@@ -380,7 +462,7 @@ class ForecastPPO(PPO):
     def _prepare_term(self) -> None:
         """Take in the rollout, score the known tasks under the current policy, and weight them."""
         new = self._ledger.ingest(
-            self.rollout_buffer.observations, self._tape.fatal, self._tape.done, self._tape.task_id
+            flat_observation(self.rollout_buffer.observations), self._tape.fatal, self._tape.done, self._tape.task_id
         )
         rows, n_known = self._ledger.rows, len(self._ledger.task_id)
         self._warn_if_idle(n_known)
@@ -486,6 +568,20 @@ class ForecastPPO(PPO):
             before, after = self._log_policy_before, self._surrogate.log_policy(self.policy)
             kl = (before.exp() * (before - after)).sum(dim=1).mean()
         self.logger.record("train/forecast_kl", float(kl))
+
+
+def _constructor_arguments(algorithm: type) -> list[str]:
+    """Names of an algorithm's constructor arguments, down to the first ancestor that passes nothing on."""
+    names: dict[str, None] = {}
+    for ancestor in algorithm.__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        parameters = list(inspect.signature(vars(ancestor)["__init__"]).parameters.values())[1:]
+        passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        names |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+        if not passes_on:
+            break
+    return [name for name in names if not name.startswith("_")]
 
 
 def _as_callback(callback: Any) -> BaseCallback:

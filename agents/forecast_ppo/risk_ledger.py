@@ -10,8 +10,8 @@ weights. With the rows kept, p_i can be evaluated again under any later policy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["RiskLedger", "RiskRows"]
+
+# The ledger's three collections of rows.
+_ROWS = ("rows", "_open", "_waiting")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +155,27 @@ class RiskLedger:
             self._finished[task] = self._finished.get(task, 0) + 1
         complete = [task for task, count in self._finished.items() if count >= self._episodes_per_task]
         return self._publish(np.array(complete, dtype=np.int64))
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """All that is known and all that waits, as flat arrays."""
+        state: dict[str, NDArray[Any]] = {
+            "task_id": self.task_id,
+            "finished_task": np.array(list(self._finished), dtype=np.int64),
+            "finished_count": np.array(list(self._finished.values()), dtype=np.int64),
+        }
+        for name in _ROWS:
+            rows: RiskRows | None = getattr(self, name)
+            if rows is not None:
+                state |= {f"{name}.{field.name}": getattr(rows, field.name) for field in fields(rows)}
+        return state
+
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.task_id = state["task_id"]
+        self._finished = dict(zip(state["finished_task"].tolist(), state["finished_count"].tolist(), strict=True))
+        for name in _ROWS:
+            there = f"{name}.owner" in state
+            setattr(self, name, RiskRows(*(state[f"{name}.{f.name}"] for f in fields(RiskRows))) if there else None)
 
     def _publish(self, task: NDArray[np.int64]) -> NDArray[np.int64]:
         """Move complete tasks from waiting to known; a task known from earlier is replaced."""

@@ -29,7 +29,11 @@ def _source(env: VecEnv) -> BatchedRiskEnv | VecEnv:
 def has_risk_contract(env: VecEnv) -> bool:
     """Whether an environment that has been reset says how risky its actions are."""
     source = _source(env)
-    return isinstance(source, BatchedRiskEnv) or all(FATAL_PROBABILITY in info for info in source.reset_infos)
+    if isinstance(source, BatchedRiskEnv):
+        return True
+    # A VecEnv that does not call its base class's constructor has no reset_infos.
+    infos = getattr(source, "reset_infos", [])
+    return bool(infos) and all(FATAL_PROBABILITY in info for info in infos)
 
 
 class RiskTape(BaseCallback):
@@ -43,6 +47,8 @@ class RiskTape(BaseCallback):
     * ``fatal``: shape (n_steps, n_envs, n_actions), probability
     * ``done``: shape (n_steps, n_envs), whether the step ended an episode
     * ``task_id``: shape (n_steps, n_envs), the episode's task where ``done``, else -1
+    * ``current``: shape (n_envs, n_actions), probability, in the states that the next rollout begins with; ``None``
+      where the environments are to be reset first
     * ``success``: one bool per episode that ended and says so by ``is_success``
     """
 
@@ -50,27 +56,34 @@ class RiskTape(BaseCallback):
     done: NDArray[np.bool_]
     task_id: NDArray[np.int64]
     success: list[bool]
+    current: NDArray[np.float32] | None
 
     def __init__(self) -> None:
         super().__init__()
         self.success = []
-        self._current: NDArray[np.float32] | None = None
+        self.current = None
         self._position = 0
         self._source: Any = None
         self._batched = False
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the latest rollout ended before it was full."""
+        return 0 < self._position < len(self.done)
+
     def forget(self) -> None:
         """Drop the state before the next step: the environments have been reset."""
-        self._current = None
+        self.current = None
+        self._position = 0
 
     def _on_rollout_start(self) -> None:
         # Looked up once a rollout: checking a protocol at every step would cost as much as stepping.
         self._source = _source(self.training_env)
         self._batched = isinstance(self._source, BatchedRiskEnv)
-        if self._current is None:
-            self._current = self._read(None, None)
+        if self.current is None:
+            self.current = self._read(None, None)
         shape = (self.model.n_steps, self.training_env.num_envs)  # type: ignore[attr-defined]
-        self.fatal = np.zeros((*shape, self._current.shape[1]), dtype=np.float32)
+        self.fatal = np.zeros((*shape, self.current.shape[1]), dtype=np.float32)
         self.done = np.zeros(shape, dtype=np.bool_)
         self.task_id = np.full(shape, -1, dtype=np.int64)
         self.success = []
@@ -80,8 +93,8 @@ class RiskTape(BaseCallback):
         t = self._position
         dones: NDArray[np.bool_] = self.locals["dones"]
         infos: list[dict[str, Any]] = self.locals["infos"]
-        assert self._current is not None
-        self.fatal[t] = self._current
+        assert self.current is not None
+        self.fatal[t] = self.current
         self.done[t] = dones
         for i in np.flatnonzero(dones).tolist():
             if TASK_ID not in infos[i]:
@@ -89,7 +102,7 @@ class RiskTape(BaseCallback):
             self.task_id[t, i] = infos[i][TASK_ID]
             if "is_success" in infos[i]:
                 self.success.append(bool(infos[i]["is_success"]))
-        self._current = self._read(dones, infos)
+        self.current = self._read(dones, infos)
         self._position += 1
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from envs.gridworld.world import GridWorld
 
 __all__ = ["GridEngine", "StepResult", "TaskQueue", "action_fatality", "executed_moves"]
+
+# Arrays of the episodes that are under way, one entry an environment.
+_EPISODE = ("row", "state", "step", "return", "risk")
 
 
 def executed_moves(
@@ -88,6 +91,15 @@ class TaskQueue:
         rows = self._pass[self._next : self._next + count]
         self._next += count
         return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """What remains to be handed out, and the generator: arrays and values that JSON can hold."""
+        return {"pass": self._pass[self._next :].copy(), "queue_rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        self._pass, self._next = state["pass"].copy(), 0
+        self._rng.bit_generator.state = state["queue_rng"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +241,32 @@ class GridEngine:
         )
         self._begin(ended)
         return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the episodes go on, the pool of tasks included: arrays and values that JSON can hold."""
+        arrays = {name: getattr(self, f"_{name}").copy() for name in _EPISODE}
+        fixed = {"world": repr(self.world), "pool": self.tasks.task_id.copy()}
+        return fixed | arrays | {"noise_rng": self._noise.bit_generator.state} | self._queue.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        :param state: of an engine with the same world, pool and number of environments
+        :raises ValueError: another world, pool, or number of environments
+        """
+        if state["world"] != repr(self.world):
+            raise ValueError(f"the saved state belongs to another world: {state['world']}, not {self.world!r}")
+        if not np.array_equal(state["pool"], self.tasks.task_id):
+            raise ValueError(
+                "the saved state belongs to another pool of tasks: give the same task_ids in the same order"
+            )
+        if len(state["row"]) != self.num_envs:
+            raise ValueError(f"the saved state has {len(state['row'])} environments, this engine has {self.num_envs}")
+        for name in _EPISODE:
+            setattr(self, f"_{name}", state[name].copy())
+        self._noise.bit_generator.state = state["noise_rng"]
+        self._queue.load_state_dict(state)
+        self._fatality = None
 
     def _begin(self, envs: NDArray[np.intp]) -> None:
         self._row[envs] = self._queue.take(len(envs))

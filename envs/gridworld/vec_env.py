@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.gridworld.engine import GridEngine
@@ -103,6 +104,18 @@ class GridVecEnv(VecEnv):
         """
         return self.engine.fatal_probability().astype(np.float32)
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the episodes go on: arrays and values that JSON can hold."""
+        return self.engine.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken, instead of :meth:`reset`.
+
+        :param state: of an environment with the same world, pool and number of environments
+        :raises ValueError: another world, pool, or number of environments
+        """
+        self.engine.load_state_dict(state)
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -137,5 +150,5 @@ class GridVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """No environment is wrapped: episodes report ``episode`` by themselves."""
-        return [False for _ in self._indices(indices)]
+        """As if by a ``Monitor`` and nothing else: episodes report ``episode`` by themselves."""
+        return [wrapper_class is Monitor for _ in self._indices(indices)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-from agents.action_probability import log_action_probability
+from agents.action_probability import flat_observation, log_action_probability
 from agents.baselines import LagrangianPPO
 from agents.forecast_ppo import ForecastPPO
+from agents.forecast_ppo.forecast_ppo import _constructor_arguments
 from agents.forecast_ppo.risk_ledger import RiskLedger
 from agents.forecast_ppo.risk_tape import has_risk_contract
 from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
@@ -129,8 +131,12 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 def test_continuous_actions_are_refused_with_the_term_only() -> None:
     env = gymnasium.make("Pendulum-v1")
-    with pytest.raises(ValueError, match="Discrete action space"):
+    with pytest.raises(ValueError, match=r"forecast_coef=1.0 needs a Discrete action space"):
         ForecastPPO("MlpPolicy", env, **SMALL)
+    with pytest.raises(ValueError, match=r"risk_coef=2.0 needs a Discrete action space"):
+        ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0, risk_coef=2.0)
+    with pytest.raises(ValueError, match=r"LagrangianPPO needs a Discrete action space"):
+        LagrangianPPO("MlpPolicy", env, **SMALL)
     ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0).learn(64)
 
 
@@ -147,7 +153,7 @@ class _Spy(BaseCallback):
     def _on_rollout_end(self) -> None:
         assert isinstance(self.model, ForecastPPO)
         tape = self.model._tape
-        observation = self.model.rollout_buffer.observations.copy()
+        observation = copy.deepcopy(self.model.rollout_buffer.observations)
         self.seen.append((observation, tape.fatal.copy(), tape.done.copy(), tape.task_id.copy()))
 
 
@@ -188,6 +194,42 @@ def test_trains_behind_vec_normalize() -> None:
     model = ForecastPPO("MlpPolicy", VecNormalize(_bridges(16)), **SMALL, **TERM)
     model.learn(16 * 32 * 4)
     assert len(model.known_task_ids) > 100
+
+
+class _DictBridge(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """The bridge with its two numbers under two keys, and the position once more as an integer."""
+
+    def __init__(self) -> None:
+        super().__init__(Bridge())
+        part = gymnasium.spaces.Box(0.0, 1.0, shape=(1,), dtype=np.float32)
+        place = gymnasium.spaces.Discrete(8)
+        self.observation_space = gymnasium.spaces.Dict({"slip": part, "at": part, "place": place})
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        return {"at": observation[:1], "slip": observation[1:], "place": round(float(observation[0]) * 7)}
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_dict_observations(normalised: bool) -> None:
+    """Every row of memory, seen by the policy, is what the policy saw in the rollout."""
+    env: VecEnv = DummyVecEnv([_DictBridge for _ in range(16)])
+    env = VecNormalize(env, norm_obs_keys=["at"]) if normalised else env
+    model = ForecastPPO("MultiInputPolicy", env, **SMALL, **TERM)
+    spy = _Spy()
+    model.learn(16 * 32 * 4, callback=spy)
+    assert len(model.known_task_ids) > 100
+    assert model._grad_norms
+    observation = spy.seen[0][0]
+    with torch.no_grad():
+        batch = {key: torch.as_tensor(value[0]) for key, value in observation.items()}
+        expected = model.policy.get_distribution(batch).distribution.logits
+        flat = torch.as_tensor(flat_observation(observation)[0])
+        torch.testing.assert_close(log_action_probability(model.policy, flat), expected)
+    if not normalised:
+        assert model._ledger.rows is not None
+        # The space orders its keys by name: at, place, slip.
+        rows = model._ledger.rows
+        np.testing.assert_allclose(rows.fatal[:, 1], 10 ** (-6 * rows.observation[:, 2]), rtol=1e-5)
 
 
 def test_a_term_without_effect_is_announced() -> None:
@@ -386,6 +428,87 @@ def test_users_callbacks_keep_working(kind: str, tmp_path: Path) -> None:
         assert list(tmp_path.glob("*.zip"))
     if kind == "function":
         assert len(calls) == 64
+
+
+@pytest.mark.parametrize("algorithm", [ForecastPPO, LagrangianPPO])
+def test_load_refuses_names_that_no_constructor_knows(algorithm: type[ForecastPPO], tmp_path: Path) -> None:
+    algorithm("MlpPolicy", _bridges(1), **SMALL).save(tmp_path / "model.zip")
+    for wrong, right in (
+        ("forecast_coeff", "forecast_coef"),
+        ("learning_rates", "learning_rate"),
+        ("_ledger", ""),
+        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_penalty"),
+    ):
+        with pytest.raises(TypeError, match=rf"{algorithm.__name__}\.load: unknown argument '{wrong}'") as error:
+            algorithm.load(tmp_path / "model.zip", **{wrong: 1})
+        assert f"did you mean {right!r}" in str(error.value) or not right
+        assert "\n" not in str(error.value)
+    loaded = algorithm.load(
+        tmp_path / "model.zip",
+        env=_bridges(2),
+        device="cpu",
+        custom_objects={},
+        print_system_info=False,
+        force_reset=True,
+        learning_rate=1e-5,
+        stats_window_size=7,
+        n_eval=77,
+        tensorboard_log=None,
+        **({"risk_limit": 0.5} if algorithm is LagrangianPPO else {}),
+    )
+    assert (loaded.learning_rate, loaded._stats_window_size, loaded.n_eval, loaded.n_envs) == (1e-5, 7, 77, 2)
+    assert loaded.lr_schedule(1.0) == 1e-5
+    with pytest.raises(ValueError, match="tail_k >= 2"):
+        algorithm.load(tmp_path / "model.zip", tail_k=1)
+
+
+def test_every_constructor_argument_of_ppo_can_be_given_to_load() -> None:
+    names = _constructor_arguments(ForecastPPO)
+    assert set(_constructor_arguments(PPO)) < set(names)
+    assert set(names) < set(_constructor_arguments(LagrangianPPO))
+    model = ForecastPPO("MlpPolicy", _bridges(1), **SMALL)
+    # Every name but this one, which ``load`` translates, is an attribute under its own name.
+    assert [name for name in names if not hasattr(model, name)] == ["stats_window_size"]
+
+
+def test_what_a_stopped_rollout_began_is_not_scored() -> None:
+    """Rows of an episode that began in a rollout which a callback stopped were never taken in."""
+    model = ForecastPPO("MlpPolicy", _bridges(8, length=40, n_tasks=10**9), **SMALL, **TERM)
+    model.learn(8 * 32)
+    model.learn(8 * 32, callback=lambda locals_, _: locals_["n_steps"] < 10, reset_num_timesteps=False)
+    spy = _Spy()
+    model.learn(8 * 32, callback=spy, reset_num_timesteps=False)
+    observation, fatal, _, _ = spy.seen[0]
+    assert (observation[0, :, 0] == 0).all(), "episodes begin at the first plank"
+    np.testing.assert_allclose(fatal[..., 1], 10 ** (-6 * observation[..., 1]), rtol=1e-5)
+
+
+def test_a_vec_env_without_reset_infos_lacks_the_contract() -> None:
+    env = _bridges(2)
+    env.reset()
+    del env.reset_infos
+    assert not has_risk_contract(env)
+
+
+def test_target_kl_ends_an_update_and_the_term_with_it() -> None:
+    acted = []
+    for target_kl in (None, 1e-9):
+        model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1, target_kl=target_kl)
+        model.learn(64 * 32 * 3)
+        acted.append(len(model._grad_norms))
+    # 2 epochs of 64 minibatches; the second case ends at the first minibatch whose policy has moved.
+    assert acted[0] == 128
+    assert 0 < acted[1] < 5
+
+
+def test_the_last_values_can_be_read_after_learning() -> None:
+    """As after PPO's own learn, although they have been written."""
+    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
+    model.learn(64 * 32 * 3)
+    assert model.logger.name_to_value["train/n_updates"] == 2 * 3
+    assert model.logger.name_to_value["train/forecast_grad_norm"] > 0
+    # Where a value must not go is remembered with it.
+    assert model.logger.name_to_excluded["train/n_updates"] == ("tensorboard",)
 
 
 def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:

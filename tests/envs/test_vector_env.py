@@ -126,3 +126,39 @@ def test_every_registered_world_steps_in_the_engine() -> None:
         for _ in range(40):
             observation, *_ = env.step(rng.integers(0, world.rules.n_actions, size=8))
             assert observation in env.observation_space
+
+
+@pytest.mark.parametrize("family", ["recolor", "slip"])
+def test_a_state_goes_on_in_another_engine(family: str) -> None:
+    world, rng = FAMILIES[family](), np.random.default_rng(0)
+    env, other = (GridVecEnv(world, POOL, num_envs=16, episodes_per_task=3, seed=seed) for seed in (4, 5))
+    env.reset()
+    for _ in range(25):
+        env.step(rng.integers(0, world.rules.n_actions, size=16))
+    state = env.state_dict()
+    for _ in range(10):
+        env.step(rng.integers(0, world.rules.n_actions, size=16))  # must not reach into the state
+    env.load_state_dict(state)
+    other.load_state_dict(state)
+    # Far enough that the queue is shuffled anew.
+    for _ in range(400):
+        action = rng.integers(0, world.rules.n_actions, size=16)
+        (observation, reward, done, infos), (seen, got, over, told) = env.step(action), other.step(action)
+        np.testing.assert_array_equal(observation, seen)
+        np.testing.assert_array_equal(reward, got)
+        np.testing.assert_array_equal(done, over)
+        np.testing.assert_array_equal(env.fatal_probability(), other.fatal_probability())
+        for i in np.flatnonzero(done):
+            assert {**infos[i]["episode"], "t": 0} == {**told[i]["episode"], "t": 0}
+            assert all(infos[i][key] == told[i][key] for key in ("task_id", "failure", "risk"))
+
+
+def test_a_state_of_something_else_is_refused() -> None:
+    state = GridVecEnv(SlipWorld(), POOL, 4).state_dict()
+    for other, message in (
+        (GridVecEnv(SlipWorld(horizon=30), POOL, 4), "another world"),
+        (GridVecEnv(SlipWorld(), POOL[::-1], 4), "another pool"),
+        (GridVecEnv(SlipWorld(), POOL, 5), "has 4 environments, this engine has 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(state)

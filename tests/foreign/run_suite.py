@@ -33,7 +33,12 @@ class Suite:
     arguments: tuple[str, ...]
 
 
-SUITES = {"minigrid": Suite("minigrid", "minigrid_plugin", ("tests/test_envs.py",))}
+SUITES = {
+    "minigrid": Suite("minigrid", "minigrid_plugin", ("tests/test_envs.py",)),
+    # Imported under names that its SubprocVecEnv tests can find again in their worker processes.
+    "stable-baselines3": Suite("stable-baselines3", "sb3_plugin", ("tests", "--import-mode=prepend", "-rs")),
+    "stable-baselines3-term": Suite("stable-baselines3", "sb3_term_plugin", ("tests", "--import-mode=prepend", "-rs")),
+}
 
 
 def fetch(package: str) -> Path | None:
