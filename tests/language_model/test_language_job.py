@@ -153,12 +153,15 @@ def test_evaluate_repeats_the_table_and_scores_what_is_new(smoke: tuple[Path, st
 
 def test_two_processes_give_the_losses_of_one(smoke: tuple[Path, str], cache: Path, tmp_path: Path) -> None:
     whole, _ = smoke
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "rl_forecast.train"]
+    # "--multi_gpu" is accelerate's name for several processes of one machine; with "--cpu" it starts only one.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    command += ["-m", "rl_forecast.train"]
     agents = ["--agents", "[base,forecast]"]
     result = subprocess.run([*command, *_arguments(tmp_path, cache, *agents)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("run folder") == 1
+    assert "processes: 2" in result.stdout
     curves = [_curves(folder, "forecast") for folder in (whole, tmp_path / "password-game-smoke-0")]
     assert curves[0].keys() == curves[1].keys()
     for name in ("train/supervised_loss", "train/forecast_loss", "train/grad_norm"):

@@ -47,6 +47,8 @@ def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Proce
     """
     console = Console(quiet=not processes.is_main)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    if processes.count > 1:
+        console.print(f"processes: {processes.count}", highlight=False)
     with PhaseProgress(console) as progress:
         job = _Job(config, folder, processes, progress)
         try:
