@@ -242,7 +242,8 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if "is_success" in info:
             return bool(info["is_success"])
         if self._rule is minigrid_lava_failure:
-            return bool(terminated and reward > 0)
+            # Only lava and the goal terminate; the reward does not tell them apart where a wrapper shapes it.
+            return terminated and not self._failed
         return not self._failed
 
     def _look_ahead(self, ended: bool) -> dict[str, NDArray[np.float32]]:
