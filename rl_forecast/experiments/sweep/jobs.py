@@ -104,9 +104,18 @@ class FineTuneJob:
 
     @property
     def key(self) -> str:
-        """Name of the job's file."""
+        """Name of the job's file, one row of metrics."""
+        return f"{self.split}/{self._name}.parquet"
+
+    @property
+    def scores_key(self) -> str:
+        """Name of the file with the score of every task, written before :attr:`key`."""
+        return f"{self.split}/scores/{self._name}.parquet"
+
+    @property
+    def _name(self) -> str:
         weight = "" if self.weight is None else f"-{self.weight:g}"
-        return f"{self.split}/{self.world}-{self.seed}-{self.method.name}{weight}.parquet"
+        return f"{self.world}-{self.seed}-{self.method.name}{weight}"
 
     def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
         """Do it and write one row."""
@@ -125,6 +134,8 @@ class FineTuneJob:
         row = {"world": self.world, "seed": self.seed, "method": self.method.name, "weight": self.weight}
         row |= outcome(scores, base_scores, config)
         row["kl_from_base"] = _kl_from_base(world, base, model, self.seed)
+        # The scores themselves stay: figures and later questions need them, and training again is dear.
+        folder.write_table(self.scores_key, scores)
         folder.write_table(self.key, pl.DataFrame([row], schema_overrides={"weight": pl.Float64}))
 
 
