@@ -27,8 +27,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast.backtest import held_out_errors
 from rl_forecast.experiments.config import AgentName, Config, FineTuneConfig
-from rl_forecast.experiments.models import make_base, make_fine_tuned, policy_kwargs
-from rl_forecast.experiments.worlds import make_world, score_tasks
+from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
+from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
 

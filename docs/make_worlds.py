@@ -14,7 +14,7 @@ import numpy as np
 
 import envs
 from envs import FAMILIES, GridWorld
-from rl_forecast.experiments.task_pictures import TaskPicture, task_picture, task_sheet
+from rl_forecast.experiments.gridworld.task_pictures import TaskPicture, task_picture, task_sheet
 from rl_forecast.tasks import SPLITS
 
 HERE = Path(__file__).parent

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         config = parse_config(Config, file, _PROG, "")
         evaluation, _ = parse_fields(_parser(), EvaluationConfig, arguments, defaults=config.evaluation)
         check_config(evaluation)
-        from rl_forecast.experiments.evaluation_job import run_evaluation
+        from rl_forecast.experiments.gridworld.evaluation_job import run_evaluation
 
         run_evaluation(folder, config, evaluation)
         return 0

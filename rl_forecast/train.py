@@ -39,9 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         check_config(config)
         folder = RunFolder.create(config, ["python", "-m", "rl_forecast.train", *arguments])
         # Imported last: the help and the run folder must not wait for torch.
-        from rl_forecast.experiments.main_job import run_main_job
+        from rl_forecast.experiments.gridworld.job import run_gridworld_job
 
-        run_main_job(config, folder)
+        run_gridworld_job(config, folder)
         return 0
 
     return run_command(command)

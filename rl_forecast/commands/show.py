@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         raise UsageError("name an environment, such as RiskGrid/Recolor-v0, or a run with --agent RUN_FOLDER")
     if args.agent is not None and args.env is not None:
         raise UsageError(f"the run knows its environment: leave out {args.env!r}")
-    from rl_forecast.experiments.show import show_agents, show_environment, show_worst
+    from rl_forecast.experiments.gridworld.show import show_agents, show_environment, show_worst
 
     if args.agent is None:
         lines = show_environment(args.env, args.task or 0, args.out)

@@ -16,10 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import ForecastPPO
 from envs import GridVecEnv, RecolorWorld
-from rl_forecast.experiments.agent_files import load_policy
 from rl_forecast.experiments.config import AGENTS, BaseConfig
+from rl_forecast.experiments.gridworld.agent_files import load_policy
+from rl_forecast.experiments.gridworld.worlds import score_tasks
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.experiments.worlds import score_tasks
 from rl_forecast.tasks import SPLITS
 from tests.experiments.conftest import run_module
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from agents.action_probability import log_action_probability
 from envs.gridworld.vec_env import GridVecEnv
 from rl_forecast.backtest import held_out_errors
+from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
+from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.held_out import PARTS, agent_result, held_out_tasks
-from rl_forecast.experiments.models import make_base, make_fine_tuned
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
-from rl_forecast.experiments.worlds import make_world, score_tasks
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
 

@@ -12,10 +12,10 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from rl_forecast.experiments.agent_files import load_policy
+from rl_forecast.experiments.gridworld.agent_files import load_policy
+from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.held_out import PARTS, agent_result, evaluation_title, held_out_tasks, print_metrics
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.experiments.worlds import make_world, score_tasks
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:

@@ -9,19 +9,19 @@ import polars as pl
 
 import envs
 from rl_forecast.commands.options import writing
-from rl_forecast.experiments.agent_files import load_policy
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.config import Config
-from rl_forecast.experiments.held_out import TITLES
-from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.experiments.task_pictures import (
+from rl_forecast.experiments.gridworld.agent_files import load_policy
+from rl_forecast.experiments.gridworld.task_pictures import (
     TaskPicture,
     agent_picture,
     task_picture,
     task_sheet,
     worst_tasks_sheet,
 )
-from rl_forecast.experiments.worlds import make_world
+from rl_forecast.experiments.gridworld.worlds import make_world
+from rl_forecast.experiments.held_out import TITLES
+from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import UsageError, unknown_name
 
 if TYPE_CHECKING:

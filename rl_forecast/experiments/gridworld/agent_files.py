@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from rl_forecast.experiments.config import BaseConfig
-from rl_forecast.experiments.models import policy_kwargs
+from rl_forecast.experiments.gridworld.models import policy_kwargs
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:

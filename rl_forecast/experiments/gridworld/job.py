@@ -11,8 +11,11 @@ from rich.console import Console
 from stable_baselines3.common.logger import configure
 
 from agents.callbacks import ForecastEvalCallback
-from rl_forecast.experiments.agent_files import save_agent
 from rl_forecast.experiments.config import Config
+from rl_forecast.experiments.gridworld.agent_files import save_agent
+from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
+from rl_forecast.experiments.gridworld.task_pictures import worst_tasks_sheet
+from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.held_out import (
     PARTS,
     TITLES,
@@ -22,11 +25,8 @@ from rl_forecast.experiments.held_out import (
     held_out_tasks,
     print_metrics,
 )
-from rl_forecast.experiments.models import make_base, make_fine_tuned
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.experiments.task_pictures import worst_tasks_sheet
 from rl_forecast.experiments.tensorboard import record_outcome
-from rl_forecast.experiments.worlds import make_world, score_tasks
 from rl_forecast.figures import survival_figure
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.config import AgentName
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["run_main_job"]
+__all__ = ["run_gridworld_job"]
 
 # Tasks on an agent's sheet of riskiest ones.
 _N_WORST = 9
 
 
-def run_main_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
+def run_gridworld_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Run it and fill the run folder.
 
     :param config: the configuration
