@@ -22,8 +22,8 @@ from envs import GridVecEnv, RecolorWorld, SlipWorld, exact_risk
 from envs.gridworld.world import GridWorld
 from tests.agents.contract_env import Bridge
 
-# More tasks than a rollout gets through: of a task that was begun a second time those episodes would count that ended in
-# time, and they are the short ones.
+# More tasks than a rollout gets through: of a task begun a second time only those episodes would count that ended
+# in time, and they are the short ones.
 N_TASKS, EPISODES = 100, 200
 
 

@@ -286,7 +286,7 @@ def test_the_added_gradient_is_limited_by_ppos_own() -> None:
     added = [p.grad - b for p, b in zip(actor, before, strict=True) if p.grad is not None]
     own = float(torch.nn.utils.get_total_norm(before))
     assert float(torch.nn.utils.get_total_norm(added)) == pytest.approx(0.3 * own, rel=1e-3)
-    assert model._clip_factors[-1] < 1
+    assert model._term.clip_factors[-1] < 1
 
 
 # -- life with Stable-Baselines3 -----------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_load_refuses_names_that_no_constructor_knows(algorithm: type[ForecastPP
         ("forecast_coeff", "forecast_coef"),
         ("learning_rates", "learning_rate"),
         ("_term", ""),
-        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_penalty"),
+        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_estimator"),
     ):
         with pytest.raises(TypeError, match=rf"{algorithm.__name__}\.load: unknown argument '{wrong}'") as error:
             algorithm.load(tmp_path / "model.zip", **{wrong: 1})
