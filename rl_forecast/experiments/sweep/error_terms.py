@@ -38,7 +38,7 @@ def error_terms(jobs: list[FineTuneJob], sweep: SweepConfig, folder: RunFolder) 
     :return: one row per world, seed and method: ``total = untrainable + curvature + rare``, psi, and ``sigma``
     """
     rows = []
-    for world, seed in sorted({(job.world, job.seed) for job in jobs}):
+    for world, seed in dict.fromkeys((job.world, job.seed) for job in jobs):
         scores = pl.read_parquet(folder.path / f"bases/{world}-{seed}.parquet")
         rows.append({"world": world, "seed": seed, "method": "base"} | _split(scores, sweep.run.evaluation))
     for job in jobs:
