@@ -8,10 +8,12 @@ goes on by ``--resume``, and compares weights, scores, metrics and TensorBoard p
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -27,7 +29,7 @@ import yaml
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-__all__ = ["JOBS", "Kills", "Trial", "trials_of"]
+__all__ = ["JOBS", "Kills", "Trial", "differences", "small_run", "start_train", "trials_of"]
 
 #: Small runs that have every part of a large one, with a checkpoint after each rollout or update.
 JOBS: dict[str, dict[str, Any]] = {
@@ -71,7 +73,10 @@ JOBS: dict[str, dict[str, Any]] = {
 _PRELOADED = (
     "rl_forecast.experiments.gridworld.job",
     "rl_forecast.experiments.language_model.job",
+    "accelerate",
+    "jsonargparse",
     "matplotlib.pyplot",
+    "peft",
     "torch._dynamo",
 )
 _SIGKILL = -9
@@ -107,23 +112,25 @@ class Kills:
 
     :param job: name in :data:`JOBS`
     :param home: folder for runs, emptied by whoever made it
+    :param steps: training steps of each agent, those of the job if ``None``
     """
 
     job: str
     home: Path
+    steps: int | None = None
     whole: Path = field(init=False)
     seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Make the run that is left alone, after a first one that warms the caches."""
-        # Children are forked from a process that has imported everything: a trial is spent in the run.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*_PRELOADED, __name__])
         self.home.mkdir(parents=True, exist_ok=True)
-        config = JOBS[self.job]
+        config = small_run(self.job, self.steps)
         if self.job == "language":
-            config = config | {"base": config["base"] | {"cache_dir": str(self.home / "cache")}}
+            config["base"]["cache_dir"] = str(self.home / "cache")
+            # Trains the base model, which all runs share.
             self._start(config, "warm").join()
+        else:
+            start_train(["--resume", "nowhere"], self.home / "warm.txt").join()
         started = time.perf_counter()
         process = self._start(config, "whole")
         process.join()
@@ -210,13 +217,43 @@ class Kills:
             file = self.home / f"{name}.yaml"
             file.write_text(yaml.safe_dump(config))
             arguments = ["--config", str(file), "--log-dir", str(self.home / name)]
-        process = self._context.Process(target=_child, args=(arguments, str(output)))
-        process.start()
-        return process
+        return start_train(arguments, output)
 
 
-def _child(arguments: list[str], output: str) -> None:
+def small_run(job: str, steps: int | None = None) -> dict[str, Any]:
+    """Configuration of a run.
+
+    :param job: which
+    :param steps: training steps of each agent, those of :data:`JOBS` if ``None``
+    """
+    config = copy.deepcopy(JOBS[job])
+    if steps is not None and job == "gridworld":
+        config["base"]["total_timesteps"] = config["fine_tune"]["total_timesteps"] = steps
+    elif steps is not None:
+        config["fine_tune"]["steps"] = steps
+    return config
+
+
+def start_train(arguments: list[str], output: Path, file_size: int | None = None) -> Any:
+    """Start ``python -m rl_forecast.train`` in a process of its own, without the seconds of its imports.
+
+    :param arguments: its arguments
+    :param output: file for what it prints
+    :param file_size: bytes beyond which the operating system refuses to let a file grow
+    :return: the process
+    """
+    # Children are forked from a process that has imported everything: a trial is spent in the run.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_PRELOADED, __name__])
+    process = context.Process(target=_child, args=(arguments, str(output), file_size))
+    process.start()
+    return process
+
+
+def _child(arguments: list[str], output: str, file_size: int | None) -> None:
     """A run in a process of its own, which writes to a file."""
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
