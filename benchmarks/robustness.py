@@ -41,7 +41,13 @@ Row = dict[str, Any]
 
 def kills(args: argparse.Namespace, home: Path) -> list[Row]:
     """Runs killed at random moments, and gone on with to the bit."""
-    return kill_rows(trials_of(args.trials, args.seed, home, lambda line: print(line, flush=True)))
+    trials: list[Trial] = []
+    started = time.perf_counter()
+    for trial in trials_of(args.trials, args.seed, home):
+        trials.append(trial)
+        # Kept as they come: a study that is stopped shows what it has done.
+        store("kills", kill_rows(trials), time.perf_counter() - started)
+    return kill_rows(trials)
 
 
 def kill_rows(trials: list[Trial]) -> list[Row]:

@@ -219,7 +219,7 @@ def _other_network(agent: Path) -> None:
         (lambda agent: _edit(agent / "agent.json", format=7), "of another format than 1"),
         (lambda agent: _edit(agent / "agent.json", observation_dimension=3), "tells of 3 observed values"),
         (lambda agent: _edit(agent / "agent.json", n_actions="many"), "does not tell its spaces"),
-        (_other_network, "do not fit config.yaml: mlp_extractor.policy_net.0.bias is 32, the configuration wants 64"),
+        (_other_network, "do not fit config.yaml: action_net.weight is 3x32, the configuration wants 3x64"),
     ],
 )
 def test_a_mismatch_is_explained_in_one_line(
