@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
         folder = open_sweep(config)
         print_comparison(run_sweep(config, folder), config, folder)
+        from rl_forecast.experiments.report.page import write_report
+
+        print(f"report: {write_report([str(folder.path)], folder.path / 'report')}")
         return 0
 
     return run_command(command)

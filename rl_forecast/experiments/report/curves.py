@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.experiments.report.figures import Panel, legend_below, style_of, file_stem, new_axes
+from rl_forecast.experiments.report.figures import Panel, file_stem, legend_below, log_axis, new_axes, style_of
 from rl_forecast.experiments.report.metrics import title_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def read_events(folder: Path) -> tuple[dict[str, Curve], str | None]:
     :param folder: its folder of event files
     :return: log key to (steps, values), and the Markdown table of samples if there is one
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()
@@ -79,9 +79,9 @@ def curve_panels(setting: Setting, curves: dict[tuple[str, int], dict[str, Curve
                     axes.plot(*curves[name, seed][key], color=colour, lw=1.2, alpha=0.8, label=label)
                     label = "_"
         if is_log:
-            axes.set_yscale("log")
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
-        axes.xaxis.get_offset_text().set_fontsize(7.5)
+            log_axis(axes, "y")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("environment steps" if setting.kind == "gridworld" else "updates", fontsize=8.5)
         axes.set_ylabel(heading, fontsize=8.5)
         legend_below(figure)

@@ -33,6 +33,7 @@ __all__ = [
     "coverage_panel",
     "file_stem",
     "legend_below",
+    "log_axis",
     "new_axes",
     "pareto_panels",
     "scatter_panel",
@@ -78,6 +79,8 @@ class Panel:
             metadata = {"Date": None} if kind == "svg" else {}
             self.figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
             contents[kind] = buffer.getvalue()
+            # The layout found for one format serves the other.
+            self.figure.set_layout_engine("none")
             (folder / f"{self.stem}.{kind}").write_bytes(contents[kind])
         return contents["png" if self.is_photo else "svg"]
 
@@ -99,6 +102,23 @@ def new_axes(height: float = 3.4) -> tuple[Figure, Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     return figure, axes
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """Make an axis logarithmic, with plain numbers, also at 2 and 5 where it spans few decades.
+
+    :param axes: axes whose data are drawn
+    :param which: ``x`` or ``y``
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis = getattr(axes, f"{which}axis")
+    getattr(axes, f"set_{which}scale")("log")
+    low, high = axis.get_view_interval()
+    few = high < 300 * max(low, 1e-300)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def style_of(number: int) -> dict[str, Any]:
@@ -183,13 +203,13 @@ def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float
         color="0.4",
     )
     if line is not None:
-        band = {"color": "#d55e00", "alpha": 0.16, "lw": 0}
+        band: dict[str, Any] = {"color": "#d55e00", "alpha": 0.16, "lw": 0}
         axes.fill_betweenx(1 / line.n, line.low, line.high, label="90 % prediction band", **band)
         axes.plot(line.middle, 1 / line.n, color="#d55e00", lw=1.4, ls="--", label="forecast of one evaluation")
     realised = units[0].part("deployment").max(axis=1)
     level = np.full(realised.size, 1 / n_deploy)
     axes.plot(realised, level, "D", color="k", ms=4, mec="white", mew=0.5, label="realised worst", zorder=4)
-    axes.set_yscale("log")
+    log_axis(axes, "y")
     axes.set_ylim(0.3 / n_deploy, 1.3)
     axes.set_xlim(low, high)
     probability_ticks(axes.xaxis, low, high)
@@ -314,7 +334,7 @@ def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
         axes.plot(at_x.value, at_y.value, ls="", ms=8, mec="white", mew=0.6, label=title, **style)
         described.append(f"{title} {column.layout.format(at_x.value)} and {at_y.value:.2f}")
     if is_log:
-        axes.set_xscale("log")
+        log_axis(axes, "x")
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"{column.heading} (better: {better})", fontsize=8.5)
     axes.set_ylabel(f"{error.heading}, nats (better: down)", fontsize=8.5)
@@ -346,7 +366,7 @@ def coverage_panel(setting: Setting, rows: Sequence[IntervalQuality], level: flo
         axes.plot(width, row.coverage.value, markers[row.forecaster], ms=6, color=colour, mec="w", mew=0.4, label=label)
     axes.axhline(level, color="0.6", lw=0.9, zorder=0)
     axes.annotate(f"promised: {level:.0%}", (0.99, level), xycoords=("axes fraction", "data"), ha="right", fontsize=7)
-    axes.set_xscale("log")
+    log_axis(axes, "x")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("median width of the interval, psi", fontsize=8.5)
     axes.set_ylabel("share of realised worsts inside", fontsize=8.5)

@@ -112,7 +112,7 @@ class _Report:
 
     def _together(self) -> list[dict[str, Any]]:
         """Settings of one kind as strata of one comparison, where there are several."""
-        found = []
+        found: list[dict[str, Any]] = []
         for kind in SPECS:
             settings = [s for s in self.inputs.settings if s.kind == kind]
             shared = set.intersection(*(set(s.agents) for s in settings)) if settings else set()
@@ -133,10 +133,10 @@ class _Report:
         reference = title_of(setting.kind, setting.reference)
         if n > 1:
             note = (
-                f"Interquartile mean over {n} seeds, below it a 95 % bootstrap interval over seeds (with few seeds such "
-                f"intervals are somewhat too short). * marks an exact paired sign-flip test against {reference} with "
-                f"p < {MARKED}; with {n} seeds p cannot fall below {2.0 ** (1 - n):.3g}. The tests are not corrected for "
-                "their number."
+                f"Interquartile mean over {n} seeds, below it a 95 % bootstrap interval over seeds (with few seeds "
+                f"such intervals are too short). * marks an exact paired sign-flip test against {reference} with "
+                f"p < {MARKED}; with {n} seeds p cannot fall below {2.0 ** (1 - n):.3g}. The tests are not corrected "
+                "for their number."
             )
         else:
             note = "One seed: no interval and no test can be given. Run more seeds before believing a difference."
@@ -157,19 +157,19 @@ class _Report:
         groups = [
             _Group(
                 "The tail of each agent, and one forecast of it",
-                f"How many {queries} (up the axis, logarithmic) are riskier than a given failure probability (along the "
-                "axis). A straight line is what the forecaster extrapolates. Blue: the agent, each seed a line; grey "
-                "dashes: the base agent it was trained from. Orange: the forecast made from one typical evaluation set "
+                f"How many {queries} (up the axis, logarithmic) are riskier than a given failure probability (along "
+                "the axis). A straight line is what the forecaster extrapolates. Blue: the agent, each seed a line; "
+                "grey dashes: the base agent it was trained from. Orange: the forecast from one typical evaluation set "
                 f"of {first.part('evaluation').shape[1]} {queries} (seed {setting.seeds[0]}), with its 90 % prediction "
-                f"band, read at 1/n for the worst of n. Black: the realised worst of {n_deploy}. A forecast is good where "
-                "the black diamonds lie on the orange line, and honest where they lie inside the band.",
+                f"band, read at 1/n for the worst of n. Black: the realised worst of {n_deploy}. A forecast is good "
+                "where the black diamonds lie on the orange line, and honest where they lie inside the band.",
                 self._panels(survival_panels(setting)),
             ),
             _Group(
                 "Forecast against what happened",
-                "Each point is one agent of one seed: along the axis the realised worst failure probability (median over "
-                "deployment sets), up the axis its forecast (median over evaluation sets; the bar holds 90 % of them). "
-                "Points below the diagonal were worse in deployment than forecast.",
+                "Each point is one agent of one seed: along the axis the realised worst failure probability (median "
+                "over deployment sets), up the axis its forecast (median over evaluation sets; the bar holds 90 % of "
+                "them). Points below the diagonal were worse in deployment than forecast.",
                 self._panels([scatter_panel(setting)]),
             ),
             _Group(
@@ -183,7 +183,7 @@ class _Report:
             ),
             _Group(
                 "Do the prediction intervals hold?",
-                f"Share of realised worsts inside the {LEVEL:.0%} prediction interval, and the interval's width in psi. "
+                f"Share of realised worsts inside the {LEVEL:.0%} prediction interval, and its width in psi. "
                 "Good intervals sit on the line and far to the left. 'above' is the share of realised worsts above the "
                 "interval; the interval score adds 20 times the distance of each miss to the width (lower is better).",
                 self._panels([coverage_panel(setting, coverage, LEVEL)] if coverage else []),
@@ -198,7 +198,8 @@ class _Report:
         units = [unit for unit in setting.units if unit.has_curves]
         if not units:
             return [_Group(heading, "The jobs of a sweep keep no training curves.")]
-        curves, samples = {}, {}
+        curves: dict[tuple[str, int], Any] = {}
+        samples: dict[str, str] = {}
         for unit in units:
             folder = unit.source / "tensorboard" / unit.agent
             if folder.is_dir():
@@ -226,8 +227,8 @@ class _Report:
         return [
             _Group(
                 "The riskiest tasks",
-                f"Of all held-out tasks of seed {setting.seeds[0]}, those with the highest failure probability. Where the "
-                "agent was kept, white discs show where it spends its steps and squares on lava the probability of "
+                f"Of all held-out tasks of seed {setting.seeds[0]}, those with the highest failure probability. Where "
+                "the agent was kept, white discs show where it spends its steps and squares on lava the probability of "
                 "ending there.",
                 self._panels(worst_task_panels(setting)),
             )
@@ -264,8 +265,9 @@ class _Report:
         if not rows:
             return []
         text = (
-            "Chosen on validation tasks of other seeds: the least |error| in log-odds among weights that cost at most the "
-            "allowed success against plain training, do not raise mean risk above the base agent's and do not saturate."
+            "Chosen on validation tasks of other seeds: the least |error| in log-odds among weights that cost at most "
+            "the allowed success against plain training, do not raise mean risk above the base agent's and do not "
+            "saturate."
         )
         table = Table(("method", "weight", "keeps the constraints"), tuple(rows))
         self._table(file_stem("weights", setting.name), table)
@@ -337,7 +339,9 @@ def _in_short(setting: Setting, rows: list[Summary], warned: list[str]) -> str:
         return f"{value.value:.2f}{ends}"
 
     name, risk = title_of(setting.kind, best.agent), spec.safety[0]
-    sentence = f"{setting.name}: the least |error| in log-odds is that of {name}, {interval(best.agent)} nats"
+    sentence = (
+        f"{setting.name}: of the trained agents, {name} has the least |error| in log-odds, {interval(best.agent)} nats"
+    )
     if "base" in setting.agents:
         sentence += (
             f", against {interval('base')} of the base agent; {spec.column(spec.capability).heading} "
@@ -346,7 +350,7 @@ def _in_short(setting: Setting, rows: list[Summary], warned: list[str]) -> str:
         )
     if best.p_value is not None:
         sentence += f"; sign-flip test against {title_of(setting.kind, setting.reference)}: p = {best.p_value:.3g}"
-    return sentence + (". It carries a warning below." if best.agent in warned else ".")
+    return sentence + (". Read it with the warning that this agent carries below." if best.agent in warned else ".")
 
 
 def _terms(settings: Sequence[Setting]) -> list[tuple[str, str]]:

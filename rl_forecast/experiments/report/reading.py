@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import polars as pl
 import yaml
 
 from rl_forecast.backtest import HeldOutErrors, held_out_errors
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.config import Config
-from rl_forecast.experiments.held_out import PARTS
 from rl_forecast.experiments.jobs import JOBS, job_of_file
 from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
@@ -217,7 +217,7 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
     for name in ("seed", "log_dir", "device", "threads", "agents", "preset"):
         settings.pop(name)
     if isinstance(config, Config):
-        label = config.world.family
+        label: str = str(config.world.family)
     else:
         label = Path(config.prompts).stem if config.prompts else f"password game, {config.game.level}"
     fingerprint = json.dumps(settings, sort_keys=True, default=str)
@@ -268,7 +268,9 @@ def _sweep_config(folder: Path) -> SweepConfig:
         raise UsageError(f"{path} is not the record of a sweep") from error
     known = {field.name for field in fields(SweepConfig)} & set(settings)
     try:
-        plain = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key in known}
+        plain: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key in known
+        }
         methods = tuple(MethodConfig(**{**m, "weights": tuple(m["weights"])}) for m in plain.pop("methods"))
         run = with_options(Config(), _flat(plain.pop("run")))
         return SweepConfig(**plain, methods=methods, run=run)

@@ -139,7 +139,18 @@ def numbers_csv(rows: Sequence[Summary]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        "setting agent metric seeds iqm low_95 high_95 seeds_undefined difference_to_reference p_sign_flip".split()
+        [
+            "setting",
+            "agent",
+            "metric",
+            "seeds",
+            "iqm",
+            "low_95",
+            "high_95",
+            "seeds_undefined",
+            "difference_to_reference",
+            "p_sign_flip",
+        ]
     )
     for row in rows:
         e = row.estimate

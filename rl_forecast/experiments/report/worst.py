@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sample_rows", "worst_task_panels"]
 
-# Pictures for each agent whose policy was kept.
-_N_WORST = 2
+# Pictures of a setting at most, and for each agent whose policy was kept.
+_N_PICTURES, _N_WORST = 9, 2
 
 
 def worst_task_panels(setting: Setting) -> list[Panel]:
@@ -31,11 +31,12 @@ def worst_task_panels(setting: Setting) -> list[Panel]:
     :param setting: a gridworld setting
     """
     panels = []
+    n_worst = _N_WORST if _N_WORST * len(setting.agents) <= _N_PICTURES else 1
     for agent in setting.agents:
         unit = setting.of(agent)[0]
         has_policy = (unit.source / "agents" / agent / "policy.safetensors").is_file()
         psi = unit.scores["psi"].to_numpy()
-        order = np.argsort(-psi, kind="stable")[: _N_WORST if has_policy else 1]
+        order = np.argsort(-psi, kind="stable")[: n_worst if has_policy else 1]
         for rank, row in enumerate(order.tolist(), 1):
             panels.append(_picture(setting, unit, int(unit.scores["task_id"][row]), float(psi[row]), rank, has_policy))
     return panels
@@ -60,8 +61,8 @@ def _picture(setting: Setting, unit: Unit, task_id: int, psi: float, rank: int, 
     else:
         picture = replace(picture, title=f"{heading}\nP(failure) {format_probability(psi)}")
     alt = (
-        f"Number {rank} of the riskiest held-out tasks of {title} in {setting.name}, seed {unit.seed}: {facts}, failure "
-        f"probability {format_probability(psi)}."
+        f"Number {rank} of the riskiest held-out tasks of {title} in {setting.name}, seed {unit.seed}: {facts}, "
+        f"failure probability {format_probability(psi)}."
     )
     stem = file_stem("worst", setting.name, unit.agent, str(rank))
     return Panel(stem, f"{title}, #{rank}", alt, task_sheet([picture], ""), is_photo=True)
