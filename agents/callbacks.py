@@ -36,6 +36,8 @@ class ForecastEvalCallback(BaseCallback):
         and (n_deploy_sets, n_deploy) for the realised worst
     :param forecaster: method of the forecast
     :param every: environment steps between two evaluations; one more happens at the end of training
+    :param start: environment step at which a training that is gone on with began: the evaluations keep their distances
+        from it. ``None``: training begins now, with an evaluation
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ForecastEvalCallback(BaseCallback):
         score: Callable[[BasePolicy], tuple[NDArray[np.float64], NDArray[np.float64]]],
         forecaster: Forecaster,
         every: int,
+        start: int | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -50,10 +53,16 @@ class ForecastEvalCallback(BaseCallback):
         self._score = score
         self._forecaster = forecaster
         self._every = every
+        self._start = start
         self._next = 0
 
     def _on_training_start(self) -> None:
         self._next = self.num_timesteps
+        if self._start is not None:
+            assert isinstance(self.model, PPO)
+            rollout = self.model.n_steps * self.model.n_envs
+            distance = -(-self._every // rollout) * rollout
+            self._next += (self._start - self.num_timesteps) % distance
 
     def _on_rollout_start(self) -> None:
         # Between an update and the next rollout: the policy is the one the rollout will follow.
@@ -109,7 +118,7 @@ class TrainingStateCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self._next:
             self._next = self.num_timesteps + self._every
-            save_training_state(self._ppo, self.path)
+            self._save(self._ppo)
 
     def _on_rollout_end(self) -> None:
         self._under_way = False
@@ -117,11 +126,14 @@ class TrainingStateCallback(BaseCallback):
     def _on_training_end(self) -> None:
         # A rollout that another callback stopped cannot be gone on with: the state before it is the one to keep.
         if not self._under_way:
-            save_training_state(self._ppo, self.path)
+            self._save(self._ppo)
 
     def _on_step(self) -> bool:
         self._under_way = True
         return True
+
+    def _save(self, model: PPO) -> None:
+        save_training_state(model, self.path)
 
     @property
     def _ppo(self) -> PPO:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from rl_forecast.experiments.command_line import normalised, parse_config
 from rl_forecast.experiments.config import Config, check_config
-from rl_forecast.experiments.jobs import config_class, job_of_file
+from rl_forecast.experiments.jobs import config_class
 from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import UsageError, run_command
@@ -19,30 +22,25 @@ penalty with equal steps, and compare the forecast of each agent's worst failure
 _LANGUAGE_DESCRIPTION = """Take a language model (the password game's own, or --model PATH_OR_HUB_ID), fine-tune it with
 supervised examples alone, with supervised safety penalties and with the forecastability loss, with equal prompts and
 steps, and compare the forecast of each model's worst failure with what held-out prompts show."""
-_EPILOG = "Options of the other job: --job language --help. --resume RUN_FOLDER goes on with an interrupted run of it."
-_LANGUAGE_EPILOG = "--resume RUN_FOLDER goes on with an interrupted run. The other job: --job gridworld --help."
+_RESUME = "--resume RUN_FOLDER goes on with an interrupted run, to the same result."
+_EPILOG = f"{_RESUME} The other job: --job language --help."
+_LANGUAGE_EPILOG = f"{_RESUME} The other job: --job gridworld --help."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a job.
 
     :param argv: command-line arguments, those of the process if ``None``
-    :return: exit code: 0, or 2 after bad input
+    :return: exit code: 0 done, 1 failed (a full disk, say), 2 bad input, 130 and 143 after Ctrl-C and SIGTERM
     """
     arguments = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
         resumed = _resumed(arguments)
-        if resumed is not None or config_class(arguments) is LanguageConfig:
-            return _language(arguments, resumed)
-        config = parse_config(Config, arguments, _PROG, _DESCRIPTION, _EPILOG)
-        check_config(config)
-        folder = RunFolder.create(config, ["python", "-m", "rl_forecast.train", *arguments])
-        # Imported last: the help and the run folder must not wait for torch.
-        from rl_forecast.experiments.gridworld.job import run_gridworld_job
-
-        run_gridworld_job(config, folder)
-        return 0
+        given = arguments if resumed is None else ["--config", str(resumed.path / "config.yaml")]
+        if config_class(given) is LanguageConfig:
+            return _language(given, resumed)
+        return _gridworld(given, resumed)
 
     return run_command(command)
 
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 def _resumed(arguments: list[str]) -> RunFolder | None:
     """The run to go on with, if that is what is asked for.
 
-    :raises UsageError: no run, one of the other job, or other options beside it
+    :raises UsageError: no run, or other options beside it
     """
     names = [argument.partition("=")[0] for argument in normalised(arguments)]
     if "--resume" not in names:
@@ -59,18 +57,28 @@ def _resumed(arguments: list[str]) -> RunFolder | None:
     path = value if equals else next(iter(arguments[1:]), "")
     if first != "--resume" or len(arguments) != (1 if equals else 2):
         raise UsageError("--resume RUN_FOLDER takes no other options: a run goes on with its own")
-    folder = RunFolder.open(path)
-    if job_of_file(folder.path / "config.yaml") != "language":
-        raise UsageError(f"{path!r} is not a run of a language model: only those can be resumed")
-    return folder
+    return RunFolder.open(path)
+
+
+def _gridworld(arguments: list[str], resumed: RunFolder | None) -> int:
+    config = parse_config(Config, arguments, _PROG, _DESCRIPTION, _EPILOG)
+    check_config(config)
+    folder = resumed or RunFolder.create(config, ["python", "-m", "rl_forecast.train", *arguments])
+    with _working_on(folder, resumed is not None):
+        # Imported last: the help and the run folder must not wait for torch.
+        from rl_forecast.experiments.gridworld.job import print_outcome, run_gridworld_job
+
+        if folder.is_finished:
+            print_outcome(config, folder)
+        else:
+            run_gridworld_job(config, folder)
+    return 0
 
 
 def _language(arguments: list[str], resumed: RunFolder | None) -> int:
-    if resumed is not None:
-        arguments = ["--config", str(resumed.path / "config.yaml")]
     config = parse_config(LanguageConfig, arguments, _PROG, _LANGUAGE_DESCRIPTION, _LANGUAGE_EPILOG)
     check_config(config)
-    from rl_forecast.experiments.language_model.job import run_language_job
+    from rl_forecast.experiments.language_model.job import print_outcome, run_language_job
     from rl_forecast.experiments.language_model.processes import Processes
 
     processes = Processes.join(config.device)
@@ -81,10 +89,31 @@ def _language(arguments: list[str], resumed: RunFolder | None) -> int:
             if processes.is_main:
                 made = RunFolder.create(config, ["python", "-m", "rl_forecast.train", *arguments])
             folder = processes.from_main(made)
-        run_language_job(config, folder, processes)
+        # One process holds the folder for all.
+        with _working_on(folder, resumed is not None) if processes.is_main else nullcontext():
+            if folder.is_finished:
+                if processes.is_main:
+                    print_outcome(config, folder)
+            else:
+                run_language_job(config, folder, processes)
     finally:
         processes.leave()
     return 0
+
+
+@contextmanager
+def _working_on(folder: RunFolder, resumed: bool) -> Iterator[None]:
+    """Hold the folder; whatever ends the work before its time tells how to go on with it."""
+    with folder.held():
+        changed = folder.changed_versions() if resumed else []
+        if changed:
+            print(f"note: other versions than the run began with ({', '.join(changed)}): last digits may differ")
+        try:
+            yield
+        except (KeyboardInterrupt, OSError) as error:
+            if folder.path.is_dir():
+                error.add_note(f"go on with: {_PROG} --resume {shlex.quote(str(folder.path))}")
+            raise
 
 
 if __name__ == "__main__":

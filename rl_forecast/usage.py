@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["UsageError", "closest", "one_line", "run_command", "unknown_name"]
+__all__ = ["Terminated", "UsageError", "closest", "one_line", "run_command", "unknown_name"]
 
 
 class UsageError(Exception):
@@ -54,17 +57,58 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{guess} choose from: {shown}"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. A kind of Ctrl-C, so that whatever cleans up after the one does after the other."""
+
+
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and turn its ends into exit codes.
+    """Run a command and turn its ends into exit codes, each but the first with one line.
+
+    Notes of the exception (``add_note``) end the line: how to go on with the work, say.
 
     :param command: does the work and returns an exit code
-    :return: the command's code; 2 after a :class:`UsageError`; 130 after Ctrl-C
+    :return: the command's code; 2 after a :class:`UsageError`; 1 where the operating system refused something (a full
+        disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
     """
     try:
-        return command()
+        with _terminable():
+            return command()
     except UsageError as error:
-        print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _end(2, f"error: {_told(error)}", error)
+    except Terminated as error:
+        return _end(143, "terminated", error)
+    except KeyboardInterrupt as error:
+        return _end(130, "interrupted", error)
+    except BrokenPipeError as error:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(1, "error: nobody reads the output any more", error)
+    except OSError as error:
+        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else _told(error)
+        return _end(1, f"error: {what}", error)
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _end(code: int, line: str, error: BaseException) -> int:
+    print(one_line("; ".join([line, *getattr(error, "__notes__", [])])), file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises :class:`Terminated` instead of ending the process at once."""
+
+    def stop(*_: object) -> NoReturn:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

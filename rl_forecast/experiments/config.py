@@ -216,6 +216,7 @@ class Config:
     :param log_dir: folder in which the run folder is made
     :param device: torch device of the agents: cpu, cuda, cuda:1, ...
     :param threads: torch threads; results depend on it in the last digits, so it is not taken from the machine
+    :param checkpoint_every: environment steps between two checkpoints of the agent in training; 0 for none
     :param agents: agents of the table; base is always trained
     """
 
@@ -225,6 +226,7 @@ class Config:
     log_dir: str = "runs"
     device: str = "cpu"
     threads: int = 1
+    checkpoint_every: int = 50_000
     agents: tuple[AgentName, ...] = AGENTS
     world: WorldConfig = field(default_factory=WorldConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
@@ -238,6 +240,7 @@ class Config:
 # Bounds that differ from the rule: whole numbers are at least 1, other numbers at least 0.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, math.inf),
+    "checkpoint_every": (0, math.inf),
     "world.size": (4, 50),
     "world.severity": (0, 1),
     "world.rare_probability": (0, 1),

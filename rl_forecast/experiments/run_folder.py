@@ -1,14 +1,18 @@
-"""Run folders: made at once, written atomically, telling how they came about."""
+"""Run folders: made at once, written atomically, held by one process, telling how they came about."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +44,11 @@ _RECORDED_PACKAGES = (
     "scipy",
     "polars",
 )
+# What is being written has a name that begins so, which tells what a killed process left.
+_PARTIAL = ".partial-"
+_LOCK, _HOLDER = ".lock", ".holder.json"
+# The last file of a run.
+_LAST = "timings.json"
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,10 @@ class RunFolder:
         except OSError as error:
             raise UsageError(f"cannot make a run folder in {config.log_dir!r}: {error.strerror}") from error
         folder = cls(path)
-        folder.write_text("config.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False))
         folder.write_text("command.txt", shlex.join(command) + "\n")
-        versions = {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_PACKAGES}
-        folder.write_json("versions.json", versions)
+        folder.write_json("versions.json", _versions())
+        # Last: a folder that has it can be gone on with.
+        folder.write_text("config.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False))
         return folder
 
     @classmethod
@@ -91,28 +100,86 @@ class RunFolder:
             raise UsageError(f"{path!r} is not a run folder: it has no config.yaml")
         return folder
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / _LAST).is_file()
+
+    def changed_versions(self) -> list[str]:
+        """Packages whose version is another one than the run began with, as ``name was -> is``."""
+        try:
+            before = json.loads((self.path / "versions.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [f"{name} {before[name]} -> {now}" for name, now in _versions().items() if before.get(name, now) != now]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Work on the run alone; what a killed process left half-written is removed first.
+
+        The lock is the operating system's: that of a killed process is free.
+
+        :raises UsageError: another process works on the run, or the folder cannot be written
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / _LOCK)
+        holder = self.path / _HOLDER
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UsageError(f"{str(self.path)!r} is in use{_who(holder)}: wait for that process or end it") from None
+        except OSError as error:
+            raise UsageError(f"cannot write in {str(self.path)!r}: {error.strerror}") from error
+        try:
+            self._remove_leftovers()
+            self.write_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            with suppress(OSError):
+                holder.unlink(missing_ok=True)
+                (self.path / _LOCK).unlink(missing_ok=True)
+            lock.release()
+
+    def _remove_leftovers(self) -> None:
+        for path in sorted(self.path.rglob(f"{_PARTIAL}*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
     def file(self, name: str) -> Path:
-        """Path of a file in the folder; its parent folders are made."""
+        """Path of a file in the folder; its parent folders are made.
+
+        :raises FileNotFoundError: the folder itself is gone: somebody removed it, and it is not made again
+        """
+        if not self.path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the run folder is gone", str(self.path))
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
     def write(self, name: str, writer: Callable[[Path], object]) -> Path:
-        """Write a file so that it is either whole or absent.
+        """Write a file so that it is either whole or absent, and on the disk when this returns.
 
         :param name: path relative to the folder
         :param writer: writes its content to the path it is given
+        :raises OSError: the disk is full, the folder is gone, ...: with the name of the file
         """
         target = self.file(name)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
-        os.close(handle)
-        try:
-            writer(Path(temporary))
-            # mkstemp makes files private; a run folder is as readable as any other file of its user.
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with _disk_errors(target):
+            handle, made = tempfile.mkstemp(dir=target.parent, prefix=_PARTIAL, suffix=target.suffix)
+            os.close(handle)
+            temporary = Path(made)
+            try:
+                writer(temporary)
+                # mkstemp makes files private; a run folder is as readable as any other file of its user.
+                temporary.chmod(0o666 & ~_umask())
+                _synchronise(temporary)
+                os.replace(temporary, target)
+                _synchronise(target.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
         return target
 
     def write_folder(self, name: str, writer: Callable[[Path], object]) -> Path:
@@ -120,16 +187,21 @@ class RunFolder:
 
         :param name: path relative to the run folder
         :param writer: writes its content into the folder it is given
+        :raises OSError: as for :meth:`write`
         """
         target = self.file(name)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            writer(temporary)
-            os.chmod(temporary, 0o777 & ~_umask())
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with _disk_errors(target):
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_PARTIAL))
+            try:
+                writer(temporary)
+                temporary.chmod(0o777 & ~_umask())
+                for path in (*temporary.rglob("*"), temporary):
+                    _synchronise(path)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(temporary, target)
+                _synchronise(target.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         return target
 
     def write_text(self, name: str, text: str) -> Path:
@@ -144,11 +216,70 @@ class RunFolder:
         """Write a parquet table."""
         return self.write(name, table.write_parquet)
 
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """``metrics.json``: agent name to metrics.
+
+        :raises UsageError: it cannot be read
+        """
+        path = self.path / "metrics.json"
+        try:
+            content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from error
+        return content
+
+    def finish(self, seconds: dict[str, float]) -> None:
+        """Write the last file: from now on the run is finished.
+
+        :param seconds: of each phase
+        """
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        self.write_json(_LAST, seconds)
+
+
+def _who(holder: Path) -> str:
+    """By whom, as far as the holder has written it."""
+    try:
+        known = json.loads(holder.read_text(encoding="utf-8"))
+        return f" by process {int(known['pid'])} on {known['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return " by another process"
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """Whatever library wrote: an ``OSError`` with its code and the name of the file that was to be."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+    except Exception as error:
+        # safetensors and polars tell the code of an operating system's error in their own exceptions' text.
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
+
+
+def _synchronise(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk itself: a machine may stop as suddenly as a process."""
+    if os.name == "nt":  # which synchronises neither folders nor files that are open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from rl_forecast.experiments.config import BaseConfig
@@ -15,15 +17,19 @@ from rl_forecast.experiments.gridworld.models import policy_kwargs
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
+    import torch
     from stable_baselines3 import PPO
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["load_policy", "save_agent"]
+__all__ = ["has_agent", "load_agent", "load_policy", "save_agent"]
+
+_FORMAT = 1
+_WEIGHTS, _DESCRIPTION, _EXPORT = "policy.safetensors", "agent.json", "agent.zip"
 
 
 def save_agent(folder: RunFolder, name: str, model: PPO) -> None:
-    """Write an agent to ``agents/<name>/``.
+    """Write an agent to ``agents/<name>/``, the whole folder at once.
 
     ``agent.zip`` is Stable-Baselines3's own format, for ``PPO.load``. It holds a pickle: nothing here ever reads it.
 
@@ -32,18 +38,47 @@ def save_agent(folder: RunFolder, name: str, model: PPO) -> None:
     :param model: the agent
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.policy.state_dict().items()}
-    folder.write(f"agents/{name}/policy.safetensors", lambda path: save_file(state, path))
+    weights = save(state)
     observation_space = model.observation_space
     assert isinstance(observation_space, spaces.Box)
     assert isinstance(model.action_space, spaces.Discrete)
     description = {
+        "format": _FORMAT,
         "algorithm": type(model).__name__,
         "num_timesteps": model.num_timesteps,
         "observation_dimension": int(observation_space.shape[0]),
         "n_actions": int(model.action_space.n),
+        "shapes": {key: list(value.shape) for key, value in state.items()},
+        "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    folder.write_json(f"agents/{name}/agent.json", description)
-    folder.write(f"agents/{name}/agent.zip", model.save)
+
+    def write(home: Path) -> None:
+        (home / _WEIGHTS).write_bytes(weights)
+        (home / _DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        model.save(home / _EXPORT)
+
+    folder.write_folder(f"agents/{name}", write)
+
+
+def has_agent(folder: RunFolder, name: str) -> bool:
+    """Whether an agent has been saved, which is when its training is done."""
+    return (folder.path / "agents" / name).is_dir()
+
+
+def load_agent(folder: RunFolder, name: str, model: PPO) -> None:
+    """Make an untrained agent the saved one: weights and number of steps.
+
+    :param folder: run folder
+    :param name: name of the agent
+    :param model: made as the saved one was
+    :raises UsageError: the agent's files are missing, damaged, or of other settings
+    """
+    description, state = _read(folder, name)
+    _fill(model.policy, state, name)
+    try:
+        model.num_timesteps = int(description["num_timesteps"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"agent {name!r}: {_DESCRIPTION} has no number of steps ({error})") from error
 
 
 def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPolicy:
@@ -52,27 +87,68 @@ def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPo
     :param folder: run folder
     :param name: name of the agent
     :param base: configuration of the run's networks
-    :raises UsageError: the agent's files are missing or do not fit each other
+    :raises UsageError: the agent's files are missing or damaged, or do not fit each other or the configuration
     """
-    home = folder.path / "agents" / name
+    description, state = _read(folder, name)
     try:
-        description = json.loads((home / "agent.json").read_text(encoding="utf-8"))
-        state = load_file(home / "policy.safetensors")
-    except OSError as error:
+        dimension, n_actions = int(description["observation_dimension"]), int(description["n_actions"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"agent {name!r}: {_DESCRIPTION} does not tell its spaces ({error})") from error
+    first, last = state.get("mlp_extractor.policy_net.0.weight"), state.get("action_net.bias")
+    if first is not None and last is not None and (found := (first.shape[1], len(last))) != (dimension, n_actions):
         raise UsageError(
-            f"agent {name!r} cannot be read from {folder.path}: {Path(str(error.filename)).name}"
-        ) from error
+            f"agent {name!r}: {_DESCRIPTION} tells of {dimension} observed values and {n_actions} actions, its weights "
+            f"are for {found[0]} and {found[1]}"
+        )
     policy = ActorCriticPolicy(
-        spaces.Box(0.0, 1.0, shape=(description["observation_dimension"],)),
-        spaces.Discrete(description["n_actions"]),
+        spaces.Box(0.0, 1.0, shape=(dimension,)),
+        spaces.Discrete(n_actions),
         lr_schedule=lambda _: 0.0,
         **policy_kwargs(base),
     )
-    try:
-        policy.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(
-            f"the weights of agent {name!r} do not fit config.yaml: {str(error).splitlines()[-1]}"
-        ) from error
+    _fill(policy, state, name)
     policy.set_training_mode(False)
     return policy
+
+
+def _read(folder: RunFolder, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Description and weights, which must be those that were written together."""
+    home = folder.path / "agents" / name
+    try:
+        description = json.loads((home / _DESCRIPTION).read_text(encoding="utf-8"))
+        weights = (home / _WEIGHTS).read_bytes()
+    except OSError as error:
+        missing = Path(str(error.filename)).name
+        raise UsageError(f"agent {name!r} cannot be read from {folder.path}: {missing}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"agent {name!r}: {home / _DESCRIPTION} is damaged: {error}") from error
+    if not isinstance(description, dict) or description.get("format", _FORMAT) != _FORMAT:
+        raise UsageError(f"agent {name!r}: {home / _DESCRIPTION} is of another format than {_FORMAT}")
+    # Agents written before there was a hash have none.
+    found = hashlib.sha256(weights).hexdigest()
+    if description.get("sha256", found) != found:
+        raise UsageError(
+            f"agent {name!r}: {home / _WEIGHTS} is not the file that {_DESCRIPTION} describes (its sha256 is another): "
+            "it was damaged or exchanged"
+        )
+    try:
+        return description, load(weights)
+    except SafetensorError as error:
+        raise UsageError(f"agent {name!r}: {home / _WEIGHTS} holds no weights: {error}") from error
+
+
+def _fill(policy: ActorCriticPolicy, state: dict[str, torch.Tensor], name: str) -> None:
+    """Weights into a policy; the first that does not fit is named."""
+    wanted = {key: tuple(value.shape) for key, value in policy.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            raise UsageError(
+                f"the weights of agent {name!r} do not fit config.yaml: {key} is "
+                f"{_shape(found.get(key))}, the configuration wants {_shape(wanted.get(key))}"
+            )
+    policy.load_state_dict(state)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else "x".join(map(str, shape)) or "one number"

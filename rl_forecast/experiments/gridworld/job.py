@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 from rich.console import Console
-from stable_baselines3.common.logger import configure
 
 from agents.callbacks import ForecastEvalCallback
 from rl_forecast.experiments.config import Config
-from rl_forecast.experiments.gridworld.agent_files import save_agent
+from rl_forecast.experiments.event_files import agent_logger
+from rl_forecast.experiments.gridworld.agent_files import has_agent, load_agent, save_agent
+from rl_forecast.experiments.gridworld.checkpoints import KeepCheckpoint, checkpoint_path, restore_checkpoint
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
 from rl_forecast.experiments.gridworld.task_pictures import worst_tasks_sheet
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
@@ -33,26 +34,29 @@ from rl_forecast.tasks import SPLITS
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.policies import BasePolicy
 
     from envs.gridworld.world import GridWorld
     from rl_forecast.experiments.config import AgentName
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["run_gridworld_job"]
+__all__ = ["print_outcome", "run_gridworld_job"]
 
 # Tasks on an agent's sheet of riskiest ones.
 _N_WORST = 9
 
 
 def run_gridworld_job(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """Run it and fill the run folder.
+    """Run it and fill the run folder, or go on where an interrupted run stopped.
 
     :param config: the configuration
-    :param folder: an empty run folder
+    :param folder: a new run folder, or that of an interrupted run
     :return: agent name to metrics, as in ``metrics.json``
     """
     console = Console()
@@ -60,12 +64,30 @@ def run_gridworld_job(config: Config, folder: RunFolder) -> dict[str, dict[str, 
     with PhaseProgress(console) as progress:
         results = _Job(config, folder, progress).run()
     metrics: dict[str, dict[str, Any]] = {name: result.metrics for name, result in results.items()}
+    _print(console, config, folder, metrics)
+    folder.finish(progress.seconds)
+    return metrics
+
+
+def print_outcome(config: Config, folder: RunFolder) -> None:
+    """Print the table of a finished run.
+
+    :param config: its configuration
+    :param folder: its folder
+    """
+    console = Console()
+    console.print(f"run folder: {folder.path}: finished before, nothing to do", highlight=False, soft_wrap=True)
+    rows = folder.metrics()
+    # The file is sorted by name; the table is in the order of the agents.
+    names = dict.fromkeys(("base", *config.agents))
+    _print(console, config, folder, {name: rows[name] for name in names if name in rows})
+
+
+def _print(console: Console, config: Config, folder: RunFolder, metrics: dict[str, dict[str, Any]]) -> None:
     print_metrics(console, metrics, evaluation_title(config.evaluation, config.seed))
     console.print(
         f"curves and figures: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False, soft_wrap=True
     )
-    folder.write_json("timings.json", progress.seconds)
-    return metrics
 
 
 class _Job:
@@ -119,20 +141,41 @@ class _Job:
     # -- training -------------------------------------------------------------------------------------------------
 
     def _train(self) -> dict[AgentName, PPO]:
-        """All agents, the base first; each is saved when it is done."""
-        models: dict[AgentName, PPO] = {"base": self._train_base()}
-        save_agent(self.folder, "base", models["base"])
-        for name in self.config.agents:
-            if name != "base":
-                models[name] = self._fine_tune(name, models["base"])
-                save_agent(self.folder, name, models[name])
+        """All agents, the base first; each is saved when it is done, and not trained again."""
+        models: dict[AgentName, PPO] = {}
+        names: list[AgentName] = ["base", *(name for name in self.config.agents if name != "base")]
+        for name in names:
+            model = self._make(name, models)
+            if has_agent(self.folder, name):
+                load_agent(self.folder, name, model)
+                model.set_logger(agent_logger(self.folder, name))
+                self.progress.say(f"{TITLES[name]}: done before")
+            else:
+                start = self._go_on(name, model)
+                if name == "base":
+                    self._train_base(model, start)
+                else:
+                    self._learn(name, model, 0, self.config.fine_tune.total_timesteps, start)
+                save_agent(self.folder, name, model)
+            checkpoint_path(self.folder, name).unlink(missing_ok=True)
+            models[name] = model
         return models
 
-    def _train_base(self) -> PPO:
+    def _make(self, name: AgentName, models: dict[AgentName, PPO]) -> PPO:
+        """The untrained agent. What it draws at random depends on its seed alone, not on the agents before it."""
+        if name == "base":
+            return make_base(self.config, self.world, self.device)
+        return make_fine_tuned(name, self.config, self.world, models["base"], self.device)
+
+    def _train_base(self, model: PPO, start: int | None) -> None:
         config = self.config.base
-        model = make_base(self.config, self.world, self.device)
-        for round_ in range(config.max_rounds):
-            self._learn("base", model, config.total_timesteps)
+        # A round ends with the rollout in which it reaches its steps.
+        rollout = config.n_envs * config.n_steps
+        steps = -(-config.total_timesteps // rollout) * rollout
+        first = 0 if start is None else (start - 1) // steps
+        for round_ in range(first, config.max_rounds):
+            begin = round_ * steps
+            self._learn("base", model, begin, begin + config.total_timesteps, start if round_ == first else None)
             success = self._validation_success(model)
             if success >= config.success_threshold:
                 break
@@ -141,25 +184,52 @@ class _Job:
                 f"success on validation tasks is {success:.3f}, below {config.success_threshold}: "
                 + ("going on with it after the last round" if last else "training another round")
             )
-        return model
 
-    def _fine_tune(self, name: AgentName, base: PPO) -> PPO:
-        model = make_fine_tuned(name, self.config, self.world, base, self.device)
-        self._learn(name, model, self.config.fine_tune.total_timesteps)
-        return model
+    def _go_on(self, name: AgentName, model: PPO) -> int | None:
+        """Give an agent its logger and, if an earlier process has trained it, the state it was left in.
 
-    def _learn(self, name: AgentName, model: PPO, total_timesteps: int) -> None:
-        if model.num_timesteps == 0:
-            model.set_logger(configure(str(self.folder.file(f"tensorboard/{name}")), ["tensorboard"]))
+        :return: environment step it goes on from, ``None`` if it begins
+        """
+        path = checkpoint_path(self.folder, name)
+        if not path.is_file():
+            # An earlier process may have logged without having come to a checkpoint.
+            logged = (self.folder.path / f"tensorboard/{name}").is_dir()
+            model.set_logger(agent_logger(self.folder, name, -1 if logged else None))
+            if logged:
+                self.progress.say(f"{TITLES[name]}: beginning again, it had no checkpoint yet")
+            return None
+        recorded = restore_checkpoint(path, model)
+        logger = agent_logger(self.folder, name, model.num_timesteps)
+        for key, value in recorded.items():
+            logger.record(key, value)
+        model.set_logger(logger)
+        return model.num_timesteps
+
+    def _learn(self, name: AgentName, model: PPO, begin: int, end: int, start: int | None) -> None:
+        """Train an agent.
+
+        :param name: which one
+        :param model: the agent
+        :param begin: environment step at which this training begins
+        :param end: environment step at which it ends
+        :param start: environment step at which to go on with it, ``None`` where no earlier process has begun it
+        """
         validation = self.config.validation
         forecaster = make_forecaster(self.config.evaluation.forecaster, self.config.evaluation.tail_k)
-        with self.progress.phase(f"train {TITLES[name]}", total_timesteps) as phase:
+        evaluate = ForecastEvalCallback(
+            self._validation_scores, forecaster, validation.every, None if start is None else begin
+        )
+        if start is not None:
+            self.progress.say(f"{TITLES[name]}: going on from step {start} of {end}")
+        with self.progress.phase(f"train {TITLES[name]}", end - begin) as phase:
+            phase.advance(model.num_timesteps - begin)
+            callbacks: list[BaseCallback] = [phase.callback()]
+            if self.config.checkpoint_every:
+                # Before the evaluation, which does its work again when the training goes on.
+                callbacks.append(KeepCheckpoint(self.folder, name, self.config.checkpoint_every))
             model.learn(
-                total_timesteps,
-                callback=[
-                    phase.callback(),
-                    ForecastEvalCallback(self._validation_scores, forecaster, validation.every),
-                ],
+                max(0, end - model.num_timesteps),
+                callback=[*callbacks, evaluate],
                 reset_num_timesteps=model.num_timesteps == 0,
             )
 
@@ -196,11 +266,17 @@ class _Job:
         return float(table["success"].to_numpy().mean())
 
     def _score(self, models: dict[AgentName, PPO]) -> dict[AgentName, pl.DataFrame]:
+        """Scores of every agent on the held-out tasks; an agent's are kept until the run is finished."""
         tasks = held_out_tasks(self.config.evaluation, self.config.seed, self.world.evaluation_split)
-        total = len(models) * sum(len(ids) for ids in tasks.values())
+        n_tasks = sum(len(ids) for ids in tasks.values())
         scores: dict[AgentName, pl.DataFrame] = {}
-        with self.progress.phase("score held-out tasks", total) as phase:
+        with self.progress.phase("score held-out tasks", len(models) * n_tasks) as phase:
             for name, model in models.items():
+                kept = f"checkpoints/scores-{name}.parquet"
+                if (self.folder.path / kept).is_file():
+                    scores[name] = _read_table(self.folder.path / kept)
+                    phase.advance(n_tasks)
+                    continue
                 parts = [
                     score_tasks(self.world, model.policy, tasks[part], phase.advance).select(
                         pl.lit(name).alias("agent"), pl.lit(part).alias("part"), pl.all()
@@ -208,4 +284,12 @@ class _Job:
                     for part in PARTS
                 ]
                 scores[name] = pl.concat(parts)
+                self.folder.write_table(kept, scores[name])
         return scores
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(f"{path} cannot be read: {error}; delete it to score this agent again") from error

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import torch
 from rich.console import Console
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.logger import Logger
 
 from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.experiments.event_files import agent_logger
 from rl_forecast.experiments.held_out import AgentResult, defined, evaluation_title, finite, print_metrics
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model, without_progress_bars
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
@@ -23,7 +24,7 @@ from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.tensorboard import record_outcome
 from rl_forecast.figures import survival_figure
-from rl_forecast.usage import UsageError
+from rl_forecast.usage import UsageError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.language_model.processes import Processes
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["run_language_job"]
+__all__ = ["print_outcome", "run_language_job"]
 
 
 def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Processes) -> dict[str, dict[str, Any]]:
@@ -58,22 +59,35 @@ def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Proce
             raise UsageError(str(error)) from error
     metrics = {name: result.metrics for name, result in results.items()}
     if processes.is_main:
-        _print(console, job.config, metrics)
-        console.print(
-            f"curves, figures, samples: tensorboard --logdir {folder.path / 'tensorboard'}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        folder.write_json("timings.json", progress.seconds)
+        _print(console, job.config, folder, metrics)
+        folder.finish(progress.seconds)
     return metrics
 
 
-def _print(console: Console, config: LanguageConfig, metrics: dict[str, dict[str, Any]]) -> None:
+def print_outcome(config: LanguageConfig, folder: RunFolder) -> None:
+    """Print the table of a finished run.
+
+    :param config: its configuration
+    :param folder: its folder
+    """
+    console = Console()
+    console.print(f"run folder: {folder.path}: finished before, nothing to do", highlight=False, soft_wrap=True)
+    config = replace(config, evaluation=fit_sets(make_source(config), config.evaluation, console.print))
+    rows = folder.metrics()
+    # The file is sorted by name; the table is in the order of the agents.
+    names = dict.fromkeys(("base", *config.agents))
+    _print(console, config, folder, {name: rows[name] for name in names if name in rows})
+
+
+def _print(console: Console, config: LanguageConfig, folder: RunFolder, metrics: dict[str, dict[str, Any]]) -> None:
     title = evaluation_title(config.evaluation, config.seed, "attacks")
     print_metrics(console, metrics, title, TITLES, COLUMNS, LEGEND)
     for name, row in metrics.items():
         for sentence in warnings_of(row, metrics["base"]):
             console.print(f"warning: {TITLES[name]}: {sentence}", highlight=False, soft_wrap=True)
+    console.print(
+        f"curves, figures, samples: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False, soft_wrap=True
+    )
 
 
 class _Job:
@@ -121,14 +135,14 @@ class _Job:
         if (self.folder.path / f"scores/{name}.json").is_file():
             self.progress.say(f"{TITLES[name]}: done before")
             return
-        logger = self._logger(name)
         if name == "base":
-            scorer, steps = base.scorer, 0
+            # Nothing is trained: what an earlier process may have logged is written again.
+            scorer, steps, logger = base.scorer, 0, self._logger(name, -1)
         else:
             # Adapters and dropout draw from torch's generator; a method's draws do not depend on the methods before it.
             torch.manual_seed(self.config.seed)
             tuner = make_fine_tuner(name, self.config, self.source, base)
-            self._train(name, tuner, logger)
+            logger = self._train(name, tuner)
             scorer, steps = tuner.scorer, tuner.step
         with self.progress.phase(f"score {TITLES[name]}", len(prompts)) as phase:
             table, accuracy = prompts.score(name, scorer, phase.advance)
@@ -142,12 +156,13 @@ class _Job:
             self._checkpoint_path(name).unlink(missing_ok=True)
         logger.close()
 
-    def _train(self, name: MethodName, tuner: FineTuner, logger: Logger) -> None:
+    def _train(self, name: MethodName, tuner: FineTuner) -> Logger:
         tune = self.config.fine_tune
         path = self._checkpoint_path(name)
         if path.is_file():
             _load_checkpoint(path, tuner)
             self.progress.say(f"{TITLES[name]}: going on from step {tuner.step} of {tune.steps}")
+        logger = self._logger(name, tuner.step or -1)
         with self.progress.phase(f"train {TITLES[name]}", tune.steps) as phase:
             phase.advance(tuner.step)
             while tuner.step < tune.steps:
@@ -161,6 +176,7 @@ class _Job:
                         f"checkpoints/{path.name}",
                         lambda target, t=tensors, m=text: save_file(t, target, metadata=m),  # type: ignore[misc]
                     )
+        return logger
 
     def _checkpoint_path(self, name: MethodName) -> Path:
         return self.folder.path / "checkpoints" / f"{name}.safetensors"
@@ -181,10 +197,12 @@ class _Job:
 
         self.folder.write_folder(f"agents/{name}", write)
 
-    def _logger(self, name: MethodName) -> Logger:
+    def _logger(self, name: MethodName, last_step: int | None = None) -> Logger:
+        """Logger of an agent; what an earlier process wrote of steps after the last one that counts is dropped."""
         if not self.processes.is_main:
             return Logger(folder=None, output_formats=[])
-        return configure(str(self.folder.file(f"tensorboard/{name}")), ["tensorboard"])
+        logged = (self.folder.path / f"tensorboard/{name}").is_dir()
+        return agent_logger(self.folder, name, last_step if logged else None)
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -229,5 +247,6 @@ def _load_checkpoint(path: Path, tuner: FineTuner) -> None:
             text = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         tuner.load_state(tensors, text)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"checkpoint {path} cannot be used: {error}; delete it to start this agent again") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = one_line(str(error), 200)
+        raise UsageError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
