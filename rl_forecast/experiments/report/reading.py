@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
-import yaml
 
 from rl_forecast.backtest import HeldOutErrors, held_out_errors
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.jobs import JOBS, job_of_file
 from rl_forecast.experiments.language_model.config import LanguageConfig
-from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
+from rl_forecast.experiments.sweep.config import read_settings, with_options
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.usage import UsageError
 
@@ -27,10 +26,13 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.config import EvaluationConfig
     from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
+    from rl_forecast.experiments.sweep.config import SweepConfig
 
 __all__ = ["Inputs", "Kind", "Setting", "Unit", "read_inputs"]
 
 Kind = Literal["gridworld", "language"]
+# Fields that may differ between runs that are compared.
+_NOT_SETTINGS = ("seed", "log_dir", "device", "threads", "agents", "preset", "checkpoint_every")
 # Plain training of either job and of sweeps: what the others are tested against.
 _REFERENCES = ("ppo", "task_only", "sft")
 
@@ -214,8 +216,8 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
         if agent in metrics
     )
     settings = asdict(config)
-    for name in ("seed", "log_dir", "device", "threads", "agents", "preset"):
-        settings.pop(name)
+    for name in _NOT_SETTINGS:
+        settings.pop(name, None)
     if isinstance(config, Config):
         label: str = str(config.world.family)
     else:
@@ -229,7 +231,7 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
 
 def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -> list[_Found]:
     """Held-out jobs that are done; validation jobs where there is none."""
-    sweep = _sweep_config(folder)
+    sweep = read_settings(folder / "sweep.yaml")
     split = "held_out"
     rows = _rows(folder, split)
     if not rows:
@@ -256,36 +258,6 @@ def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -
             units = _sweep_units(folder, sweep, world, seed, split, jobs)
             found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", "gridworld", split, units))
     return found
-
-
-def _sweep_config(folder: Path) -> SweepConfig:
-    """Settings of a sweep; those that were not written have no influence on results."""
-    path = folder / "sweep.yaml"
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings = {key: value for key, value in content.items() if value is not None}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not the record of a sweep") from error
-    known = {field.name for field in fields(SweepConfig)} & set(settings)
-    try:
-        plain: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key in known
-        }
-        methods = tuple(MethodConfig(**{**m, "weights": tuple(m["weights"])}) for m in plain.pop("methods"))
-        run = with_options(Config(), _flat(plain.pop("run")))
-        return SweepConfig(**plain, methods=methods, run=run)
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not the record of a sweep of this version: {error}") from error
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return flat
 
 
 def _rows(folder: Path, split: str) -> list[dict[str, Any]]:
