@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"failed: {failure.key}: {failure.reason}", file=sys.stderr)
             print("all other jobs are kept: the same command tries these again", file=sys.stderr)
             code = 1
-        if any((folder.path / "held_out").glob("*.parquet")):
+        if config.report and any((folder.path / "held_out").glob("*.parquet")):
             from rl_forecast.experiments.report.page import write_report
 
             print(f"report: {write_report([str(folder.path)], folder.path / 'report')}")

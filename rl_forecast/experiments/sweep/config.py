@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["MethodConfig", "SweepConfig", "check_sweep", "read_settings", "settings_text", "with_options"]
 
 # How and where the jobs are run is not part of what a sweep is.
-_NOT_SETTINGS = ("n_jobs", "log_dir", "backend", "address", "retries")
+_NOT_SETTINGS = ("n_jobs", "log_dir", "backend", "address", "retries", "report")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class SweepConfig:
     :param backend: where jobs run: local processes, or a Ray cluster (needs rl-forecast[ray])
     :param address: of the Ray cluster, such as auto or ray://head:10001; empty for $RAY_ADDRESS, or else a cluster of
         n_jobs cores on this machine
+    :param report: whether to write the report at the end; rl-forecast report does so later
     :param retries: times that a failed job is run again before the sweep goes on without it
     :param worlds: families of gridworlds
     :param seeds: seeds of the comparison: base agent, training pool, fine-tuning and held-out tasks
@@ -64,6 +65,7 @@ class SweepConfig:
     backend: Literal["local", "ray"] = "local"
     address: str = ""
     retries: int = 1
+    report: bool = True
     worlds: tuple[str, ...] = ("recolor",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101)
