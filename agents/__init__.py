@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agents.callbacks import DegeneracyCallback, ForecastEvalCallback, TrainingStateCallback
     from agents.forecast_ppo import ForecastPPO
     from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, PromptTask
+    from agents.simulation import simulate_tasks
 
 __all__ = [
     "ContinuationScorer",
@@ -22,6 +23,7 @@ __all__ = [
     "LagrangianPPO",
     "PromptTask",
     "TrainingStateCallback",
+    "simulate_tasks",
 ]
 
 _HOME = {
@@ -34,6 +36,7 @@ _HOME = {
     "LagrangianPPO": "agents.baselines",
     "PromptTask": "agents.language_model",
     "TrainingStateCallback": "agents.callbacks",
+    "simulate_tasks": "agents.simulation",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

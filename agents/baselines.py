@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agents.forecast_ppo.objective import TaskObjective
-    from agents.forecast_ppo.risk_ledger import RiskRows
 
 __all__ = ["LagrangianPPO"]
 
@@ -68,9 +67,9 @@ class LagrangianPPO(ForecastPPO):
     def _objective(self) -> TaskObjective:
         return replace(super()._objective(), risk_penalty="mean_risk", risk_coef=self.multiplier)
 
-    def _task_weights(self, psi: NDArray[np.float64], rows: RiskRows) -> NDArray[np.float64] | None:
+    def _objective_for(self, psi: NDArray[np.float64]) -> TaskObjective:
         excess = float(np.exp(-np.exp(-psi)).mean()) / self.risk_limit - 1.0
         # An excess of a hundred times the limit must not fling the multiplier to where nothing else counts.
         self.multiplier = max(0.0, self.multiplier + self.multiplier_rate * min(excess, 1.0))
         self.logger.record("train/multiplier", self.multiplier)
-        return super()._task_weights(psi, rows)
+        return super()._objective_for(psi)

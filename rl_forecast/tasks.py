@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from numpy.typing import NDArray
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "SPLITS",
     "TASK_ID",
     "BatchedRiskEnv",
+    "ExactRiskEnv",
     "ResumableEnv",
     "Split",
     "TaskScorer",
@@ -97,6 +101,20 @@ class BatchedRiskEnv(Protocol):
 
     def fatal_probability(self) -> NDArray[np.float32]:
         """P(failure at the next step | state, action) in the current states, shape (n_envs, n_actions)."""
+
+
+@runtime_checkable
+class ExactRiskEnv(Protocol):
+    """A vectorised environment that can compute the failure probability of its tasks under any policy."""
+
+    def log_failure_probability(
+        self, task_ids: NDArray[np.int64], log_policy: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Exact log failure probability of each task, shape (n_tasks,), differentiable in the policy.
+
+        :param task_ids: shape (n_tasks,)
+        :param log_policy: observations, shape (b, *observation_shape), to log action probabilities, (b, n_actions)
+        """
 
 
 @runtime_checkable

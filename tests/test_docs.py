@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,13 +13,26 @@ from envs import FAMILIES
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_page_of_a_world_is_its_docstring(family: str) -> None:
-    spec = importlib.util.spec_from_file_location("make_worlds", DOCS / "make_worlds.py")
+def _generator(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    make_worlds = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_worlds)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_settings_is_that_of_the_classes() -> None:
+    make_configuration = _generator("make_configuration")
+    written = make_configuration.PAGE.read_text(encoding="utf-8")
+    assert written == make_configuration.page(), "run: python docs/make_configuration.py"
+    rows = [line for line in written.splitlines() if line.startswith("| `")]
+    assert not [row for row in rows if row.endswith("|  |")], "a field without a meaning"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_page_of_a_world_is_its_docstring(family: str) -> None:
+    make_worlds = _generator("make_worlds")
     written = (DOCS / "worlds" / f"{family}.md").read_text(encoding="utf-8")
     assert written == make_worlds.page(family), "run: python docs/make_worlds.py"
     assert (DOCS / "worlds" / f"{family}.png").stat().st_size > 5000

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
-import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.action_probability import flat_observation
-from agents.forecast_ppo.health import TermHealth
+from agents.forecast_ppo.estimators import make_estimator
 from agents.forecast_ppo.objective import TaskObjective, risk_penalty
-from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
-from agents.forecast_ppo.risk_tape import RiskTape, has_risk_contract
-from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
+from agents.forecast_ppo.term import GradientLimit, RiskTerm
 from rl_forecast.loss import ForecastabilityLoss
 from rl_forecast.usage import unknown_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from io import BufferedIOBase
     from pathlib import Path
 
@@ -33,14 +27,14 @@ if TYPE_CHECKING:
     from stable_baselines3.common.buffers import RolloutBuffer
     from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+    from agents.forecast_ppo.health import TermHealth
+
 __all__ = ["ForecastPPO"]
 
 SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 
 # The forecast generator's stream: any constant, so that the term never shares draws with anything else.
 _STREAM = 0xF0CA57
-# Tasks begun without one completed from which on the term is called idle.
-_MANY_TASKS = 1000
 _PLAIN_PPO = "ForecastPPO with forecast_coef=0, risk_coef=0 and anchor_coef=0 is plain PPO"
 
 
@@ -51,8 +45,8 @@ class ForecastPPO(PPO):
     The only change to PPO: before an optimiser step of the actor, the gradient of the forecastability loss over
     recently played tasks is added to PPO's. Three things happen per rollout:
 
-    1. the risk contract of the environment is recorded beside the rollout buffer (:class:`RiskTape`) and turned into
-       a Rao-Blackwell estimate of each task's failure probability (:class:`RiskLedger`);
+    1. what the environment says of risk is recorded beside the rollout buffer (``RiskTape``), kept task by task
+       (``RiskLedger``) and turned into failure probabilities (:mod:`agents.forecast_ppo.estimators`);
     2. the scores of all known tasks under the current policy give ``dL / d psi`` of the loss
        (:class:`rl_forecast.loss.ForecastabilityLoss`);
     3. at every ``forecast_interval``-th minibatch the scores of the weighted tasks are evaluated again and their
@@ -63,8 +57,8 @@ class ForecastPPO(PPO):
     critic is among them, as it is for PPO's policy loss.
 
     :param policy: policy model, as for PPO
-    :param env: environment, as for PPO; with ``forecast_coef > 0`` its actions are discrete and it follows the risk
-        contract of :mod:`rl_forecast.tasks`
+    :param env: environment, as for PPO; with ``forecast_coef > 0`` it follows the risk contract of
+        :mod:`rl_forecast.tasks`, as far as ``risk_estimator`` needs it
     :param learning_rate: as for PPO, and likewise every argument down to ``stats_window_size``
     :param forecast_coef: weight of the forecastability loss; while the norm limit is active (log
         ``train/forecast_clip_factor`` below 1) larger values change nothing
@@ -75,6 +69,10 @@ class ForecastPPO(PPO):
     :param n_known_tasks: number of most recent tasks whose scores enter the loss
     :param episodes_per_task: episodes after which a task's score is used; the environment must play a task that often
         (more tasks beat more episodes)
+    :param risk_estimator: where failure probabilities come from. ``direct``: probabilities of fatal actions in visited
+        states. ``flow``: the same, and how actions lead to those states. ``failures``: failures that happened, for any
+        action space and without ``fatal_probability``; with few episodes a task it carries a penalty, hardly a
+        forecast. ``exact``: computed by the environment, where it can
     :param error_space: space of the forecast error: ``psi``, ``log10_p`` or ``log_odds``. The latter two have raised
         common failures to meet rare ones (docs/forecast_ppo.md): watch ``rollout/ep_risk_mean``
     :param penalty: ``squared`` or ``huber``
@@ -133,6 +131,7 @@ class ForecastPPO(PPO):
         n_deploy: int = 800,
         n_known_tasks: int = 4000,
         episodes_per_task: int = 1,
+        risk_estimator: str = "direct",
         error_space: str = "psi",
         penalty: str = "squared",
         forecast_gradient: str = "full",
@@ -153,6 +152,7 @@ class ForecastPPO(PPO):
         self.n_deploy = n_deploy
         self.n_known_tasks = n_known_tasks
         self.episodes_per_task = episodes_per_task
+        self.risk_estimator = risk_estimator
         self.error_space = error_space
         self.penalty = penalty
         self.forecast_gradient = forecast_gradient
@@ -208,7 +208,12 @@ class ForecastPPO(PPO):
     @property
     def known_task_ids(self) -> NDArray[np.int64]:
         """Tasks whose scores enter the loss, oldest first, shape (n_tasks,)."""
-        return self._ledger.task_id
+        return self._term.ledger.task_id
+
+    @property
+    def health(self) -> TermHealth | None:
+        """Side effects of the latest update, ``None`` before the first one."""
+        return self._term.health
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
@@ -216,22 +221,17 @@ class ForecastPPO(PPO):
         super()._setup_model()
         # Here rather than in __init__: ``load`` writes attributes first and then calls this.
         self._check_settings()
-        self._forecast_rng = np.random.default_rng(None if self.seed is None else [self.seed, _STREAM])
-        self._tape = RiskTape()
-        self._ledger = RiskLedger(self.episodes_per_task, self.n_known_tasks)
-        self._surrogate: RiskSurrogate | None = None
-        self._log_policy_before: torch.Tensor | None = None
-        self._minibatch = 0
-        self._forecast_seconds = 0.0
-        self._warned = False
-        self._grad_norms: list[float] = []
-        self._clip_factors: list[float] = []
-        #: side effects of the latest update, ``None`` before the first one
-        self.health: TermHealth | None = None
+        self._term = RiskTerm(
+            make_estimator(self.risk_estimator),
+            self._limit(),
+            self.episodes_per_task,
+            self.n_known_tasks,
+            np.random.default_rng(None if self.seed is None else [self.seed, _STREAM]),
+        )
         # Copied before the hook is registered: the copy must not bring this agent along.
         self.anchor: ActorCriticPolicy | None = self._frozen_copy() if self.anchor_coef > 0 else None
         # Registering changes no number; the hook returns at once while there is no surrogate.
-        self.policy.optimizer.register_step_pre_hook(lambda *_: self._add_forecast_gradient())
+        self.policy.optimizer.register_step_pre_hook(lambda *_: self._term.add_gradient(self.policy))
 
     def _check_settings(self) -> None:
         for name in ("forecast_coef", "risk_coef", "anchor_coef"):
@@ -248,10 +248,25 @@ class ForecastPPO(PPO):
             raise ValueError(f"risk_fraction must lie in (0, 1], it is {self.risk_fraction}")
         risk_penalty(np.zeros(1), self.risk_penalty)  # its own check of the name
         self._objective()  # its own checks
-        if self.term_is_on and not isinstance(self.action_space, spaces.Discrete):
+        estimator = make_estimator(self.risk_estimator)  # its own check of the name
+        if not self.term_is_on:
+            return
+        if self.anchor_coef > 0 and not estimator.rescores:
             raise ValueError(
-                f"{self._what_is_on} needs a Discrete action space, it is {self.action_space}; {_PLAIN_PPO}"
+                f"anchor_coef={self.anchor_coef} needs the risk under the anchor, which risk_estimator="
+                f"{self.risk_estimator!r} cannot tell from episodes of this policy: take another estimator, or 0"
             )
+        self._say_what_is_on(lambda: estimator.check_actions(self.action_space))
+
+    def _say_what_is_on(self, check: Callable[[], None]) -> None:
+        """Run a check whose error must say why it is made at all."""
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"{self._what_is_on}: {error}; {_PLAIN_PPO}") from None
+
+    def _limit(self) -> GradientLimit:
+        return GradientLimit(self.forecast_interval, self.forecast_max_grad_norm, self.forecast_max_grad_ratio)
 
     def _frozen_copy(self) -> ActorCriticPolicy:
         frozen = copy.deepcopy(self.policy)
@@ -292,17 +307,7 @@ class ForecastPPO(PPO):
             anchor_coef=self.anchor_coef,
         )
 
-    _unsaved: ClassVar[list[str]] = [
-        "_forecast_rng",
-        "_tape",
-        "_ledger",
-        "_surrogate",
-        "_log_policy_before",
-        "_grad_norms",
-        "_clip_factors",
-        "health",
-        "anchor",
-    ]
+    _unsaved: ClassVar[list[str]] = ["_term", "anchor"]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *self._unsaved]
@@ -331,7 +336,7 @@ class ForecastPPO(PPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if self.term_is_on and self._tape.is_cut_short:
+        if self.term_is_on and self._term.tape.is_cut_short:
             # What a callback stopped halfway was never taken in: episodes that began there would be scored without
             # their beginning, so they are not gone on with.
             self._last_obs = None
@@ -340,21 +345,16 @@ class ForecastPPO(PPO):
         if self.anchor is not None and not self.anchored:
             self.set_anchor(self.policy)
         if self.term_is_on:
-            assert self.env is not None
-            if not has_risk_contract(self.env):
-                raise ValueError(
-                    f"{self._what_is_on} needs an environment whose infos carry 'fatal_probability': follow the "
-                    "contract of rl_forecast.tasks, or give RiskWrapper fatal=f, 'table' or 'lookahead'; "
-                    f"{_PLAIN_PPO}"
-                )
+            env = self.env
+            assert env is not None
+            self._say_what_is_on(lambda: self._term.estimator.attach(env))
             if env_is_reset:
-                self._tape.forget()
-                self._ledger.forget_running_episodes()
+                self._term.forget_running_episodes()
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if self.term_is_on:
-            own: list[Any] = [self._tape]
+            own: list[Any] = [self._term.tape]
             if callback is not None:
                 own += callback if isinstance(callback, list) else [_as_callback(callback)]
             callback = own
@@ -412,15 +412,11 @@ class ForecastPPO(PPO):
     # -- state of a run -----------------------------------------------------------------------------------------
 
     #: plain attributes that change while learning, beyond PPO's own
-    _changing: ClassVar[tuple[str, ...]] = ("anchored", "_warned")
+    _changing: ClassVar[tuple[str, ...]] = ("anchored",)
 
     def term_state(self) -> dict[str, Any]:
         """What the term remembers between rollouts (see :mod:`agents.forecast_ppo.checkpoint`)."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in self._changing}
-        state["rng"] = self._forecast_rng.bit_generator.state
-        state |= {f"ledger.{name}": value for name, value in self._ledger.state_dict().items()}
-        if self._tape.current is not None:
-            state["fatal_now"] = self._tape.current
+        state: dict[str, Any] = {name: getattr(self, name) for name in self._changing} | self._term.state_dict()
         if self.anchor is not None:
             state |= {f"anchor.{name}": value for name, value in self.anchor.state_dict().items()}
         return state
@@ -430,144 +426,35 @@ class ForecastPPO(PPO):
 
         :raises ValueError: one of the two has an anchor and the other has not
         """
-        parts: dict[str, dict[str, Any]] = {"ledger": {}, "anchor": {}}
-        for key, value in state.items():
-            part, _, name = key.partition(".")
-            if name:
-                parts[part][name] = value
-        if bool(parts["anchor"]) != (self.anchor is not None):
+        anchor = {key.removeprefix("anchor."): value for key, value in state.items() if key.startswith("anchor.")}
+        if bool(anchor) != (self.anchor is not None):
             raise ValueError("the state is of an agent with another anchor_coef: only one of them is 0")
         for name in self._changing:
             setattr(self, name, state[name])
-        self._forecast_rng.bit_generator.state = state["rng"]
-        self._ledger.load_state_dict(parts["ledger"])
-        self._tape.current = state.get("fatal_now")
+        self._term.load_state_dict(state)
         if self.anchor is not None:
-            self.anchor.load_state_dict({name: torch.as_tensor(value) for name, value in parts["anchor"].items()})
+            self.anchor.load_state_dict({name: torch.as_tensor(value) for name, value in anchor.items()})
 
     # -- the term -------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Update the policy from the rollout buffer, with the forecast term added to PPO's gradient."""
+        """Update the policy from the rollout buffer, with the term's gradient added to PPO's."""
         if self.term_is_on:
-            started = time.perf_counter()
-            # Before PPO's update: its minibatches reshape the buffer's observations in place.
-            self._prepare_term()
-            self._forecast_seconds = time.perf_counter() - started
+            # Settings may be changed between updates, as SB3's may.
+            self._term.limit = self._limit()
+            psi = self._term.ingest(self.rollout_buffer, self.policy, self.logger)
+            if psi is not None:
+                self._term.weight(self.policy, self.anchor, psi, self._objective_for(psi), self.logger)
         super().train()
         if self.term_is_on:
-            self._log_term()
-        self._surrogate = None
+            self._term.finish(self.policy, self.logger)
 
-    def _prepare_term(self) -> None:
-        """Take in the rollout, score the known tasks under the current policy, and weight them."""
-        new = self._ledger.ingest(
-            flat_observation(self.rollout_buffer.observations), self._tape.fatal, self._tape.done, self._tape.task_id
-        )
-        rows, n_known = self._ledger.rows, len(self._ledger.task_id)
-        self._warn_if_idle(n_known)
-        self._grad_norms = []
-        self._clip_factors = []
-        self._minibatch = 0
-        if rows is None or len(rows) == 0:
-            return
-        self.policy.set_training_mode(False)
-        psi = task_psi(self.policy, rows, n_known)
-        if len(new):
-            self.logger.record("rollout/ep_risk_mean", float(np.exp(-np.exp(-psi[-len(new) :])).mean()))
-        weights = self._task_weights(psi, rows)
-        if weights is None or not weights.any():
-            return
-        surrogate = RiskSurrogate.build(rows, weights, self.device)
-        if surrogate.n_rows:
-            self._surrogate = surrogate
-            with torch.no_grad():
-                self._log_policy_before = surrogate.log_policy(self.policy)
+    def _objective_for(self, psi: NDArray[np.float64]) -> TaskObjective:
+        """The objective of this update.
 
-    def _warn_if_idle(self, n_known: int) -> None:
-        """Say so when no task is ever complete: a term that silently does nothing is worse than none."""
-        if n_known == 0 and self._ledger.n_waiting > _MANY_TASKS and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self._ledger.n_waiting} tasks have been played but none episodes_per_task={self.episodes_per_task} "
-                "times, so the forecast term has no effect: lower episodes_per_task, or let the environment play each "
-                "task that often in a row",
-                stacklevel=2,
-            )
-
-    def _task_weights(self, psi: NDArray[np.float64], rows: RiskRows) -> NDArray[np.float64] | None:
-        """``dL / d psi`` of each known task, logged.
-
-        :param psi: shape (n_tasks,), current scores of the known tasks, oldest task first
-        :param rows: their rows
-        :return: shape (n_tasks,), or ``None`` while there are too few tasks to say anything
+        :param psi: shape (n_tasks,), scores of the known tasks
         """
-        anchor_psi = None if self.anchor is None else task_psi(self.anchor, rows, len(psi))
-        weights = self._objective()(psi, anchor_psi, self._forecast_rng)
-        if weights is None:
-            return None
-        for key, value in weights.logs.items():
-            self.logger.record(f"train/{key}", value)
-        self.health = TermHealth(
-            mean_risk=float(np.exp(-np.exp(-psi)).mean()),
-            success=float(np.mean(self._tape.success)) if self._tape.success else None,
-            share_saturated=weights.logs.get("forecast_share_saturated", 0.0),
-            share_risen=weights.logs.get("share_risen"),
-        )
-        return weights.weight
-
-    def _add_forecast_gradient(self) -> None:
-        """Add the term's gradient to PPO's, at every ``forecast_interval``-th optimiser step."""
-        if self._surrogate is None:
-            return
-        self._minibatch += 1
-        if self._minibatch % self.forecast_interval:
-            return
-        started = time.perf_counter()
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        with torch.enable_grad():
-            gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
-                self._surrogate.loss(self.policy), parameters, allow_unused=True
-            )
-        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        self._grad_norms.append(float(norm))
-        if not np.isfinite(self._grad_norms[-1]):
-            return  # scaled by its norm it would be NaN and end the run; the log shows it
-        limit = self.forecast_max_grad_norm
-        if self.forecast_max_grad_ratio is not None:
-            own = [p.grad for p, g in zip(parameters, gradients, strict=True) if g is not None and p.grad is not None]
-            limit = min(limit, self.forecast_max_grad_ratio * float(torch.nn.utils.get_total_norm(own)))
-        factor = (limit / (norm + 1e-12)).clamp(max=1.0)
-        self._clip_factors.append(float(factor))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is None:
-                continue
-            if parameter.grad is None:
-                parameter.grad = gradient * factor
-            else:
-                parameter.grad.add_(gradient * factor)
-        self._forecast_seconds += time.perf_counter() - started
-
-    def _log_term(self) -> None:
-        self.logger.record("train/forecast_known_tasks", len(self._ledger.task_id))
-        self.logger.record("train/forecast_waiting_tasks", self._ledger.n_waiting)
-        self.logger.record("time/forecast_seconds", self._forecast_seconds)
-        if self._surrogate is None:
-            return
-        assert self._log_policy_before is not None
-        self.logger.record("train/forecast_active_tasks", len(self._surrogate.weight))
-        self.logger.record("train/forecast_rows", self._surrogate.n_rows)
-        if self._grad_norms:
-            norm = np.array(self._grad_norms)
-            if self.health is not None:
-                self.health = replace(self.health, grad_norm=float(norm.max()))
-            self.logger.record("train/forecast_grad_norm", float(norm.mean()))
-            if self._clip_factors:
-                self.logger.record("train/forecast_clip_factor", float(np.mean(self._clip_factors)))
-        with torch.no_grad():
-            before, after = self._log_policy_before, self._surrogate.log_policy(self.policy)
-            kl = (before.exp() * (before - after)).sum(dim=1).mean()
-        self.logger.record("train/forecast_kl", float(kl))
+        return self._objective()
 
 
 def _constructor_arguments(algorithm: type) -> list[str]:

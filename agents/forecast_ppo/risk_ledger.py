@@ -1,16 +1,13 @@
-"""Which visited states made which task risky: the memory between rollouts and the forecast term.
+"""Which visited states made which task risky: the memory between rollouts and the term.
 
-The failure probability of task i under policy pi is estimated without a single failure (Rao-Blackwell over actions) as
-
-    p_i = 1/J  sum over its J episodes, sum over visited states s:  sum_a pi(a | s) fatal(s, a)
-
-so a task is fully described by its *rows*: visited observations with a fatal action, their fatal probabilities and
-weights. With the rows kept, p_i can be evaluated again under any later policy.
+A task is described by *rows*, steps of its episodes that an estimator of its risk can use, and by how its episodes
+ended. With the rows kept, the risk can be evaluated again under any later policy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,34 +17,51 @@ if TYPE_CHECKING:
 
 __all__ = ["RiskLedger", "RiskRows"]
 
-# The ledger's three collections of rows.
+# The collections of rows that outlive an update; the fresh ones are replaced before they are read again.
 _ROWS = ("rows", "_open", "_waiting")
 
 
 @dataclass(frozen=True, eq=False)
 class RiskRows:
-    """Visited states with a fatal action.
+    """Visited states, as a table.
 
     :param owner: shape (r,), int64: what the row belongs to, see where it is used
-    :param observation: shape (r, *observation_shape)
-    :param fatal: shape (r, n_actions), probability
-    :param weight: shape (r,)
+    :param columns: name to shape (r, ...). ``observation`` and ``weight`` always, ``fatal`` (r, n_actions) the fatal
+        probability of each action, ``action`` (r, action_dim) and ``log_prob`` what was done and how probable it was,
+        ``episode`` a number that rows of one episode share, ``failure`` whether that episode failed
     """
 
     owner: NDArray[np.int64]
-    observation: NDArray[np.float32]
-    fatal: NDArray[np.float32]
-    weight: NDArray[np.float64]
+    columns: dict[str, NDArray[Any]]
 
     def __len__(self) -> int:
         return int(self.owner.shape[0])
 
     def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> RiskRows:
-        return RiskRows(self.owner[rows], self.observation[rows], self.fatal[rows], self.weight[rows])
+        return RiskRows(self.owner[rows], {name: column[rows] for name, column in self.columns.items()})
+
+    @property
+    def observation(self) -> NDArray[np.float32]:
+        """Shape (r, *observation_shape)."""
+        return self.columns["observation"]
+
+    @property
+    def fatal(self) -> NDArray[np.float32]:
+        """Shape (r, n_actions), probability."""
+        return self.columns["fatal"]
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """Shape (r,), share of the row in its task's mean over episodes."""
+        return self.columns["weight"]
 
     def owned_by(self, owner: NDArray[np.int64]) -> RiskRows:
         """The same rows with other owners, shape (r,)."""
-        return RiskRows(owner, self.observation, self.fatal, self.weight)
+        return RiskRows(owner, self.columns)
+
+    def with_columns(self, **columns: NDArray[Any]) -> RiskRows:
+        """The same rows with further or other columns."""
+        return RiskRows(self.owner, self.columns | columns)
 
     def placed(self, place: NDArray[np.int64]) -> RiskRows:
         """The rows whose owner has a place, owned by that place.
@@ -63,20 +77,22 @@ class RiskRows:
     def __add__(self, other: RiskRows) -> RiskRows:
         return RiskRows(
             np.concatenate([self.owner, other.owner]),
-            np.concatenate([self.observation, other.observation]),
-            np.concatenate([self.fatal, other.fatal]),
-            np.concatenate([self.weight, other.weight]),
+            {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()},
         )
 
-    def merged(self) -> RiskRows:
-        """One row for each distinct (owner, observation, fatal), the weights of equal rows added."""
+    def merged(self, names: Sequence[str]) -> RiskRows:
+        """One row for each distinct owner and value of some columns, the weights of equal rows added.
+
+        :param names: the columns that are kept, beside ``weight``
+        """
+        rows = RiskRows(self.owner, {name: self.columns[name] for name in (*names, "weight")})
         if len(self) == 0:
-            return self
+            return rows
         n = len(self)
         key = np.concatenate(
             [
                 np.ascontiguousarray(part).reshape(n, -1).view(np.uint8)
-                for part in (self.owner, self.observation, self.fatal)
+                for part in (self.owner, *(self.columns[name] for name in names))
             ],
             axis=1,
         )
@@ -84,8 +100,7 @@ class RiskRows:
             key.view(np.dtype((np.void, key.shape[1]))).ravel(), return_index=True, return_inverse=True
         )
         weight = np.bincount(inverse, weights=self.weight, minlength=len(first)).astype(np.float64)
-        rows = self[first]
-        return RiskRows(rows.owner, rows.observation, rows.fatal, weight)
+        return rows[first].with_columns(weight=weight)
 
 
 class RiskLedger:
@@ -96,18 +111,28 @@ class RiskLedger:
 
     :param episodes_per_task: episodes J after which a task counts as known
     :param capacity: number of known tasks kept; the oldest are forgotten
+    :param condense: of the rows of complete tasks, what is remembered for as long as the task is known
     """
 
-    def __init__(self, episodes_per_task: int, capacity: int) -> None:
+    def __init__(self, episodes_per_task: int, capacity: int, condense: Callable[[RiskRows], RiskRows]) -> None:
         self._episodes_per_task = episodes_per_task
         self._capacity = capacity
+        self._condense = condense
         #: shape (n_tasks,): known tasks, oldest first
         self.task_id: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        #: shape (n_tasks,): episodes behind each known task
+        self.episodes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        #: shape (n_tasks,): share of them that ended in failure, NaN where the environment does not say
+        self.failure_rate: NDArray[np.float64] = np.empty(0)
         #: rows of the known tasks; an owner is an index into :attr:`task_id`
         self.rows: RiskRows | None = None
+        #: all rows of the tasks that became known at the latest :meth:`ingest`, owned likewise
+        self.fresh: RiskRows | None = None
         self._open: RiskRows | None = None  # rows of running episodes; an owner is an environment
         self._waiting: RiskRows | None = None  # rows of finished episodes of unfinished tasks; an owner is a task id
-        self._finished: dict[int, int] = {}  # task id -> episodes finished since it was last published
+        # task id -> (episodes finished, failures among them) since it was last published
+        self._finished: dict[int, tuple[int, float]] = {}
+        self._n_episodes = 0
 
     @property
     def n_waiting(self) -> int:
@@ -120,23 +145,27 @@ class RiskLedger:
 
     def ingest(
         self,
-        observation: NDArray[np.float32],
-        fatal: NDArray[np.float32],
+        steps: dict[str, NDArray[Any]],
+        kept: NDArray[np.bool_],
         done: NDArray[np.bool_],
         task_id: NDArray[np.int64],
+        failure: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         """Take in one rollout.
 
-        :param observation: shape (n_steps, n_envs, *observation_shape), before each step
-        :param fatal: shape (n_steps, n_envs, n_actions), probability, of the same states
+        :param steps: columns of the rows, each of shape (n_steps, n_envs, ...): what belongs to the state before a step
+        :param kept: shape (n_steps, n_envs), the steps that make a row
         :param done: shape (n_steps, n_envs), whether the step ended the episode
         :param task_id: shape (n_steps, n_envs), the task of the episode that ended there, read where ``done``
+        :param failure: shape (n_steps, n_envs), 1 where that episode ended in failure and 0 where not, NaN where the
+            environment does not say; read where ``done``
         :return: ids of the tasks that became known
         """
-        step, env = np.nonzero(fatal.any(axis=2))
+        step, env = np.nonzero(kept)
         # Episodes of an environment within this rollout are numbered 0, 1, ...; number 0 may have begun earlier.
         episode: NDArray[np.int64] = (np.cumsum(done, axis=0) - done)[step, env]
-        rows = RiskRows(env.astype(np.int64), observation[step, env], fatal[step, env], np.ones(len(step)))
+        columns = {name: column[step, env] for name, column in steps.items()} | {"weight": np.ones(len(step))}
+        rows = RiskRows(env.astype(np.int64), columns)
         if self._open is not None:
             rows = self._open + rows
             episode = np.concatenate([np.zeros(len(self._open), dtype=episode.dtype), episode])
@@ -144,38 +173,53 @@ class RiskLedger:
         finished = episode < ended[rows.owner]
         self._open = rows[~finished]
 
-        # Tasks of the ended episodes, environment by environment in time order: episode j of environment e is entry
-        # first[e] + j.
+        # Ended episodes, environment by environment in time order: episode j of environment e is entry first[e] + j.
         first = np.cumsum(ended) - ended
-        ended_task = task_id.T[done.T]
+        ended_task, ended_failure = task_id.T[done.T], failure.T[done.T].astype(np.float64)
         closed = rows[finished]
-        closed = closed.owned_by(ended_task[first[closed.owner] + episode[finished]])
+        entry = first[closed.owner] + episode[finished]
+        closed = closed.owned_by(ended_task[entry]).with_columns(
+            episode=self._n_episodes + entry, failure=ended_failure[entry]
+        )
+        self._n_episodes += len(ended_task)
         self._waiting = closed if self._waiting is None else self._waiting + closed
-        for task in ended_task.tolist():
-            self._finished[task] = self._finished.get(task, 0) + 1
-        complete = [task for task, count in self._finished.items() if count >= self._episodes_per_task]
+        for task, failed in zip(ended_task.tolist(), ended_failure.tolist(), strict=True):
+            count, failures = self._finished.get(task, (0, 0.0))
+            self._finished[task] = (count + 1, failures + failed)
+        complete = [task for task, (count, _) in self._finished.items() if count >= self._episodes_per_task]
         return self._publish(np.array(complete, dtype=np.int64))
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """All that is known and all that waits, as flat arrays."""
         state: dict[str, NDArray[Any]] = {
             "task_id": self.task_id,
+            "episodes": self.episodes,
+            "failure_rate": self.failure_rate,
+            "n_episodes": np.array(self._n_episodes),
             "finished_task": np.array(list(self._finished), dtype=np.int64),
-            "finished_count": np.array(list(self._finished.values()), dtype=np.int64),
+            "finished_count": np.array([count for count, _ in self._finished.values()], dtype=np.int64),
+            "finished_failures": np.array([failures for _, failures in self._finished.values()], dtype=np.float64),
         }
         for name in _ROWS:
             rows: RiskRows | None = getattr(self, name)
             if rows is not None:
-                state |= {f"{name}.{field.name}": getattr(rows, field.name) for field in fields(rows)}
+                state[f"{name}.owner"] = rows.owner
+                state |= {f"{name}.{column}": value for column, value in rows.columns.items()}
         return state
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.task_id = state["task_id"]
-        self._finished = dict(zip(state["finished_task"].tolist(), state["finished_count"].tolist(), strict=True))
+        self.task_id, self.episodes, self.failure_rate = (
+            state[name] for name in ("task_id", "episodes", "failure_rate")
+        )
+        self._n_episodes = int(state["n_episodes"])
+        counts = zip(state["finished_count"].tolist(), state["finished_failures"].tolist(), strict=True)
+        self._finished = dict(zip(state["finished_task"].tolist(), counts, strict=True))
         for name in _ROWS:
-            there = f"{name}.owner" in state
-            setattr(self, name, RiskRows(*(state[f"{name}.{f.name}"] for f in fields(RiskRows))) if there else None)
+            columns = {
+                key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
+            }
+            setattr(self, name, RiskRows(columns.pop("owner"), columns) if columns else None)
 
     def _publish(self, task: NDArray[np.int64]) -> NDArray[np.int64]:
         """Move complete tasks from waiting to known; a task known from earlier is replaced."""
@@ -184,22 +228,27 @@ class RiskLedger:
         place, is_complete = _find(task[order], self._waiting.owner)
         new = self._waiting[is_complete]
         self._waiting = self._waiting[~is_complete]
-        episodes = np.array([self._finished.pop(t) for t in task.tolist()], dtype=np.float64)
+        counts = [self._finished.pop(t) for t in task.tolist()]
+        episodes = np.array([count for count, _ in counts], dtype=np.int64)
+        failures = np.array([failed for _, failed in counts], dtype=np.float64)
         owner = order[place[is_complete]]
-        new = RiskRows(owner, new.observation, new.fatal, new.weight / episodes[owner]).merged()
+        new = new.owned_by(owner).with_columns(weight=new.weight / episodes[owner])
 
         _, replaced = _find(task[order], self.task_id)
         known = np.concatenate([self.task_id[~replaced], task])
         forgotten = max(0, len(known) - self._capacity)
         self.task_id = known[forgotten:]
+        self.episodes = np.concatenate([self.episodes[~replaced], episodes])[forgotten:]
+        self.failure_rate = np.concatenate([self.failure_rate[~replaced], failures / episodes])[forgotten:]
         # Where each task, old or new, stands among the remembered ones; negative if forgotten or replaced.
         n_old = len(known) - len(task)
         old_place = np.where(replaced, -1, np.cumsum(~replaced) - 1 - forgotten)
         new_place = np.arange(n_old, len(known)) - forgotten
-        parts = [new.placed(new_place)]
+        parts = [self._condense(new).placed(new_place)]
         if self.rows is not None:
             parts.insert(0, self.rows.placed(old_place))
         self.rows = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        self.fresh = new.placed(new_place)
         return task
 
 

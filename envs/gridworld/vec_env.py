@@ -12,13 +12,16 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.gridworld.engine import GridEngine
+from envs.gridworld.exact_risk import exact_risk
 from rl_forecast.tasks import FAILURE, RISK, TASK_ID
 
 if TYPE_CHECKING:
     import gymnasium as gym
+    import torch
     from numpy.typing import NDArray
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+    from envs.gridworld.exact_risk import LogPolicy
     from envs.gridworld.tasks import TaskBatch
     from envs.gridworld.world import GridWorld
 
@@ -103,6 +106,15 @@ class GridVecEnv(VecEnv):
         :return: shape (num_envs, n_actions); 0 or 1 where moves do not slip
         """
         return self.engine.fatal_probability().astype(np.float32)
+
+    def log_failure_probability(self, task_ids: NDArray[np.int64], log_policy: LogPolicy) -> torch.Tensor:
+        """Exact log failure probability of tasks under a policy, differentiable in its parameters.
+
+        :param task_ids: shape (n_tasks,), tasks of this world, of the pool or not
+        :param log_policy: observations to log action probabilities
+        :return: shape (n_tasks,), float64
+        """
+        return exact_risk(self.world, self.world.tasks(task_ids), log_policy).log_p
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the episodes go on: arrays and values that JSON can hold."""

@@ -131,6 +131,10 @@ class ForecastConfig:
     :param interval: the gradient is added at every that many minibatches
     :param max_grad_norm: norm limit of the added gradient
     :param max_grad_ratio: further limit, as a multiple of the norm of PPO's own gradient; null for none
+    :param mean_risk_coef: weight of a penalty on the mean risk beside the loss
+    :param risk_estimator: where failure probabilities come from in training: visited states (direct), these and how
+        they were reached (flow), failures that happened (failures), dynamic programming (exact). Every agent with a
+        term of its own takes it
     """
 
     coef: float = 1.0
@@ -146,6 +150,8 @@ class ForecastConfig:
     interval: int = 4
     max_grad_norm: float = 0.25
     max_grad_ratio: float | None = None
+    mean_risk_coef: float = 0.0
+    risk_estimator: Literal["direct", "flow", "failures", "exact"] = "direct"
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_all_together_each_does_its_work(tmp_path: Path) -> None:
         loaded = ForecastPPO.load(saved, env=_grid())
         assert loaded.anchor is not None
         _learn(loaded, ROLLOUT, _ours(), reset_num_timesteps=False)
-        assert loaded._grad_norms or len(loaded.known_task_ids) < 200
+        assert loaded._term.grad_norms or len(loaded.known_task_ids) < 200
 
 
 def test_watchers_do_not_change_what_is_learned(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_a_reward_threshold_stops_and_the_run_can_go_on(first: str, tmp_path: Pa
     assert model.num_timesteps == ROLLOUT + 5 * N_ENVS, "stopped in the second rollout"
     # In place, with fresh episodes, and from the state at the end of the first rollout.
     _learn(model, 2 * ROLLOUT, None, reset_num_timesteps=False)
-    assert model._grad_norms
+    assert model._term.grad_norms
     resumed = _agent()
     load_training_state(resumed, tmp_path / "state.safetensors")
     assert resumed.num_timesteps == ROLLOUT
     _learn(resumed, 2 * ROLLOUT, None, reset_num_timesteps=False)
-    assert resumed._grad_norms
+    assert resumed._term.grad_norms
 
 
 def test_evaluation_behind_vec_normalize() -> None:

@@ -84,7 +84,7 @@ def test_resumed_is_uninterrupted(case: str, tmp_path: Path) -> None:
     whole = _make(case)
     whole.learn(6 * ROLLOUT)
     if isinstance(whole, ForecastPPO):
-        assert whole._grad_norms, "the term acted, or this test says little"
+        assert whole._term.grad_norms, "the term acted, or this test says little"
 
     # A learn of the same length, stopped by the fourth rollout's first step; the file is of the third's end.
     start, end = tmp_path / "start.safetensors", tmp_path / "end.safetensors"

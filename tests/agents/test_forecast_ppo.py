@@ -19,10 +19,8 @@ from agents.action_probability import flat_observation, log_action_probability
 from agents.baselines import LagrangianPPO
 from agents.forecast_ppo import ForecastPPO
 from agents.forecast_ppo.forecast_ppo import _constructor_arguments
-from agents.forecast_ppo.risk_ledger import RiskLedger
 from agents.forecast_ppo.risk_tape import has_risk_contract
-from agents.forecast_ppo.surrogate import RiskSurrogate, task_psi
-from envs import GridVecEnv, RecolorWorld, exact_risk
+from envs import GridVecEnv, RecolorWorld
 from tests.agents.contract_env import Bridge
 
 SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "seed": 3, "device": "cpu"}
@@ -122,6 +120,8 @@ def test_an_episode_that_does_not_name_its_task_is_refused() -> None:
         ({"anchor_coef": -1.0}, "anchor_coef must not be negative"),
         ({"risk_penalty": "cvr"}, "unknown risk_penalty 'cvr'"),
         ({"risk_fraction": 0.0}, "risk_fraction must lie in"),
+        ({"risk_estimator": "direkt"}, "unknown risk_estimator 'direkt': did you mean 'direct'"),
+        ({"risk_estimator": "failures", "anchor_coef": 1.0}, "needs the risk under the anchor"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -131,11 +131,11 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 def test_continuous_actions_are_refused_with_the_term_only() -> None:
     env = gymnasium.make("Pendulum-v1")
-    with pytest.raises(ValueError, match=r"forecast_coef=1.0 needs a Discrete action space"):
+    with pytest.raises(ValueError, match=r"forecast_coef=1.0: risk_estimator='direct' needs a Discrete action space"):
         ForecastPPO("MlpPolicy", env, **SMALL)
-    with pytest.raises(ValueError, match=r"risk_coef=2.0 needs a Discrete action space"):
+    with pytest.raises(ValueError, match=r"risk_coef=2.0: .* needs a Discrete action space"):
         ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0, risk_coef=2.0)
-    with pytest.raises(ValueError, match=r"LagrangianPPO needs a Discrete action space"):
+    with pytest.raises(ValueError, match=r"LagrangianPPO: .* needs a Discrete action space"):
         LagrangianPPO("MlpPolicy", env, **SMALL)
     ForecastPPO("MlpPolicy", env, **SMALL, forecast_coef=0.0).learn(64)
 
@@ -152,7 +152,7 @@ class _Spy(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         assert isinstance(self.model, ForecastPPO)
-        tape = self.model._tape
+        tape = self.model._term.tape
         observation = copy.deepcopy(self.model.rollout_buffer.observations)
         self.seen.append((observation, tape.fatal.copy(), tape.done.copy(), tape.task_id.copy()))
 
@@ -218,7 +218,7 @@ def test_dict_observations(normalised: bool) -> None:
     spy = _Spy()
     model.learn(16 * 32 * 4, callback=spy)
     assert len(model.known_task_ids) > 100
-    assert model._grad_norms
+    assert model._term.grad_norms
     observation = spy.seen[0][0]
     with torch.no_grad():
         batch = {key: torch.as_tensor(value[0]) for key, value in observation.items()}
@@ -226,9 +226,9 @@ def test_dict_observations(normalised: bool) -> None:
         flat = torch.as_tensor(flat_observation(observation)[0])
         torch.testing.assert_close(log_action_probability(model.policy, flat), expected)
     if not normalised:
-        assert model._ledger.rows is not None
+        assert model._term.ledger.rows is not None
         # The space orders its keys by name: at, place, slip.
-        rows = model._ledger.rows
+        rows = model._term.ledger.rows
         np.testing.assert_allclose(rows.fatal[:, 1], 10 ** (-6 * rows.observation[:, 2]), rtol=1e-5)
 
 
@@ -237,79 +237,19 @@ def test_a_term_without_effect_is_announced() -> None:
     model = ForecastPPO("MlpPolicy", _bridges(64, n_tasks=10**9), **SMALL, **TERM, episodes_per_task=4)
     with pytest.warns(UserWarning, match="none episodes_per_task=4 times, so the forecast term has no effect"):
         model.learn(64 * 32 * 5)
-    assert not model._grad_norms
+    assert not model._term.grad_norms
 
 
 # -- the estimate and its gradient --------------------------------------------------------------------------------
 
 
-def test_rollout_scores_agree_with_exact_risk() -> None:
-    """The Rao-Blackwell estimate is unbiased: over many episodes it meets the dynamic programme."""
-    world, episodes = RecolorWorld(), 200
-    engine = GridVecEnv(world, np.arange(100), num_envs=500, episodes_per_task=episodes, seed=0)
-    model = PPO("MlpPolicy", engine, n_steps=20, batch_size=1000, seed=0, device="cpu")
-    ledger = RiskLedger(episodes, 1000)
-    rng = np.random.default_rng(0)
-    observation = engine.reset()
-    while len(ledger.task_id) < 100:
-        record: list[list[Any]] = [[], [], [], []]
-        for _ in range(20):
-            with torch.no_grad():
-                pi = log_action_probability(model.policy, torch.from_numpy(observation)).exp().numpy()
-            action = (rng.random((500, 1)) > pi.cumsum(axis=1)).sum(axis=1).clip(max=2)
-            before = (observation, engine.fatal_probability())
-            observation, _, done, infos = engine.step(action)
-            task = np.array([info.get("task_id", -1) for info in infos])
-            for part, value in zip(record, (*before, done, task), strict=True):
-                part.append(value)
-        ledger.ingest(*(np.stack(part) for part in record))
-    with torch.no_grad():
-        exact = exact_risk(world, world.tasks(ledger.task_id), lambda seen: log_action_probability(model.policy, seen))
-    assert ledger.rows is not None
-    psi = task_psi(model.policy, ledger.rows, len(ledger.task_id))
-    estimate = np.exp(-np.exp(-psi))
-    # about 0.3 of a binomial standard error a task: Rao-Blackwellisation pays
-    relative = (estimate - exact.p.numpy()) / exact.p.numpy()
-    assert abs(relative.mean()) < 0.02
-    assert np.abs(relative).max() < 0.5
-
-
-def test_surrogate_gradient_is_the_weighted_gradient_of_psi() -> None:
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
-    model.learn(64 * 32 * 3)
-    rows, n_tasks = model._ledger.rows, len(model.known_task_ids)
-    assert rows is not None
-    risk = np.exp(-np.exp(-task_psi(model.policy, rows, n_tasks)))
-    # An untrained policy has estimates near and above 1, where the surrogate's factor is clamped on purpose.
-    weight = np.random.default_rng(0).normal(size=n_tasks) * (risk < 0.9)
-    surrogate = RiskSurrogate.build(rows, weight, model.device)
-    parameters = [p for name, p in model.policy.named_parameters() if "value_net" not in name]
-    gradient = torch.autograd.grad(surrogate.loss(model.policy), parameters)
-
-    # Independent: psi of every task, differentiated by autograd as it stands.
-    pi = log_action_probability(model.policy, torch.as_tensor(rows.observation)).exp()
-    at_risk = (pi * torch.as_tensor(rows.fatal)).sum(dim=1) * torch.as_tensor(rows.weight, dtype=torch.float32)
-    p = torch.zeros(n_tasks).index_add(0, torch.as_tensor(rows.owner), at_risk)
-    touched = torch.as_tensor((p.detach().numpy() > 0) & (weight != 0)).nonzero().ravel()
-    assert len(touched) > 100
-    psi = -torch.log(-torch.log(p[touched]))
-    expected = torch.autograd.grad((torch.as_tensor(weight, dtype=torch.float32)[touched] * psi).sum(), parameters)
-    for a, b in zip(gradient, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_a_task_at_certain_failure_keeps_a_gradient() -> None:
-    model = ForecastPPO("MlpPolicy", _bridges(1), **SMALL)
-    observation = np.array([[0.0, 0.2]], np.float32)
-    rows = RiskLedger(1, 10)
-    rows.ingest(observation[None], np.array([[[0.0, 1.0]]], np.float32), np.array([[True]]), np.array([[5]]))
-    with torch.no_grad():
-        model.policy.action_net.bias += torch.tensor([0.0, 8.0])  # type: ignore[union-attr]
-    assert rows.rows is not None
-    surrogate = RiskSurrogate.build(rows.rows, np.ones(1), model.device)
-    surrogate.loss(model.policy).backward()
-    assert model.policy.action_net.bias.grad is not None  # type: ignore[union-attr]
-    assert abs(float(model.policy.action_net.bias.grad[1])) > 0.01  # type: ignore[union-attr]
+def _weigh(model: ForecastPPO) -> None:
+    """Make the term ready to add its gradient, as at the beginning of an update."""
+    term = model._term
+    psi = term.estimator.psi(model.policy, term.ledger)
+    assert term.weight(model.policy, model.anchor, psi, model._objective(), model.logger) is not None
+    assert term.surrogate is not None
+    term.limit = model._limit()
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1e3])
@@ -317,17 +257,14 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
     model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
     model.learn(64 * 32 * 3)
     model.forecast_max_grad_norm = limit
-    rows = model._ledger.rows
-    assert rows is not None
-    psi = task_psi(model.policy, rows, len(model.known_task_ids))
-    weight = model._task_weights(psi, rows)
-    assert weight is not None
-    model._surrogate = RiskSurrogate.build(rows, weight, model.device)
-    raw = torch.autograd.grad(model._surrogate.loss(model.policy), list(model.policy.parameters()), allow_unused=True)
+    _weigh(model)
+    assert model._term.surrogate is not None
+    loss = model._term.surrogate.loss(model.policy)
+    raw = torch.autograd.grad(loss, list(model.policy.parameters()), allow_unused=True)
     raw_norm = torch.nn.utils.get_total_norm([g for g in raw if g is not None])
     for parameter in model.policy.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    model._add_forecast_gradient()
+    model._term.add_gradient(model.policy)
     added = torch.nn.utils.get_total_norm([p.grad for p in model.policy.parameters() if p.grad is not None])
     assert float(added) == pytest.approx(min(limit, float(raw_norm)), rel=1e-4)
     for name, parameter in model.policy.named_parameters():
@@ -339,21 +276,17 @@ def test_the_added_gradient_is_limited_by_ppos_own() -> None:
     model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
     model.learn(64 * 32 * 3)
     model.forecast_max_grad_norm, model.forecast_max_grad_ratio = 1e9, 0.3
-    rows = model._ledger.rows
-    assert rows is not None
-    weight = model._task_weights(task_psi(model.policy, rows, len(model.known_task_ids)), rows)
-    assert weight is not None
-    model._surrogate = RiskSurrogate.build(rows, weight, model.device)
+    _weigh(model)
     actor = [p for name, p in model.policy.named_parameters() if "value_net" not in name]
     generator = torch.Generator().manual_seed(0)
     for parameter in model.policy.parameters():
         parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
     before = [p.grad.clone() for p in actor if p.grad is not None]
-    model._add_forecast_gradient()
+    model._term.add_gradient(model.policy)
     added = [p.grad - b for p, b in zip(actor, before, strict=True) if p.grad is not None]
     own = float(torch.nn.utils.get_total_norm(before))
     assert float(torch.nn.utils.get_total_norm(added)) == pytest.approx(0.3 * own, rel=1e-3)
-    assert model._clip_factors[-1] < 1
+    assert model._term.clip_factors[-1] < 1
 
 
 # -- life with Stable-Baselines3 -----------------------------------------------------------------------------------
@@ -369,7 +302,7 @@ def test_save_load_and_continue(tmp_path: Path) -> None:
     before = _weights(loaded)
     loaded.learn(64 * 32 * 3, reset_num_timesteps=False)
     assert not _equal(before, _weights(loaded))
-    assert loaded._grad_norms, "the hook is registered again on load"
+    assert loaded._term.grad_norms, "the hook is registered again on load"
 
 
 def test_starts_from_a_plain_ppo_zip(tmp_path: Path) -> None:
@@ -380,7 +313,7 @@ def test_starts_from_a_plain_ppo_zip(tmp_path: Path) -> None:
     assert _equal(_weights(plain), _weights(loaded))
     assert (loaded.forecast_coef, loaded.n_partitions) == (2.0, ForecastPPO("MlpPolicy", _bridges(1)).n_partitions)
     loaded.learn(64 * 32 * 3)
-    assert loaded._grad_norms
+    assert loaded._term.grad_norms
 
 
 def test_the_anchor_is_the_policy_at_the_start_and_survives_saving(tmp_path: Path) -> None:
@@ -436,8 +369,8 @@ def test_load_refuses_names_that_no_constructor_knows(algorithm: type[ForecastPP
     for wrong, right in (
         ("forecast_coeff", "forecast_coef"),
         ("learning_rates", "learning_rate"),
-        ("_ledger", ""),
-        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_penalty"),
+        ("_term", ""),
+        ("risk_limits", "risk_limit" if algorithm is LagrangianPPO else "risk_estimator"),
     ):
         with pytest.raises(TypeError, match=rf"{algorithm.__name__}\.load: unknown argument '{wrong}'") as error:
             algorithm.load(tmp_path / "model.zip", **{wrong: 1})
@@ -495,7 +428,7 @@ def test_target_kl_ends_an_update_and_the_term_with_it() -> None:
     for target_kl in (None, 1e-9):
         model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1, target_kl=target_kl)
         model.learn(64 * 32 * 3)
-        acted.append(len(model._grad_norms))
+        acted.append(len(model._term.grad_norms))
     # 2 epochs of 64 minibatches; the second case ends at the first minibatch whose policy has moved.
     assert acted[0] == 128
     assert 0 < acted[1] < 5

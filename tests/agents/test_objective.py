@@ -10,7 +10,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.baselines import LagrangianPPO
 from agents.forecast_ppo.objective import TaskObjective, risk_penalty
-from agents.forecast_ppo.risk_ledger import RiskRows
 from rl_forecast.loss import ForecastabilityLoss, one_sided_anchor
 from tests.agents.contract_env import Bridge
 
@@ -74,10 +73,10 @@ def test_the_multiplier_rises_above_the_limit_and_falls_below_it() -> None:
     env = DummyVecEnv([Bridge])
     model = LagrangianPPO("MlpPolicy", env, risk_limit=0.01, multiplier_rate=2.0, device="cpu")
     model.set_logger(configure(None, []))
-    rows = RiskRows(*(np.empty(0) for _ in range(4)))  # type: ignore[arg-type]
     history = []
     for p in (0.5, 0.5, 0.015, 0.005, 0.0):
-        model._task_weights(np.full(20, -np.log(-np.log(p))) if p else np.full(20, -np.inf), rows)
+        objective = model._objective_for(np.full(20, -np.log(-np.log(p))) if p else np.full(20, -np.inf))
+        assert objective.risk_coef == model.multiplier
         history.append(model.multiplier)
     np.testing.assert_allclose(history, [2.0, 4.0, 5.0, 4.0, 2.0])
     for settings, message in (({"risk_limit": 0.0}, "risk_limit"), ({"multiplier": -1.0}, "multiplier must not")):

@@ -63,7 +63,7 @@ class PPO(sb3_plugin.PPO):
     def train(self) -> None:
         """Notes whether the term acted."""
         super().train()
-        if self._grad_norms:
+        if self._term.grad_norms:
             _acted.add(_running)
 
 

@@ -104,7 +104,8 @@ def _objective(name: AgentName, config: Config) -> dict[str, Any]:
     penalty = config.penalty
     supervised = {"forecast_coef": 0.0, "risk_fraction": penalty.fraction}
     if name == "forecast_ppo":
-        return {"forecast_coef": config.forecast.coef}
+        mean_risk = {"risk_penalty": "mean_risk", "risk_coef": config.forecast.mean_risk_coef}
+        return {"forecast_coef": config.forecast.coef} | mean_risk
     if name == "anchor":
         return {"forecast_coef": 0.0, "anchor_coef": config.fine_tune.anchor_coef or _ANCHOR_COEF}
     if name == "top_risk":
@@ -126,6 +127,7 @@ def _term(config: Config) -> dict[str, Any]:
         "n_deploy": forecast.n_deploy,
         "n_known_tasks": forecast.n_known_tasks,
         "episodes_per_task": config.fine_tune.episodes_per_task,
+        "risk_estimator": forecast.risk_estimator,
         "error_space": forecast.error_space,
         "penalty": forecast.penalty,
         "forecast_gradient": forecast.gradient,
