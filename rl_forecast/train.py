@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from collections.abc import Iterator
@@ -111,8 +112,9 @@ def _working_on(folder: RunFolder, resumed: bool) -> Iterator[None]:
         try:
             yield
         except (KeyboardInterrupt, OSError) as error:
-            if folder.path.is_dir():
-                error.add_note(f"go on with: {_PROG} --resume {shlex.quote(str(folder.path))}")
+            if not folder.path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "the run folder is gone", str(folder.path)) from error
+            error.add_note(f"go on with: {_PROG} --resume {shlex.quote(str(folder.path))}")
             raise
 
 

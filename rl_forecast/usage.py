@@ -83,7 +83,7 @@ def run_command(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _end(1, "error: nobody reads the output any more", error)
     except OSError as error:
-        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else _told(error)
+        what = f"{error.strerror}: {os.fsdecode(error.filename)}" if error.strerror and error.filename else _told(error)
         return _end(1, f"error: {what}", error)
 
 

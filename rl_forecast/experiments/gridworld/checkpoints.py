@@ -44,12 +44,16 @@ class KeepCheckpoint(TrainingStateCallback):
         super().__init__(checkpoint_path(folder, name), every)
         self._folder = folder
 
+    def _on_training_end(self) -> None:
+        """Nothing: the agent itself is saved next. From here the end of the training could not be logged again."""
+
     def _save(self, model: PPO) -> None:
         tensors, values = training_state(model)
+        excluded = model.logger.name_to_excluded
         values["recorded"] = {
             key: float(value)
             for key, value in model.logger.name_to_value.items()
-            if model.logger.name_to_excluded[key] is None and isinstance(value, int | float | np.number)
+            if isinstance(value, int | float | np.number) and "tensorboard" not in (excluded[key] or ())
         }
         text = json.dumps(values, default=lambda value: value.item())
         self._folder.write(

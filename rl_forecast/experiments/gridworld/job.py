@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agents.callbacks import ForecastEvalCallback
 from rl_forecast.experiments.config import Config
-from rl_forecast.experiments.event_files import agent_logger
+from rl_forecast.experiments.event_files import outcome_logger, training_logger
 from rl_forecast.experiments.gridworld.agent_files import has_agent, load_agent, save_agent
 from rl_forecast.experiments.gridworld.checkpoints import KeepCheckpoint, checkpoint_path, restore_checkpoint
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
@@ -136,7 +136,8 @@ class _Job:
                 _N_WORST,
             )
             figures = {"survival_and_forecast": figure, "worst_tasks": worst}
-            record_outcome(model.logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figures)
+            logger = outcome_logger(self.folder, name)
+            record_outcome(logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figures)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,6 @@ class _Job:
             model = self._make(name, models)
             if has_agent(self.folder, name):
                 load_agent(self.folder, name, model)
-                model.set_logger(agent_logger(self.folder, name))
                 self.progress.say(f"{TITLES[name]}: done before")
             else:
                 start = self._go_on(name, model)
@@ -156,6 +156,7 @@ class _Job:
                     self._train_base(model, start)
                 else:
                     self._learn(name, model, 0, self.config.fine_tune.total_timesteps, start)
+                model.logger.close()
                 save_agent(self.folder, name, model)
             checkpoint_path(self.folder, name).unlink(missing_ok=True)
             models[name] = model
@@ -192,14 +193,12 @@ class _Job:
         """
         path = checkpoint_path(self.folder, name)
         if not path.is_file():
-            # An earlier process may have logged without having come to a checkpoint.
-            logged = (self.folder.path / f"tensorboard/{name}").is_dir()
-            model.set_logger(agent_logger(self.folder, name, -1 if logged else None))
-            if logged:
+            if (self.folder.path / f"tensorboard/{name}").is_dir():
                 self.progress.say(f"{TITLES[name]}: beginning again, it had no checkpoint yet")
+            model.set_logger(training_logger(self.folder, name))
             return None
         recorded = restore_checkpoint(path, model)
-        logger = agent_logger(self.folder, name, model.num_timesteps)
+        logger = training_logger(self.folder, name, model.num_timesteps)
         for key, value in recorded.items():
             logger.record(key, value)
         model.set_logger(logger)

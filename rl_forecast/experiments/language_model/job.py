@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger
 
 from agents.language_model.scorer import ContinuationScorer
-from rl_forecast.experiments.event_files import agent_logger
+from rl_forecast.experiments.event_files import outcome_logger, training_logger
 from rl_forecast.experiments.held_out import AgentResult, defined, evaluation_title, finite, print_metrics
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model, without_progress_bars
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
@@ -136,33 +136,35 @@ class _Job:
             self.progress.say(f"{TITLES[name]}: done before")
             return
         if name == "base":
-            # Nothing is trained: what an earlier process may have logged is written again.
-            scorer, steps, logger = base.scorer, 0, self._logger(name, -1)
+            scorer, steps = base.scorer, 0
         else:
             # Adapters and dropout draw from torch's generator; a method's draws do not depend on the methods before it.
             torch.manual_seed(self.config.seed)
             tuner = make_fine_tuner(name, self.config, self.source, base)
-            logger = self._train(name, tuner)
+            self._train(name, tuner)
             scorer, steps = tuner.scorer, tuner.step
         with self.progress.phase(f"score {TITLES[name]}", len(prompts)) as phase:
             table, accuracy = prompts.score(name, scorer, phase.advance)
         if self.processes.is_main:
             if name != "base" or not self.config.model:
                 self._save(name, scorer)
+            logger = outcome_logger(self.folder, name, "samples")
             logger.record("samples", prompts.samples(scorer, table))
             logger.dump(steps)
+            logger.close()
             self.folder.write_table(f"scores/{name}.parquet", table)
             self.folder.write_json(f"scores/{name}.json", {"accuracy": finite(accuracy), "steps": steps})
             self._checkpoint_path(name).unlink(missing_ok=True)
-        logger.close()
 
-    def _train(self, name: MethodName, tuner: FineTuner) -> Logger:
+    def _train(self, name: MethodName, tuner: FineTuner) -> None:
         tune = self.config.fine_tune
         path = self._checkpoint_path(name)
         if path.is_file():
             _load_checkpoint(path, tuner)
             self.progress.say(f"{TITLES[name]}: going on from step {tuner.step} of {tune.steps}")
-        logger = self._logger(name, tuner.step or -1)
+        logger = Logger(folder=None, output_formats=[])
+        if self.processes.is_main:
+            logger = training_logger(self.folder, name, tuner.step or -1)
         with self.progress.phase(f"train {TITLES[name]}", tune.steps) as phase:
             phase.advance(tuner.step)
             while tuner.step < tune.steps:
@@ -176,7 +178,7 @@ class _Job:
                         f"checkpoints/{path.name}",
                         lambda target, t=tensors, m=text: save_file(t, target, metadata=m),  # type: ignore[misc]
                     )
-        return logger
+        logger.close()
 
     def _checkpoint_path(self, name: MethodName) -> Path:
         return self.folder.path / "checkpoints" / f"{name}.safetensors"
@@ -196,13 +198,6 @@ class _Job:
             scorer.tokenizer.save_pretrained(path)
 
         self.folder.write_folder(f"agents/{name}", write)
-
-    def _logger(self, name: MethodName, last_step: int | None = None) -> Logger:
-        """Logger of an agent; what an earlier process wrote of steps after the last one that counts is dropped."""
-        if not self.processes.is_main:
-            return Logger(folder=None, output_formats=[])
-        logged = (self.folder.path / f"tensorboard/{name}").is_dir()
-        return agent_logger(self.folder, name, last_step if logged else None)
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -225,7 +220,7 @@ class _Job:
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
         figures = {"survival_and_forecast": figure}
         for name, result in results.items():
-            logger = self._logger(name)
+            logger = outcome_logger(self.folder, name)
             record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), result.metrics, figures)
         return {str(name): result for name, result in results.items()}
 
