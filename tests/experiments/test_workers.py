@@ -179,7 +179,7 @@ def test_a_sweep_on_a_ray_cluster_survives_a_killed_worker_and_gives_the_same_re
     pytest.importorskip("ray", reason="Ray is not installed")
     running = start(tmp_path, "--backend", "ray")
     running.kill_a_worker("ray::perform")
-    code, out, err = running.end()
+    code, _, err = running.end()
     assert (code, err) == (0, ""), err
     _same_results(sweep, running.folder)
     assert running.left_behind() == {}

@@ -17,6 +17,7 @@ from rl_forecast.experiments.sweep.config import read_settings, settings_text
 from rl_forecast.experiments.sweep.jobs import BaseJob, FineTuneJob
 from rl_forecast.experiments.sweep.selection import Choice, choose_weights
 from rl_forecast.experiments.sweep.workers import Failure, run_jobs, workers_of
+from rl_forecast.experiments.tensorboard import record_sweep
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class _Sweep:
             raise JobsFailedError(self.failures)
         results = pl.concat([pl.read_parquet(self.folder.path / job.key) for job in final], how="diagonal_relaxed")
         self.folder.write_table("results.parquet", results)
+        record_sweep(self.folder, results)
         return results
 
     def _run_all(self, title: str, jobs: Sequence[BaseJob | FineTuneJob]) -> None:
