@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from agents import ForecastPPO
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast.backtest import held_out_errors
 from rl_forecast.experiments.config import AgentName, Config, FineTuneConfig
@@ -32,7 +34,8 @@ from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
 
-AGENTS: dict[str, AgentName] = {"PPO": "ppo", "ForecastPPO": "forecast_ppo"}
+ANCHORED = "ForecastPPO with an anchor"
+AGENTS: dict[str, AgentName] = {"PPO": "ppo", "ForecastPPO": "forecast_ppo", ANCHORED: "forecast_ppo"}
 CONSTANT = "PPO, constant environment"
 MINIGRID = "PPO, MiniGrid in DummyVecEnv"
 SIZES = {"256 x 32, batch 1024": (256, 32, 1024), "1024 x 16, batch 4096": (1024, 16, 4096)}
@@ -64,11 +67,39 @@ def _minigrid(n_envs: int) -> VecEnv:
     return DummyVecEnv([make for _ in range(n_envs)])
 
 
-def _learn(model: PPO, steps: int) -> float:
-    """Steps per second of a whole ``learn``."""
+class _Stopwatch(BaseCallback):
+    """Seconds of the rollouts, and of the term within the updates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rollouts = self.term = 0.0
+
+    def _on_rollout_start(self) -> None:
+        self._started = time.perf_counter()
+        self._add_term()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.rollouts += time.perf_counter() - self._started
+
+    def _on_training_end(self) -> None:
+        self._add_term()
+
+    def _add_term(self) -> None:
+        if isinstance(self.model, ForecastPPO) and self.model.term_is_on:
+            self.term += self.model._term.seconds
+
+
+def _learn(model: PPO, steps: int) -> tuple[float, dict[str, float]]:
+    """Steps per second of a whole ``learn``, and microseconds a step that its parts took."""
+    watch = _Stopwatch()
     started = time.perf_counter()
-    model.learn(steps)
-    return model.num_timesteps / (time.perf_counter() - started)
+    model.learn(steps, callback=watch)
+    total = time.perf_counter() - started
+    parts = {"rollouts": watch.rollouts, "PPO's update": total - watch.rollouts - watch.term, "term": watch.term}
+    return model.num_timesteps / total, {name: 1e6 * s / model.num_timesteps for name, s in parts.items()}
 
 
 def _quality(world: RecolorWorld, model: PPO) -> tuple[float, float]:
@@ -111,18 +142,28 @@ def main() -> None:
     for size, (n_envs, n_steps, batch_size) in SIZES.items():
         tune = replace(FineTuneConfig(), n_envs=n_envs, n_steps=n_steps, batch_size=batch_size)
         rates: dict[str, list[float]] = defaultdict(list)
+        parts: dict[str, list[dict[str, float]]] = defaultdict(list)
         quality: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for repetition in range(arguments.repetitions):
             config = replace(base_config, seed=repetition, fine_tune=tune)
             for title, name in AGENTS.items():
-                model = make_fine_tuned(name, config, world, base)
-                rates[title].append(_learn(model, arguments.steps))
+                coef = 100.0 if title == ANCHORED else 0.0
+                model = make_fine_tuned(name, replace(config, fine_tune=replace(tune, anchor_coef=coef)), world, base)
+                rate, times = _learn(model, arguments.steps)
+                rates[title].append(rate)
+                parts[title].append(times)
                 quality[title].append(_quality(world, model))
             constant = make_fine_tuned("ppo", config, world, base)
             constant.set_env(ConstantVecEnv(world, np.arange(n_envs), n_envs))
-            rates[CONSTANT].append(_learn(constant, arguments.steps))
-            rates[MINIGRID].append(_learn(_minigrid_ppo(config), arguments.peer_steps))
+            for title, peer, steps in (
+                (CONSTANT, constant, arguments.steps),
+                (MINIGRID, _minigrid_ppo(config), arguments.peer_steps),
+            ):
+                rate, times = _learn(peer, steps)
+                rates[title].append(rate)
+                parts[title].append(times)
         _print(size, rates, quality)
+        _print_parts(parts)
 
 
 def _print(size: str, rates: dict[str, list[float]], quality: dict[str, list[tuple[float, float]]]) -> None:
@@ -135,6 +176,13 @@ def _print(size: str, rates: dict[str, list[float]], quality: dict[str, list[tup
             error, success = np.median(np.array(quality[name]), axis=0)
             shown = f"{error:>14.2f}{success:>10.4f}"
         print(f"{name:<32}{np.median(values):>10,.0f}{ratios[0]:>7.2f}x{ratios[1]:>11.2f}x{ratios[2]:>11.1f}x{shown}")
+
+
+def _print_parts(parts: dict[str, list[dict[str, float]]]) -> None:
+    names = list(next(iter(parts.values()))[0])
+    print(f"\n{'microseconds a step':<32}" + "".join(f"{name:>16}" for name in names))
+    for title, repetitions in parts.items():
+        print(f"{title:<32}" + "".join(f"{np.median([times[n] for times in repetitions]):>16.1f}" for n in names))
 
 
 if __name__ == "__main__":

@@ -79,8 +79,9 @@ class RiskTerm:
         #: side effects of the latest update, ``None`` before the first one
         self.health: TermHealth | None = None
         self._episodes_per_task = episodes_per_task
+        #: seconds of the latest update spent on the term
+        self.seconds = 0.0
         self._minibatch = 0
-        self._seconds = 0.0
 
     # -- once per update, before PPO's ----------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class RiskTerm:
                 psi = None  # nothing has been able to go wrong
             elif len(new):
                 logger.record("rollout/ep_risk_mean", float(np.exp(-np.exp(-psi[-len(new) :])).mean()))
-        self._seconds = time.perf_counter() - started
+        self.seconds = time.perf_counter() - started
         return psi
 
     def weight(
@@ -158,7 +159,7 @@ class RiskTerm:
                     "forecast term has no effect: raise episodes_per_task, or use risk_coef in place of forecast_coef",
                     stacklevel=2,
                 )
-        self._seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started
         return weights
 
     def _warn_if_idle(self, n_known: int) -> None:
@@ -207,7 +208,7 @@ class RiskTerm:
                 parameter.grad = gradient * factor
             else:
                 parameter.grad.add_(gradient * factor)
-        self._seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started
 
     # -- once per update, after PPO's -----------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class RiskTerm:
         """Log what happened, and let go of the update's data."""
         logger.record("train/forecast_known_tasks", len(self.ledger.task_id))
         logger.record("train/forecast_waiting_tasks", self.ledger.n_waiting)
-        logger.record("time/forecast_seconds", self._seconds)
+        logger.record("time/forecast_seconds", self.seconds)
         if self.surrogate is None:
             return
         logger.record("train/forecast_active_tasks", self.surrogate.n_tasks)

@@ -13,6 +13,8 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from agents.action_probability import flat_observation, log_action_probability
@@ -287,6 +289,34 @@ def test_the_added_gradient_is_limited_by_ppos_own() -> None:
     own = float(torch.nn.utils.get_total_norm(before))
     assert float(torch.nn.utils.get_total_norm(added)) == pytest.approx(0.3 * own, rel=1e-3)
     assert model._term.clip_factors[-1] < 1
+
+
+class _Extractor(BaseFeaturesExtractor):
+    def __init__(self, observation_space: gymnasium.spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=16)
+        self.layer = torch.nn.Linear(observation_space.shape[0], 16)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(observation))
+
+
+class _OwnPolicy(ActorCriticPolicy):
+    """A policy class of one's own."""
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_custom_policies_and_extractors_take_the_gradient_where_actions_depend_on_them(shared: bool) -> None:
+    kwargs = {"features_extractor_class": _Extractor, "share_features_extractor": shared}
+    model = ForecastPPO(_OwnPolicy, _grid(64), **SMALL, **TERM, forecast_interval=1, policy_kwargs=kwargs)
+    model.learn(64 * 32 * 3)
+    _weigh(model)
+    model.policy.zero_grad()
+    model._term.add_gradient(model.policy)
+    moved = {name for name, p in model.policy.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    actor = {"mlp_extractor.policy_net.0.weight", "action_net.weight"}
+    # Not shared, this name is the actor's own, and the critic's begins with vf_.
+    assert actor | {"features_extractor.layer.weight"} <= moved
+    assert not [name for name in moved if name.startswith(("vf_features", "mlp_extractor.value", "value_net"))]
 
 
 # -- life with Stable-Baselines3 -----------------------------------------------------------------------------------
