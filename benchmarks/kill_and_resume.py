@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -319,29 +319,27 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def trials_of(n: int, seed: int, home: Path, report: Any = print) -> list[Trial]:
-    """Trials of every job, in turn.
+def trials_of(n: int, seed: int, home: Path) -> Iterator[Trial]:
+    """Trials of every job, in turn, each printed when it is done.
 
     :param n: how many in all
     :param seed: of the first trial; the others count on
     :param home: folder for the runs
-    :param report: called with a line after each trial
     """
     kills = {job: Kills(job, home / job) for job in JOBS}
     for job, runs in kills.items():
-        report(f"{job}: the whole run takes {runs.seconds:.1f} s")
-    trials = []
+        print(f"{job}: the whole run takes {runs.seconds:.1f} s", flush=True)
     for i in range(n):
         # Three in five are runs of PPO and ForecastPPO, two of the language model.
         trial = kills["gridworld" if i % 5 < 3 else "language"].trial(seed + i)
-        trials.append(trial)
         where = ", ".join(f"{agent} from step {step} of {end}" for agent, step, end in trial.going_on) or "between two"
-        report(
+        print(
             f"{trial.job} seed {trial.seed}: killed after {trial.killed_at} s; done before: "
             f"{', '.join(trial.done_before) or 'none'}; went on: {where}; "
-            f"{trial.steps_before:.0%} of the steps kept; {'; '.join(trial.faults) or 'identical'}"
+            f"{trial.steps_before:.0%} of the steps kept; {'; '.join(trial.faults) or 'identical'}",
+            flush=True,
         )
-    return trials
+        yield trial
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -352,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="trials as JSON")
     args = parser.parse_args(argv)
     home = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
-    trials = trials_of(args.trials, args.seed, home)
+    trials = list(trials_of(args.trials, args.seed, home))
     survived = sum(not trial.faults for trial in trials)
     print(f"{survived} of {len(trials)} identical")
     if args.out:

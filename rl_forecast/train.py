@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from rl_forecast.experiments.command_line import normalised, parse_config
 from rl_forecast.experiments.config import Config, check_config
@@ -24,7 +26,9 @@ _LANGUAGE_DESCRIPTION = """Take a language model (the password game's own, or --
 supervised examples alone, with supervised safety penalties and with the forecastability loss, with equal prompts and
 steps, and compare the forecast of each model's worst failure with what held-out prompts show."""
 _RESUME = "--resume RUN_FOLDER goes on with an interrupted run, to the same result."
-_EPILOG = f"{_RESUME} The other job: --job language --help."
+_EPILOG = f"""{_RESUME} --base-zip FILE --trust takes your own PPO, as PPO.save wrote it, for the base agent; with
+--agents [base] it is forecast and checked and nothing is trained. A zip holds pickles, which run code: hence --trust.
+The other job: --job language --help."""
 _LANGUAGE_EPILOG = f"{_RESUME} The other job: --job gridworld --help."
 
 
@@ -38,10 +42,15 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> int:
         resumed = _resumed(arguments)
-        given = arguments if resumed is None else ["--config", str(resumed.path / "config.yaml")]
-        if config_class(given) is LanguageConfig:
-            return _language(given, resumed)
-        return _gridworld(given, resumed)
+        if resumed is not None:
+            given, base_zip = ["--config", str(resumed.path / "config.yaml")], None
+        else:
+            given, base_zip = _base_zip(arguments)
+        if config_class(given) is not LanguageConfig:
+            return _gridworld(given, resumed, base_zip)
+        if base_zip is not None:
+            raise UsageError("--base-zip is for gridworlds; a language model is given by --model")
+        return _language(given, resumed)
 
     return run_command(command)
 
@@ -61,10 +70,45 @@ def _resumed(arguments: list[str]) -> RunFolder | None:
     return RunFolder.open(path)
 
 
-def _gridworld(arguments: list[str], resumed: RunFolder | None) -> int:
+def _base_zip(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """The agent to begin with, if one is given, and the other arguments.
+
+    Neither is a field of the configuration: no file may say what is to be trusted.
+
+    :raises UsageError: a zip that is not trusted, or trust without a zip
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--base_zip", nargs="?", const="")
+    parser.add_argument("--trust", action="store_true")
+    given, others = parser.parse_known_args(normalised(arguments))
+    if given.base_zip is None:
+        if given.trust:
+            raise UsageError("--trust goes with --base-zip FILE: nothing else is ever unpickled")
+        return arguments, None
+    if not given.base_zip:
+        raise UsageError("--base-zip needs a file, as PPO.save writes it")
+    from rl_forecast.experiments.gridworld.foreign_agent import check_trust
+
+    check_trust(Path(given.base_zip), given.trust)
+    return others, Path(given.base_zip)
+
+
+def _gridworld(arguments: list[str], resumed: RunFolder | None, base_zip: Path | None) -> int:
     config = parse_config(Config, arguments, _PROG, _DESCRIPTION, _EPILOG)
     check_config(config)
-    folder = resumed or RunFolder.create(config, ["python", "-m", "rl_forecast.train", *arguments])
+    folder = resumed
+    if folder is None:
+        command = ["python", "-m", "rl_forecast.train", *arguments]
+        if base_zip is None:
+            folder = RunFolder.create(config, command)
+        else:
+            from rl_forecast.experiments.gridworld.agent_files import save_agent
+            from rl_forecast.experiments.gridworld.foreign_agent import with_agent_of
+
+            config, model = with_agent_of(base_zip, config)
+            command += ["--base-zip", str(base_zip), "--trust"]
+            folder = RunFolder.create(config, command, lambda made: save_agent(made, "base", model))
+            print(f"base agent: {base_zip}, {model.num_timesteps} steps; it is not trained")
     with _working_on(folder, resumed is not None):
         # Imported last: the help and the run folder must not wait for torch.
         from rl_forecast.experiments.gridworld.job import print_outcome, run_gridworld_job

@@ -71,6 +71,7 @@ class BaseConfig:
     :param ent_coef: entropy coefficient
     :param gamma: discount factor
     :param hidden: units of each hidden layer, for actor and critic alike
+    :param activation: of the hidden layers
     """
 
     total_timesteps: int = 300_000
@@ -85,6 +86,7 @@ class BaseConfig:
     ent_coef: float = 0.01
     gamma: float = 0.97
     hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["relu", "tanh"] = "relu"
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,17 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, config: Config | LanguageConfig, command: list[str]) -> RunFolder:
+    def create(
+        cls,
+        config: Config | LanguageConfig,
+        command: list[str],
+        prepare: Callable[[RunFolder], object] = lambda folder: None,
+    ) -> RunFolder:
         """Make ``<log_dir>/<preset>-<seed>`` with configuration, command and versions; a counter is added if taken.
 
         :param config: the resolved configuration
         :param command: the command line as typed
+        :param prepare: writes what the run starts from, before there is a run that could be gone on with
         :raises UsageError: the folder cannot be made
         """
         name = f"{config.preset}-{config.seed}"
@@ -85,6 +91,7 @@ class RunFolder:
         folder = cls(path)
         folder.write_text("command.txt", shlex.join(command) + "\n")
         folder.write_json("versions.json", _versions())
+        prepare(folder)
         # Last: a folder that has it can be gone on with.
         folder.write_text("config.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False))
         return folder

@@ -16,13 +16,23 @@ from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.held_out import PARTS, agent_result, evaluation_title, held_out_tasks, print_metrics
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.usage import UsageError
+from rl_forecast.usage import UsageError, one_line
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.config import Config, EvaluationConfig
     from rl_forecast.experiments.run_folder import RunFolder
 
 __all__ = ["run_evaluation"]
+
+_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "agent": pl.String,
+    "part": pl.String,
+    "task_id": pl.Int64,
+    "log_p": pl.Float64,
+    "psi": pl.Float64,
+    "success": pl.Float64,
+    "rare": pl.Boolean,
+}
 
 
 def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConfig) -> dict[str, dict[str, Any]]:
@@ -34,15 +44,14 @@ def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConf
     :return: agent name to metrics
     :raises UsageError: the run is not finished, or its files cannot be read
     """
-    path = folder.path / "scores.parquet"
-    try:
-        known = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{path} cannot be read, so the run is not finished or damaged: run it again") from error
+    known = _known_scores(folder)
     # As in training: results depend on the number of threads in their last digits.
     torch.set_num_threads(config.threads)
     agents = known["agent"].unique(maintain_order=True).to_list()
     console = Console()
+    changed = folder.changed_versions()
+    if changed:
+        console.print(f"note: the run was made with other versions ({', '.join(changed)})", highlight=False)
     with PhaseProgress(console) as progress:
         scores = {name: _scores(folder, config, evaluation, name, known, progress) for name in agents}
     metrics = {name: agent_result(table, scores["base"], evaluation).metrics for name, table in scores.items()}
@@ -53,6 +62,19 @@ def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConf
     print_metrics(console, metrics, evaluation_title(evaluation, config.seed))
     console.print(f"written: {written}", highlight=False, soft_wrap=True)
     return metrics
+
+
+def _known_scores(folder: RunFolder) -> pl.DataFrame:
+    path = folder.path / "scores.parquet"
+    try:
+        known = pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"the run is not finished: python -m rl_forecast.train --resume {folder.path}") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(f"{path} is damaged: {one_line(str(error), 200)}") from error
+    if dict(known.schema) != _SCHEMA or "base" not in known["agent"]:
+        raise UsageError(f"{path} is not the table of a run: it lacks a column, the base agent, or has other types")
+    return known
 
 
 def _scores(

@@ -27,7 +27,7 @@ _ANCHOR_COEF = 100.0
 
 def policy_kwargs(base: BaseConfig) -> dict[str, Any]:
     """Arguments of the policy network that all agents of a run share."""
-    return {"net_arch": list(base.hidden), "activation_fn": nn.ReLU}
+    return {"net_arch": list(base.hidden), "activation_fn": {"relu": nn.ReLU, "tanh": nn.Tanh}[base.activation]}
 
 
 def make_base(config: Config, world: GridWorld, device: torch.device | str = "cpu") -> PPO:
