@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("rl_forecast.evaluate", "evaluate a finished run on held-out tasks"),
     "score": ("rl_forecast.commands.score", "failure scores of a language model on a file of prompts"),
     "sweep": ("rl_forecast.sweep", "compare methods over worlds and seeds, weights tuned on validation tasks"),
+    "report": ("rl_forecast.commands.report", "one page about runs and sweeps, with its figures and tables"),
     "forecast": ("rl_forecast.commands.forecast", "the worst of the next n queries, from any score file"),
     "backtest": ("rl_forecast.commands.backtest", "how good that forecast would have been on your own data"),
     "compare": ("rl_forecast.commands.compare", "which of several score files finds the worst failure for the money"),

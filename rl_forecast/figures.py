@@ -10,14 +10,16 @@ from rl_forecast.scores import psi_from_p
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from rl_forecast.backtest import HeldOutErrors
 
-__all__ = ["survival_figure"]
+__all__ = ["probability_ticks", "survival_figure"]
 
 _TICKS_P = (1e-24, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999)
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _OBSERVED, _FORECAST, _REALISED = "#4c4c4c", "#0072b2", "#d55e00"  # distinguishable without colour vision
 
 
@@ -37,7 +39,7 @@ def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]
         _panel(axis, psi, errors, n_deploy)
         axis.set_title(name, fontsize=11)
         axis.set_xlim(left - 0.3, right + 0.5)
-        _probability_ticks(axis, left, right)
+        probability_ticks(axis.xaxis, left - 0.3, right + 0.5)
         axis.set_xlabel("failure probability (linear in psi)", fontsize=9)
     # On the first panel only: its left end is free of marks.
     axes[0].annotate(
@@ -101,15 +103,21 @@ def _panel(axis: Axes, psi: NDArray[np.float64], errors: HeldOutErrors, n_deploy
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _probability_ticks(axis: Axes, left: float, right: float) -> None:
-    """Ticks at probabilities, kept apart by a ninth of the axis."""
+def probability_ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a psi axis at round probabilities, kept apart by a ninth of the axis.
+
+    :param axis: x or y axis
+    :param low: its lower end, psi
+    :param high: its upper end, psi
+    """
     shown: list[tuple[float, float]] = []
     for p, position in zip(_TICKS_P, psi_from_p(_TICKS_P), strict=True):
-        far_enough = not shown or position - shown[-1][0] > (right - left) / 9
-        if left - 0.3 <= position <= right + 0.5 and far_enough:
+        far_enough = not shown or position - shown[-1][0] > (high - low) / 9
+        if low <= position <= high and far_enough:
             shown.append((float(position), p))
-    axis.set_xticks([position for position, _ in shown], [_label(p) for _, p in shown], fontsize=8)
+    axis.set_ticks([position for position, _ in shown], [_label(p) for _, p in shown], fontsize=8)
 
 
 def _label(p: float) -> str:
-    return f"{p:g}" if p >= 0.01 else f"$10^{{{round(np.log10(p))}}}$"
+    # Not as mathematics: parsing that takes longer than drawing all else.
+    return f"{p:g}" if p >= 0.01 else f"10{str(round(np.log10(p))).translate(_SUPERSCRIPTS)}"

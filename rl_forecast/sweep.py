@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sweep.
 
     :param argv: command-line arguments, those of the process if ``None``
-    :return: exit code: 0, or 2 after bad input
+    :return: exit code: 0; 1 if jobs failed; 2 after bad input
     """
     arguments = sys.argv[1:] if argv is None else argv
 
@@ -31,11 +31,22 @@ def main(argv: list[str] | None = None) -> int:
         config = parse_config(SweepConfig, [*preset, *arguments], "python -m rl_forecast.sweep", _DESCRIPTION)
         check_sweep(config)
         from rl_forecast.experiments.sweep.report import print_comparison
-        from rl_forecast.experiments.sweep.run import open_sweep, run_sweep
+        from rl_forecast.experiments.sweep.run import JobsFailedError, open_sweep, run_sweep
 
         folder = open_sweep(config)
-        print_comparison(run_sweep(config, folder), config, folder)
-        return 0
+        code = 0
+        try:
+            print_comparison(run_sweep(config, folder), config, folder)
+        except JobsFailedError as failed:
+            for failure in failed.failures:
+                print(f"failed: {failure.key}: {failure.reason}", file=sys.stderr)
+            print("all other jobs are kept: the same command tries these again", file=sys.stderr)
+            code = 1
+        if config.report and any((folder.path / "held_out").glob("*.parquet")):
+            from rl_forecast.experiments.report.page import write_report
+
+            print(f"report: {write_report([str(folder.path)], folder.path / 'report')}")
+        return code
 
     return run_command(command)
 

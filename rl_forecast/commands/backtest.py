@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
 
 
 def _print(result: SplitBacktest) -> None:
-    from rl_forecast.commands.report import print_lines, table
+    from rl_forecast.commands.printing import print_lines, table
 
     r = result
     print(f"{r.n_scores} scores, {r.n_splits} random splits into m = {r.n_eval} and n = {r.n_deploy}\n")

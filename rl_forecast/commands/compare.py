@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def _print(found: Comparison, level: float, notes: dict[str, Any]) -> None:
-    from rl_forecast.commands.report import interval_words, print_lines, table
+    from rl_forecast.commands.printing import interval_words, print_lines, table
     from rl_forecast.formatting import format_count, format_probability
 
     rows = [

@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     _check_plot_suffix(args.plot)
     results = read(args)
 
-    from rl_forecast.commands.report import print_forecasts
+    from rl_forecast.commands.printing import print_forecasts
     from rl_forecast.forecasting import forecast
 
     forecasts: dict[str, Forecast] = {}

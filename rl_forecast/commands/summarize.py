@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     result = read(args)[""]
 
-    from rl_forecast.commands.report import print_lines
+    from rl_forecast.commands.printing import print_lines
     from rl_forecast.formatting import format_probability
     from rl_forecast.io import save_summary
 

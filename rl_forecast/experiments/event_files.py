@@ -14,20 +14,30 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["outcome_logger", "training_logger"]
+__all__ = ["Layout", "outcome_logger", "training_logger"]
+
+#: Category to heading of a chart to the log key it shows.
+Layout = dict[str, dict[str, str]]
 
 
-def training_logger(folder: RunFolder, name: str, last_step: int = -1) -> Logger:
+def training_logger(folder: RunFolder, name: str, layout: Layout, last_step: int = -1) -> Logger:
     """Logger of an agent in training, into ``tensorboard/<name>``.
 
     :param folder: run folder
     :param name: name of the agent
+    :param layout: charts of the Custom Scalars page; TensorBoard shows those of all runs once
     :param last_step: the step from which an interrupted training goes on: what an earlier process wrote of later ones
         does not count any more, and TensorBoard leaves it out
     """
     home = folder.file(f"tensorboard/{name}")
     # Only where there is something to leave out: the entry that says so is a step of its own to some readers.
-    return Logger(str(home), [_OutputFormat(str(home), last_step + 1 if home.is_dir() else None)])
+    output = _OutputFormat(str(home), last_step + 1 if home.is_dir() else None)
+    charts = {
+        category: {heading: ["Multiline", [f"^{key}$"]] for heading, key in keys.items()}
+        for category, keys in layout.items()
+    }
+    output.writer.add_custom_scalars(charts)
+    return Logger(str(home), [output])
 
 
 def outcome_logger(folder: RunFolder, name: str, kind: str = "outcome") -> Logger:

@@ -26,3 +26,17 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return folder / "here" / "smoke-0", result.stdout
+
+
+#: A sweep in small: two base agents, three runs for the weights, two for the comparison.
+SWEEP = ("--preset", "rl-study-smoke", "--worlds", "[slip]")
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished sweep. Tests that change it make a copy."""
+    folder = tmp_path_factory.mktemp("sweep")
+    result = run_module("rl_forecast.sweep", *SWEEP, "--log-dir", "here", "--n-jobs", "1", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return folder / "here" / "rl-study-smoke"

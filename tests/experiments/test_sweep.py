@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.config import Config
-from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, check_sweep, with_options
+from rl_forecast.experiments.sweep.config import (
+    MethodConfig,
+    SweepConfig,
+    check_sweep,
+    read_settings,
+    settings_text,
+    with_options,
+)
 from rl_forecast.experiments.sweep.report import sign_flip_p
 from rl_forecast.experiments.sweep.selection import choose_weights
 from rl_forecast.usage import UsageError
-from tests.experiments.conftest import run_module
+from tests.experiments.conftest import SWEEP, run_module
 
 
-def test_a_sweep_runs_goes_on_and_never_repeats_itself(tmp_path: Path) -> None:
-    arguments = ["--preset", "rl-study-smoke", "--log-dir", "here", "--n-jobs", "1", "--worlds", "[slip]"]
-    first = run_module("rl_forecast.sweep", *arguments, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    folder = tmp_path / "here" / "rl-study-smoke"
+def test_a_sweep_runs_goes_on_and_never_repeats_itself(sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rl-study-smoke"
+    shutil.copytree(sweep, folder)
     results = pl.read_parquet(folder / "results.parquet")
     assert results.select("world", "seed", "method").rows() == [("slip", 0, "task_only"), ("slip", 0, "forecast_psi")]
     assert (results["kl_from_base"].to_numpy() > 0).all()
@@ -31,6 +38,7 @@ def test_a_sweep_runs_goes_on_and_never_repeats_itself(tmp_path: Path) -> None:
     assert weights["task_only"] is None
     assert weights["forecast_psi"] in (0.1, 1.0)
     assert "| forecast_psi |" in (folder / "results.md").read_text()
+    assert (folder / "report" / "report.html").is_file(), "a sweep ends with its report"
     validation = pl.read_parquet(folder / "validation.parquet")
     assert sorted(validation["seed"].unique().to_list()) == [100]
     assert len(validation) == 1 + 2
@@ -39,15 +47,30 @@ def test_a_sweep_runs_goes_on_and_never_repeats_itself(tmp_path: Path) -> None:
     lost = folder / "held_out" / f"slip-0-forecast_psi-{weights['forecast_psi']:g}.parquet"
     before = pl.read_parquet(lost)
     lost.unlink()
-    second = run_module("rl_forecast.sweep", *arguments, cwd=tmp_path)
+    arguments = [*SWEEP, "--log-dir", str(tmp_path)]
+    second = run_module("rl_forecast.sweep", *arguments, "--n-jobs", "2")
     assert second.returncode == 0, second.stderr
     assert "comparison on held-out tasks: 1 of 2 are done" in second.stdout
     assert pl.read_parquet(lost).equals(before), "a job is a function of its arguments"
     assert {p: p.stat().st_mtime_ns for p in jobs if p != lost} == {p: t for p, t in jobs.items() if p != lost}
 
-    other = run_module("rl_forecast.sweep", *arguments, "--success-margin", "0.1", cwd=tmp_path)
+    other = run_module("rl_forecast.sweep", *arguments, "--success-margin", "0.1")
     assert other.returncode == 2
     assert "holds a sweep with other settings" in other.stderr
+
+
+def test_the_record_of_a_sweep_is_read_back(tmp_path: Path) -> None:
+    wanted = _sweep(seeds=(3, 4), success_margin=0.25, run=with_options(Config(), {"base.hidden": (8, 8)}))
+    (tmp_path / "sweep.yaml").write_text(settings_text(wanted))
+    assert read_settings(tmp_path / "sweep.yaml") == wanted
+    # Files of earlier versions hold n_jobs and log_dir as null, and lack the fields that came later.
+    older = yaml.safe_load(settings_text(wanted)) | {"n_jobs": None, "log_dir": None}
+    del older["run"]["checkpoint_every"]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(older))
+    assert read_settings(tmp_path / "sweep.yaml") == wanted
+    (tmp_path / "sweep.yaml").write_text("methods: [{nam: x}]")
+    with pytest.raises(UsageError, match="is not the record of a sweep"):
+        read_settings(tmp_path / "sweep.yaml")
 
 
 def _sweep(**changes: object) -> SweepConfig:
@@ -65,6 +88,8 @@ def _sweep(**changes: object) -> SweepConfig:
         (_sweep(worlds=()), "worlds is empty"),
         (_sweep(worlds=("slip", "slip")), "worlds holds something twice"),
         (_sweep(n_jobs=0), "n_jobs must be at least 1"),
+        (_sweep(retries=-1), "retries must not be negative"),
+        (_sweep(address="auto"), "add --backend ray"),
         (_sweep(tuning_seeds=()), "tuning_seeds is empty"),
         (_sweep(methods=(MethodConfig("psi", "forecast_ppo"),)), "must hold one named task_only"),
         (

@@ -27,7 +27,7 @@ from rl_forecast.experiments.held_out import (
     print_metrics,
 )
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.experiments.tensorboard import record_outcome
+from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, record_outcome
 from rl_forecast.figures import survival_figure
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
@@ -195,10 +195,10 @@ class _Job:
         if not path.is_file():
             if (self.folder.path / f"tensorboard/{name}").is_dir():
                 self.progress.say(f"{TITLES[name]}: beginning again, it had no checkpoint yet")
-            model.set_logger(training_logger(self.folder, name))
+            model.set_logger(training_logger(self.folder, name, GRIDWORLD_LAYOUT))
             return None
         recorded = restore_checkpoint(path, model)
-        logger = training_logger(self.folder, name, model.num_timesteps)
+        logger = training_logger(self.folder, name, GRIDWORLD_LAYOUT, model.num_timesteps)
         for key, value in recorded.items():
             logger.record(key, value)
         model.set_logger(logger)

@@ -22,7 +22,7 @@ from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, ma
 from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.experiments.tensorboard import record_outcome
+from rl_forecast.experiments.tensorboard import LANGUAGE_LAYOUT, record_outcome
 from rl_forecast.figures import survival_figure
 from rl_forecast.usage import UsageError, one_line
 
@@ -164,7 +164,7 @@ class _Job:
             self.progress.say(f"{TITLES[name]}: going on from step {tuner.step} of {tune.steps}")
         logger = Logger(folder=None, output_formats=[])
         if self.processes.is_main:
-            logger = training_logger(self.folder, name, tuner.step or -1)
+            logger = training_logger(self.folder, name, LANGUAGE_LAYOUT, tuner.step or -1)
         with self.progress.phase(f"train {TITLES[name]}", tune.steps) as phase:
             phase.advance(tuner.step)
             while tuner.step < tune.steps:

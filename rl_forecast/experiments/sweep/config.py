@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from rl_forecast.experiments.config import AgentName, Config, check_config
 from rl_forecast.usage import UsageError, unknown_name
 
-__all__ = ["MethodConfig", "SweepConfig", "check_sweep", "with_options"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MethodConfig", "SweepConfig", "check_sweep", "read_settings", "settings_text", "with_options"]
+
+# How and where the jobs are run is not part of what a sweep is.
+_NOT_SETTINGS = ("n_jobs", "log_dir", "backend", "address", "retries", "report")
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,12 @@ class SweepConfig:
     :param preset: named settings that the other options override
     :param name: folder of the sweep in log_dir, found again to go on with it
     :param log_dir: folder of runs
-    :param n_jobs: processes, each with one thread
+    :param n_jobs: processes on this machine, each with one thread; a Ray cluster that is there already has its own
+    :param backend: where jobs run: local processes, or a Ray cluster (needs rl-forecast[ray])
+    :param address: of the Ray cluster, such as auto or ray://head:10001; empty for $RAY_ADDRESS, or else a cluster of
+        n_jobs cores on this machine
+    :param report: whether to write the report at the end; rl-forecast report does so later
+    :param retries: times that a failed job is run again before the sweep goes on without it
     :param worlds: families of gridworlds
     :param seeds: seeds of the comparison: base agent, training pool, fine-tuning and held-out tasks
     :param tuning_seeds: seeds on whose validation tasks the weights are chosen; never those of the comparison
@@ -49,6 +62,10 @@ class SweepConfig:
     name: str = "rl-study"
     log_dir: str = "runs"
     n_jobs: int = 2
+    backend: Literal["local", "ray"] = "local"
+    address: str = ""
+    retries: int = 1
+    report: bool = True
     worlds: tuple[str, ...] = ("recolor",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101)
@@ -81,6 +98,50 @@ def _with_option(part: Any, whole_name: str, name: str, value: Any) -> Any:
     return replace(part, **{head: value})
 
 
+def settings_text(sweep: SweepConfig) -> str:
+    """What a sweep is, as YAML.
+
+    :param sweep: the sweep
+    """
+    settings = {key: value for key, value in asdict(sweep).items() if key not in _NOT_SETTINGS}
+    return yaml.safe_dump(_plain(settings), sort_keys=False)
+
+
+def read_settings(path: Path) -> SweepConfig:
+    """The inverse of :func:`settings_text`; a field that a file of an earlier version lacks has its default.
+
+    :param path: the file
+    :raises UsageError: it is not the record of a sweep
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = {key: _tuples(value) for key, value in content.items() if key not in _NOT_SETTINGS}
+        methods = tuple(MethodConfig(**method) for method in settings.pop("methods"))
+        run = with_options(Config(), _flat(settings.pop("run")))
+        return SweepConfig(**settings, methods=methods, run=run)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not the record of a sweep of this version: {error}") from error
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def check_sweep(config: SweepConfig) -> None:
     """Refuse what could not run or would not be a fair comparison, before anything is made.
 
@@ -89,6 +150,10 @@ def check_sweep(config: SweepConfig) -> None:
     check_config(config.run)
     if config.n_jobs < 1:
         raise UsageError(f"n_jobs must be at least 1, it is {config.n_jobs}")
+    if config.retries < 0:
+        raise UsageError(f"retries must not be negative, it is {config.retries}")
+    if config.address and config.backend != "ray":
+        raise UsageError("--address is that of a Ray cluster: add --backend ray")
     for name in ("worlds", "seeds", "methods"):
         values = getattr(config, name)
         if not values:

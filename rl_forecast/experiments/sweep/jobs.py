@@ -69,6 +69,11 @@ class BaseJob:
         """Name of the job's file."""
         return f"bases/{self.world}-{self.seed}.parquet"
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Files of earlier jobs that it reads."""
+        return ()
+
     def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
         """Do it; the weights lie beside the scores."""
         torch.set_num_threads(1)
@@ -111,6 +116,11 @@ class FineTuneJob:
     def scores_key(self) -> str:
         """Name of the file with the score of every task, written before :attr:`key`."""
         return f"{self.split}/scores/{self._name}.parquet"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Files of earlier jobs that it reads."""
+        return f"bases/{self.world}-{self.seed}.safetensors", f"bases/{self.world}-{self.seed}.parquet"
 
     @property
     def _name(self) -> str:

@@ -1,0 +1,380 @@
+"""The figures of a report: small panels that a page can put side by side or below each other."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl_forecast.experiments.report.metrics import SPECS, title_of, values_of
+from rl_forecast.experiments.report.statistics import estimate
+from rl_forecast.figures import probability_ticks
+from rl_forecast.forecasters import NoTailError, make_forecaster
+from rl_forecast.formatting import format_probability
+from rl_forecast.scores import psi_from_p
+from rl_forecast.summary import TailSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from rl_forecast.experiments.report.coverage import IntervalQuality
+    from rl_forecast.experiments.report.reading import Setting, Unit
+
+__all__ = [
+    "Panel",
+    "coverage_panel",
+    "file_stem",
+    "legend_below",
+    "log_axis",
+    "new_axes",
+    "pareto_panels",
+    "scatter_panel",
+    "style_of",
+    "survival_panels",
+]
+
+# Distinguishable without colour vision, and by marker without colour.
+_COLOURS = ("#4c4c4c", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b3f9d", "#8c564b")
+_MARKERS = "osD^vP*Xhd"
+_BASE = _COLOURS[0]
+# Scores drawn: below p = 1e-24 nothing is told apart, above psi = 12 p is 1 - 6e-6.
+_PSI_RANGE = (float(psi_from_p(1e-24)), 12.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of the page.
+
+    :param stem: file name without suffix
+    :param title: short heading
+    :param alt: what a reader who cannot see it has to know
+    :param figure: the matplotlib figure
+    :param is_photo: whether it holds pictures, which are inlined as PNG instead of SVG
+    """
+
+    stem: str
+    title: str
+    alt: str
+    figure: Figure
+    is_photo: bool = False
+
+    def save(self, folder: Path) -> bytes:
+        """Write ``<stem>.png`` and ``<stem>.svg``.
+
+        :param folder: an existing folder
+        :return: the content that the page inlines
+        """
+        contents = {}
+        for kind in ("png", "svg"):
+            buffer = io.BytesIO()
+            # Without a date the same results give the same bytes.
+            metadata = {"Date": None} if kind == "svg" else {}
+            self.figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            contents[kind] = buffer.getvalue()
+            # The layout found for one format serves the other.
+            self.figure.set_layout_engine("none")
+            (folder / f"{self.stem}.{kind}").write_bytes(contents[kind])
+        return contents["png" if self.is_photo else "svg"]
+
+
+def file_stem(*names: str) -> str:
+    """A file name made of names of any kind."""
+    return "-".join(re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names)
+
+
+def new_axes(height: float = 3.4) -> tuple[Figure, Axes]:
+    """A panel's figure: as wide as a telephone shows without shrinking it.
+
+    :param height: inches
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.3, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """Make an axis logarithmic, with plain numbers, also at 2 and 5 where it spans few decades.
+
+    :param axes: axes whose data are drawn
+    :param which: ``x`` or ``y``
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis = getattr(axes, f"{which}axis")
+    getattr(axes, f"set_{which}scale")("log")
+    low, high = axis.get_view_interval()
+    few = high < 300 * max(low, 1e-300)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def style_of(number: int) -> dict[str, Any]:
+    return {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+# -- survival curves ------------------------------------------------------------------------------------------------
+
+
+def survival_panels(setting: Setting) -> list[Panel]:
+    """For each agent the share of tasks above each score, with one evaluation's forecast and its band.
+
+    :param setting: the setting
+    """
+    lines = {agent: _forecast_line(setting.of(agent)[0]) for agent in setting.agents}
+    low, high = _limits(setting, lines)
+    return [_survival_panel(setting, agent, lines[agent], low, high) for agent in setting.agents]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Forecast of a typical evaluation set: shape (n_sizes,) each, psi."""
+
+    n: NDArray[np.float64]
+    middle: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def _forecast_line(unit: Unit) -> _Line | None:
+    """Of the evaluation set whose forecast is the median one; ``None`` where no set has a tail."""
+    errors = unit.errors()
+    if errors.n_failed_fits == len(errors.forecast):
+        return None
+    order = np.argsort(errors.forecast)  # NaN last
+    typical = order[(len(order) - errors.n_failed_fits) // 2]
+    method = make_forecaster(unit.evaluation.forecaster, unit.evaluation.tail_k)
+    try:
+        fit = method.fit(TailSummary.from_scores(unit.part("evaluation")[typical]))
+    except NoTailError:
+        return None
+    m, n_deploy = unit.part("evaluation").shape[1], unit.part("deployment").shape[1]
+    sizes = np.unique(np.round(np.geomspace(max(m / unit.evaluation.tail_k, 2), 2 * n_deploy, 9))).astype(int)
+    rows = [(fit.point(n), fit.quantile(0.05, n), fit.quantile(0.95, n)) for n in sizes.tolist()]
+    middle, low, high = np.array(rows).T
+    return _Line(sizes.astype(float), middle, low, high)
+
+
+def _limits(setting: Setting, lines: dict[str, _Line | None]) -> tuple[float, float]:
+    """Range of psi that shows every agent's right end; the bulk of very safe tasks is cut off."""
+    left, right = [], [-1.0]
+    for unit in setting.units:
+        psi = unit.part("deployment").ravel()
+        finite = psi[np.isfinite(psi)]
+        if finite.size:
+            left.append(float(np.quantile(finite, 0.8)))
+            right.append(float(finite.max()))
+    right += [float(line.middle[-1]) for line in lines.values() if line is not None]
+    low = max(min(left, default=-3.0), _PSI_RANGE[0])
+    return low - 0.3, max(min(max(right), _PSI_RANGE[1]), low + 1.0) + 0.5
+
+
+def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float, high: float) -> Panel:
+    units = setting.of(agent)
+    figure, axes = new_axes()
+    colour = _COLOURS[1] if agent != "base" else _BASE
+    if agent != "base":
+        for i, unit in enumerate(setting.of("base")):
+            label = "base agent, before" if i == 0 else None
+            axes.plot(*_survival(unit), color=_BASE, lw=0.9, ls=(0, (4, 2)), alpha=0.8, label=label)
+    for i, unit in enumerate(units):
+        first = {"lw": 1.8, "label": "tasks seen in deployment"} if i == 0 else {"lw": 0.8, "alpha": 0.5}
+        axes.plot(*_survival(unit), color=colour, **first)
+    n_deploy = units[0].part("deployment").shape[1]
+    axes.axhline(1 / n_deploy, color="0.8", lw=0.8, zorder=0)
+    axes.annotate(
+        f"1 / {n_deploy}",
+        (0.01, 1 / n_deploy),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize=7.5,
+        color="0.4",
+    )
+    if line is not None:
+        band: dict[str, Any] = {"color": "#d55e00", "alpha": 0.16, "lw": 0}
+        axes.fill_betweenx(1 / line.n, line.low, line.high, label="90 % prediction band", **band)
+        axes.plot(line.middle, 1 / line.n, color="#d55e00", lw=1.4, ls="--", label="forecast of one evaluation")
+    realised = units[0].part("deployment").max(axis=1)
+    level = np.full(realised.size, 1 / n_deploy)
+    axes.plot(realised, level, "D", color="k", ms=4, mec="white", mew=0.5, label="realised worst", zorder=4)
+    log_axis(axes, "y")
+    axes.set_ylim(0.3 / n_deploy, 1.3)
+    axes.set_xlim(low, high)
+    probability_ticks(axes.xaxis, low, high)
+    axes.set_xlabel("failure probability (axis linear in psi)", fontsize=8.5)
+    axes.set_ylabel("share of tasks with a higher one", fontsize=8.5)
+    axes.legend(frameon=False, fontsize=7, loc="upper right", handlelength=1.6)
+    title = title_of(setting.kind, agent)
+    alt = (
+        f"Survival curve of the failure scores of {title} in {setting.name}, {len(units)} seed(s). Realised worst of "
+        f"{n_deploy} tasks, seed {units[0].seed}: {format_probability(float(np.median(realised)))} (median of "
+        f"{realised.size} sets). "
+    )
+    if line is not None:
+        at = [float(np.interp(n_deploy, line.n, values)) for values in (line.middle, line.low, line.high)]
+        alt += (
+            f"Forecast {format_probability(at[0])}, 90 % band {format_probability(at[1])} to "
+            f"{format_probability(at[2])}."
+        )
+    else:
+        alt += "No tail could be fitted."
+    return Panel(file_stem("survival", setting.name, agent), title, alt, figure)
+
+
+def _survival(unit: Unit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores and the share of deployment tasks at or above each, thinned to what the eye can tell apart."""
+    ordered = np.sort(unit.part("deployment").ravel())[::-1]
+    rank = np.unique(np.round(np.geomspace(1, ordered.size, 200)).astype(int))
+    return ordered[rank - 1], rank / ordered.size
+
+
+# -- forecast against realised --------------------------------------------------------------------------------------
+
+
+def scatter_panel(setting: Setting) -> Panel:
+    """Forecast against realised worst: a point for each agent and seed, its bar over evaluation sets.
+
+    :param setting: the setting
+    """
+    figure, axes = new_axes(3.9 + 0.16 * ((len(setting.agents) + 1) // 2))
+    points = []
+    for number, agent in enumerate(setting.agents):
+        style, label = style_of(number), title_of(setting.kind, agent)
+        for unit in setting.of(agent):
+            errors = unit.errors()
+            forecast = errors.forecast[np.isfinite(errors.forecast)]
+            x = float(np.median(errors.realised))
+            if not forecast.size or not np.isfinite(x):
+                continue
+            y, ends = float(np.median(forecast)), np.quantile(forecast, [0.05, 0.95])
+            points.append((x, y))
+            axes.plot([x, x], np.clip(ends, *_PSI_RANGE), color=style["color"], lw=1, alpha=0.35)
+            axes.plot(x, np.clip(y, *_PSI_RANGE), ls="", ms=5, mec="white", mew=0.4, label=label, **style)
+            label = "_"
+    if points:
+        clipped = np.clip(np.array(points), *_PSI_RANGE)
+        low, high = float(clipped.min()) - 0.7, float(clipped.max()) + 0.7
+        axes.plot([low, high], [low, high], color="0.6", lw=0.9, zorder=0)
+        axes.annotate("forecast = realised", (high, high), ha="right", va="top", fontsize=7, color="0.4", rotation=38)
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        probability_ticks(axes.xaxis, low, high)
+        probability_ticks(axes.yaxis, low, high)
+    else:
+        axes.text(0.5, 0.5, "no tail could be fitted", ha="center", transform=axes.transAxes)
+    axes.set_xlabel("realised worst failure probability (psi axis)", fontsize=8.5)
+    axes.set_ylabel("forecast of it", fontsize=8.5)
+    legend_below(figure)
+    alt = (
+        f"Forecast against realised worst failure probability in {setting.name}: {len(points)} agents and seeds, "
+        f"{sum(y < x for x, y in points)} of them with a median forecast below the realised worst."
+    )
+    return Panel(file_stem("scatter", setting.name), "Forecast against realised worst", alt, figure)
+
+
+def legend_below(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7.5, columnspacing=1.2
+        )
+
+
+# -- what an error costs --------------------------------------------------------------------------------------------
+
+
+def pareto_panels(setting: Setting) -> list[Panel]:
+    """Headline error against capability, safety and distance from the base agent.
+
+    :param setting: the setting
+    """
+    spec = SPECS[setting.kind]
+    better = {spec.capability: "right", spec.distance: "left"} | dict.fromkeys(spec.safety, "left")
+    panels = []
+    for key in (spec.capability, *spec.safety, spec.distance):
+        known = [unit.metrics.get(key) for unit in setting.units]
+        if any(value is not None for value in known):
+            panels.append(_pareto_panel(setting, key, better[key]))
+    return panels
+
+
+def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
+    spec = SPECS[setting.kind]
+    error, column = spec.columns[0], spec.column(key)
+    figure, axes = new_axes(3.5 + 0.16 * ((len(setting.agents) + 1) // 2))
+    is_log = key in spec.safety
+    described, missing = [], []
+    for number, agent in enumerate(setting.agents):
+        x, y = values_of(setting, agent, key), values_of(setting, agent, error.key)
+        title = title_of(setting.kind, agent)
+        if x is None or y is None:
+            missing.append(title)
+            continue
+        if is_log:
+            x = np.maximum(x, 1e-30)
+        style = style_of(number)
+        axes.plot(x, y, ls="", ms=4, alpha=0.4, mew=0, **style)
+        at_x, at_y = estimate([x]), estimate([y])
+        for along, value in ((at_x, at_y), (at_y, at_x)):
+            if np.isfinite(along.low):
+                ends = [along.low, along.high], [value.value] * 2
+                axes.plot(*(ends if along is at_x else ends[::-1]), color=style["color"], lw=1.2)
+        axes.plot(at_x.value, at_y.value, ls="", ms=8, mec="white", mew=0.6, label=title, **style)
+        described.append(f"{title} {column.layout.format(at_x.value)} and {at_y.value:.2f}")
+    if is_log:
+        log_axis(axes, "x")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"{column.heading} (better: {better})", fontsize=8.5)
+    axes.set_ylabel(f"{error.heading}, nats (better: down)", fontsize=8.5)
+    legend_below(figure)
+    alt = f"{error.heading} against {column.heading} in {setting.name}: " + "; ".join(described)
+    if missing:
+        alt += f". Not shown, because error or {column.heading} is undefined for a seed: {', '.join(missing)}"
+    return Panel(file_stem("pareto", setting.name, key), f"Error against {column.heading}", alt + ".", figure)
+
+
+# -- coverage -------------------------------------------------------------------------------------------------------
+
+
+def coverage_panel(setting: Setting, rows: Sequence[IntervalQuality], level: float) -> Panel:
+    """Coverage of the prediction intervals against their width.
+
+    :param setting: the setting
+    :param rows: interval qualities of this setting
+    :param level: nominal coverage
+    """
+    figure, axes = new_axes(3.5 + 0.16 * ((len(setting.agents) + 1) // 2))
+    forecasters = list(dict.fromkeys(row.forecaster for row in rows))
+    markers = dict(zip(forecasters, "osD^", strict=False))
+    for row in rows:
+        number = setting.agents.index(row.agent)
+        label = title_of(setting.kind, row.agent) if row.forecaster == forecasters[0] else "_"
+        width = max(row.width.value, 1e-2)
+        colour = style_of(number)["color"]
+        axes.plot(width, row.coverage.value, markers[row.forecaster], ms=6, color=colour, mec="w", mew=0.4, label=label)
+    axes.axhline(level, color="0.6", lw=0.9, zorder=0)
+    axes.annotate(f"promised: {level:.0%}", (0.99, level), xycoords=("axes fraction", "data"), ha="right", fontsize=7)
+    log_axis(axes, "x")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("median width of the interval, psi", fontsize=8.5)
+    axes.set_ylabel("share of realised worsts inside", fontsize=8.5)
+    key = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle"}
+    named = ", ".join(f"{key[markers[name]]}: {name}" for name in forecasters)
+    axes.set_title(named, fontsize=7, color="0.3")
+    legend_below(figure)
+    alt = f"Coverage of {level:.0%} prediction intervals against width in {setting.name}: " + "; ".join(
+        f"{title_of(setting.kind, row.agent)} under {row.forecaster} {row.coverage.value:.0%}" for row in rows
+    )
+    return Panel(file_stem("coverage", setting.name), "Coverage of the prediction intervals", alt + ".", figure)

@@ -1,0 +1,319 @@
+"""What a report is made of: the agents of runs and sweeps, each with its scores and metrics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+
+from rl_forecast.backtest import HeldOutErrors, held_out_errors
+from rl_forecast.experiments.command_line import parse_config
+from rl_forecast.experiments.config import Config
+from rl_forecast.experiments.jobs import JOBS, job_of_file
+from rl_forecast.experiments.language_model.config import LanguageConfig
+from rl_forecast.experiments.sweep.config import read_settings, with_options
+from rl_forecast.forecasters import make_forecaster
+from rl_forecast.usage import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from rl_forecast.experiments.config import EvaluationConfig
+    from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
+    from rl_forecast.experiments.sweep.config import SweepConfig
+
+__all__ = ["Inputs", "Kind", "Setting", "Unit", "read_inputs"]
+
+Kind = Literal["gridworld", "language"]
+# Fields that may differ between runs that are compared.
+_NOT_SETTINGS = ("seed", "log_dir", "device", "threads", "agents", "preset", "checkpoint_every")
+# Plain training of either job and of sweeps: what the others are tested against.
+_REFERENCES = ("ppo", "task_only", "sft")
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One agent of one seed.
+
+    :param agent: its name
+    :param seed: its seed
+    :param metrics: name to value, ``None`` where undefined
+    :param scores: columns ``part``, ``task_id``, ``psi``, ``log_p`` and, of gridworlds, ``success`` and ``rare``
+    :param source: run or sweep folder it was read from
+    :param config: configuration of its run
+    :param has_curves: whether the source holds event files of its training
+    """
+
+    agent: str
+    seed: int
+    metrics: dict[str, Any]
+    scores: pl.DataFrame
+    source: Path
+    config: Config | LanguageConfig
+    has_curves: bool
+
+    @property
+    def evaluation(self) -> EvaluationConfig | LanguageEvaluationConfig:
+        """Sizes of the sets and the forecaster."""
+        return self.config.evaluation
+
+    def part(self, name: str) -> NDArray[np.float64]:
+        """Scores of a part, psi, one row a set; a file of prompts too small for the sets that were asked for makes
+        one set of its deployment prompts.
+        """
+        psi: NDArray[np.float64] = self.scores.filter(pl.col("part") == name)["psi"].to_numpy()
+        size = self.evaluation.n_eval if name == "evaluation" else self.evaluation.n_deploy
+        return psi.reshape(-1, size) if psi.size and psi.size % size == 0 else psi.reshape(1, -1)
+
+    def errors(self, forecaster: str | None = None) -> HeldOutErrors:
+        """Forecast of every evaluation set against the worst of every deployment set.
+
+        :param forecaster: method, that of the headline if ``None``
+        """
+        method = make_forecaster(forecaster or self.evaluation.forecaster, self.evaluation.tail_k)
+        return held_out_errors(self.part("evaluation"), self.part("deployment"), method)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Agents that can be compared: the same world or prompts and the same evaluation, over seeds.
+
+    :param name: what it is called
+    :param kind: which job
+    :param units: its agents, in the order of the table, seeds ascending within each
+    :param base: seed to the agent that the others were fine-tuned from
+    :param split: ``held_out``, or ``validation`` of a sweep that has not come further
+    """
+
+    name: str
+    kind: Kind
+    units: tuple[Unit, ...]
+    base: dict[int, Unit]
+    split: str
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agents, base first."""
+        return tuple(dict.fromkeys(unit.agent for unit in self.units))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds."""
+        return tuple(sorted({unit.seed for unit in self.units}))
+
+    @property
+    def reference(self) -> str:
+        """The agent that the others are tested against: plain training, else the base agent."""
+        return next((name for name in _REFERENCES if name in self.agents), self.agents[0])
+
+    def of(self, agent: str) -> tuple[Unit, ...]:
+        """Units of an agent."""
+        return tuple(unit for unit in self.units if unit.agent == agent)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Everything read.
+
+    :param settings: the settings
+    :param notes: what was left out and why, a sentence each
+    :param weights: rows of the tables of chosen weights of sweeps
+    """
+
+    settings: tuple[Setting, ...]
+    notes: tuple[str, ...]
+    weights: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Units of one seed, before they are grouped. ``fingerprint`` tells settings of the same label apart."""
+
+    label: str
+    preset: str
+    fingerprint: str
+    kind: Kind
+    split: str
+    units: tuple[Unit, ...]
+
+
+def read_inputs(paths: Sequence[str]) -> Inputs:
+    """Read run folders of train, sweep folders, and folders of both.
+
+    :param paths: the folders
+    :raises UsageError: a folder is neither, or nothing in them is finished
+    """
+    found: list[_Found] = []
+    notes: list[str] = []
+    weights: list[dict[str, Any]] = []
+    for folder in _folders(paths):
+        if (folder / "sweep.yaml").is_file():
+            found += _read_sweep(folder, notes, weights)
+        else:
+            found += _read_run(folder, notes)
+    if not found:
+        left_out = f": {notes[0]}" if notes else ""
+        raise UsageError(f"there is nothing to report in {', '.join(paths)}{left_out}")
+    return Inputs(tuple(_group(found, notes)), tuple(notes), tuple(weights))
+
+
+def _folders(paths: Sequence[str]) -> Iterable[Path]:
+    """Run and sweep folders, each once; a folder that holds some stands for them."""
+    seen: dict[Path, Path] = {}
+    for name in paths:
+        path = Path(name)
+        if not path.is_dir():
+            raise UsageError(f"{name!r} is not a folder: name run folders of train, or the folder of a sweep")
+        inside = [path] if _is_run(path) else sorted(child for child in path.iterdir() if _is_run(child))
+        if not inside:
+            raise UsageError(f"{name!r} is no run and holds none: it has neither config.yaml nor sweep.yaml")
+        for folder in inside:
+            seen.setdefault(folder.resolve(), folder)
+    return seen.values()
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("config.yaml", "sweep.yaml"))
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(f"{path} cannot be read, the file is damaged: delete it and run the job again") from error
+
+
+# -- runs of train --------------------------------------------------------------------------------------------------
+
+
+def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
+    path = folder / "metrics.json"
+    if not path.is_file() or not (folder / "scores.parquet").is_file():
+        notes.append(f"{folder} is not finished and was left out.")
+        return []
+    kind: Kind = "language" if job_of_file(folder / "config.yaml") == "language" else "gridworld"
+    try:
+        config: Config | LanguageConfig = parse_config(JOBS[kind], ["--config", str(folder / "config.yaml")], "", "")
+    except UsageError as error:
+        notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
+        return []
+    try:
+        metrics: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read, the file is damaged: {error}") from error
+    scores = _read_table(folder / "scores.parquet")
+    agents = scores["agent"].unique(maintain_order=True).to_list()
+    tables = scores.partition_by("agent", as_dict=True)
+    units = tuple(
+        Unit(agent, config.seed, metrics[agent], tables[(agent,)], folder, config, (folder / "tensorboard").is_dir())
+        for agent in agents
+        if agent in metrics
+    )
+    settings = asdict(config)
+    for name in _NOT_SETTINGS:
+        settings.pop(name, None)
+    if isinstance(config, Config):
+        label: str = str(config.world.family)
+    else:
+        label = Path(config.prompts).stem if config.prompts else f"password game, {config.game.level}"
+    fingerprint = json.dumps(settings, sort_keys=True, default=str)
+    return [_Found(label, config.preset, fingerprint, kind, "held_out", units)]
+
+
+# -- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -> list[_Found]:
+    """Held-out jobs that are done; validation jobs where there is none."""
+    sweep = read_settings(folder / "sweep.yaml")
+    split = "held_out"
+    rows = _rows(folder, split)
+    if not rows:
+        split, rows = "validation", _rows(folder, "validation")
+        if rows:
+            notes.append(
+                f"{folder} has no held-out results yet: what is shown are the validation tasks on which the weights "
+                "are chosen, every weight on its own. Do not read them as results."
+            )
+    if not rows:
+        notes.append(f"{folder} has no finished comparison yet and was left out.")
+        return []
+    if split == "held_out":
+        wanted = len(sweep.worlds) * len(sweep.seeds) * len(sweep.methods)
+        if len(rows) < wanted:
+            notes.append(f"{folder} is not finished: {len(rows)} of {wanted} held-out jobs are done.")
+        if (folder / "weights.json").is_file():
+            chosen = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+            weights += [choice | {"sweep": str(folder)} for choice in chosen]
+    found = []
+    for world in sweep.worlds:
+        for seed in sorted({row["seed"] for row in rows if row["world"] == world}):
+            jobs = [row for row in rows if (row["world"], row["seed"]) == (world, seed)]
+            units = _sweep_units(folder, sweep, world, seed, split, jobs)
+            found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", "gridworld", split, units))
+    return found
+
+
+def _rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    """Rows of the finished jobs whose scores are there too."""
+    rows = []
+    for path in sorted((folder / split).glob("*.parquet")):
+        scores = folder / split / "scores" / path.name
+        if scores.is_file():
+            rows.append(_read_table(path).row(0, named=True) | {"scores": scores})
+    return rows
+
+
+def _sweep_units(
+    folder: Path, sweep: SweepConfig, world: str, seed: int, split: str, jobs: list[dict[str, Any]]
+) -> tuple[Unit, ...]:
+    # Imported here: it brings Stable-Baselines3.
+    from rl_forecast.experiments.sweep.jobs import outcome
+
+    config = replace(with_options(sweep.run, {"world.family": world}), seed=seed)
+    base = _read_table(folder / f"bases/{world}-{seed}.parquet")
+    units = [Unit("base", seed, outcome(base, base, config) | {"kl_from_base": 0.0}, base, folder, config, False)]
+    order = [method.name for method in sweep.methods]
+    for row in sorted(jobs, key=lambda row: (order.index(row["method"]), row["weight"] or 0.0)):
+        metrics = {key: value for key, value in row.items() if key not in ("world", "seed", "method", "scores")}
+        agent = row["method"]
+        if split == "validation" and row["weight"] is not None:
+            agent += f" {row['weight']:g}"
+        units.append(Unit(agent, seed, metrics, _read_table(row["scores"]), folder, config, False))
+    return tuple(units)
+
+
+# -- grouping -------------------------------------------------------------------------------------------------------
+
+
+def _group(found: list[_Found], notes: list[str]) -> Iterable[Setting]:
+    """One setting for each fingerprint, with names that tell them apart."""
+    groups: dict[tuple[str, str], list[_Found]] = {}
+    for item in found:
+        members = groups.setdefault((item.label, item.fingerprint), [])
+        known = {(unit.agent, unit.seed) for m in members for unit in m.units}
+        new = tuple(unit for unit in item.units if (unit.agent, unit.seed) not in known)
+        if not new:
+            notes.append(f"{item.units[0].source} repeats settings and seed of another run and was left out.")
+            continue
+        members.append(replace(item, units=new))
+    names: dict[str, int] = {}
+    labels = [label for label, _ in groups]
+    for (label, _), members in groups.items():
+        first = members[0]
+        name = label if labels.count(label) == 1 else f"{label} ({first.preset})"
+        names[name] = names.get(name, 0) + 1
+        if names[name] > 1:
+            name = f"{name} {names[name]}"
+        # The longest list of agents gives the order; a run may have fewer.
+        order = [unit.agent for unit in max(members, key=lambda m: len(m.units)).units]
+        order += [unit.agent for m in members for unit in m.units if unit.agent not in order]
+        units = sorted((unit for m in members for unit in m.units), key=lambda u: (order.index(u.agent), u.seed))
+        base = {unit.seed: unit for unit in units if unit.agent == "base"}
+        yield Setting(name, first.kind, tuple(units), base, first.split)

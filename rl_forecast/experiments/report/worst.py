@@ -1,0 +1,82 @@
+"""The riskiest tasks of a setting as pictures, the riskiest prompts as text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl_forecast.experiments.config import Config
+from rl_forecast.experiments.report.figures import Panel, file_stem
+from rl_forecast.experiments.report.metrics import title_of
+from rl_forecast.formatting import format_probability
+
+if TYPE_CHECKING:
+    from rl_forecast.experiments.report.reading import Setting, Unit
+
+__all__ = ["sample_rows", "worst_task_panels"]
+
+# Pictures of a setting at most, and for each agent whose policy was kept.
+_N_PICTURES, _N_WORST = 9, 2
+
+
+def worst_task_panels(setting: Setting) -> list[Panel]:
+    """The riskiest held-out tasks of every agent, of the first seed.
+
+    Where the run kept the policy, the picture shows where the agent goes and dies; a sweep keeps scores only, and its
+    pictures show the room.
+
+    :param setting: a gridworld setting
+    """
+    panels = []
+    n_worst = _N_WORST if _N_WORST * len(setting.agents) <= _N_PICTURES else 1
+    for agent in setting.agents:
+        unit = setting.of(agent)[0]
+        has_policy = (unit.source / "agents" / agent / "policy.safetensors").is_file()
+        psi = unit.scores["psi"].to_numpy()
+        order = np.argsort(-psi, kind="stable")[: n_worst if has_policy else 1]
+        for rank, row in enumerate(order.tolist(), 1):
+            panels.append(_picture(setting, unit, int(unit.scores["task_id"][row]), float(psi[row]), rank, has_policy))
+    return panels
+
+
+def _picture(setting: Setting, unit: Unit, task_id: int, psi: float, rank: int, has_policy: bool) -> Panel:
+    # Imported here: pictures need the worlds and, with a policy, Stable-Baselines3.
+    from rl_forecast.experiments.gridworld.agent_files import load_policy
+    from rl_forecast.experiments.gridworld.task_pictures import agent_picture, task_picture, task_sheet
+    from rl_forecast.experiments.gridworld.worlds import make_world
+    from rl_forecast.experiments.run_folder import RunFolder
+
+    assert isinstance(unit.config, Config)
+    world = make_world(unit.config.world)
+    title = title_of(setting.kind, unit.agent)
+    picture, _ = task_picture(world, task_id)
+    facts = picture.title.replace("\n", ", ")
+    heading = f"{title}, seed {unit.seed}, #{rank}\n{facts}"
+    if has_policy:
+        policy = load_policy(RunFolder(unit.source), unit.agent, unit.config.base)
+        picture = agent_picture(world, task_id, policy, heading)
+    else:
+        picture = replace(picture, title=f"{heading}\nP(failure) {format_probability(psi)}")
+    alt = (
+        f"Number {rank} of the riskiest held-out tasks of {title} in {setting.name}, seed {unit.seed}: {facts}, "
+        f"failure probability {format_probability(psi)}."
+    )
+    stem = file_stem("worst", setting.name, unit.agent, str(rank))
+    return Panel(stem, f"{title}, #{rank}", alt, task_sheet([picture], ""), is_photo=True)
+
+
+def sample_rows(markdown: str) -> list[tuple[str, str, str]]:
+    """Rows of the table of samples that a language-model run writes: the worst prompts first.
+
+    :param markdown: the table
+    :return: probability of the forbidden answer, prompt, greedy answer
+    """
+    rows = []
+    for line in markdown.splitlines()[2:]:
+        cells = [cell.strip().replace("\\|", "|").strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == 3:
+            rows.append((cells[0], cells[1], cells[2]))
+    return rows

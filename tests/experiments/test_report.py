@@ -1,0 +1,192 @@
+"""``rl-forecast report`` on real runs: files, page, and the page in a browser."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from rl_forecast.cli import main
+from rl_forecast.experiments.report.reading import read_inputs
+from rl_forecast.usage import UsageError
+
+
+class _Page(html.parser.HTMLParser):
+    """Images, and everything that a browser would have to fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str]] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {key: value or "" for key, value in attrs}
+        if tag == "img":
+            self.images.append(found)
+        self.addresses += [found[key] for key in ("src", "href") if key in found]
+        assert tag not in ("script", "iframe", "object")
+
+
+@pytest.fixture(scope="session")
+def runs(smoke: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three seeds, the last one unfinished. The second has the scores of the first, shifted."""
+    folder = tmp_path_factory.mktemp("seeds")
+    shutil.copytree(smoke[0], folder / "smoke-0")
+    for seed in (1, 2):
+        copy = folder / f"smoke-{seed}"
+        shutil.copytree(smoke[0], copy)
+        config = yaml.safe_load((copy / "config.yaml").read_text())
+        (copy / "config.yaml").write_text(yaml.safe_dump(config | {"seed": seed}))
+    (folder / "smoke-2" / "metrics.json").unlink()
+    metrics = json.loads((folder / "smoke-1" / "metrics.json").read_text())
+    metrics["ppo"]["success"] -= 0.2
+    (folder / "smoke-1" / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a report on them."""
+    out = tmp_path_factory.mktemp("report")
+    assert main(["report", str(runs), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_page_stands_alone_and_every_figure_has_words(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    page = _Page(text)
+    assert len(page.images) > 15
+    assert all(image["src"].startswith("data:image/") for image in page.images)
+    assert all(len(image["alt"]) > 40 for image in page.images)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "url(" not in text
+    assert "smoke-2 is not finished and was left out" in text
+    assert "Capability collapsed" in text
+    assert "with 2 seeds p cannot fall below 0.5" in text
+
+
+def test_figures_and_tables_lie_beside_it(report: Path) -> None:
+    names = {path.stem for path in (report / "figures").glob("*.svg")}
+    assert names == {path.stem for path in (report / "figures").glob("*.png")}
+    for wanted in ("survival-recolor-base", "scatter-recolor", "pareto-recolor-success", "coverage-recolor"):
+        assert wanted in names
+    assert {"training-recolor-forecast_absolute_error", "worst-recolor-forecast_ppo-1"} <= names
+    assert "<svg" in (report / "figures" / "scatter-recolor.svg").read_text()
+    assert "| \\|error\\| psi |" in (report / "tables" / "headline-recolor.md").read_text()
+    with (report / "tables" / "numbers.csv").open() as file:
+        rows = {(row["agent"], row["metric"]): row for row in csv.DictReader(file)}
+    row = rows["ppo", "success"]
+    with (report / "tables" / "agents.csv").open() as file:
+        values = [float(row["success"]) for row in csv.DictReader(file) if row["agent"] == "ppo"]
+    assert float(row["iqm"]) == pytest.approx(sum(values) / 2)
+    assert row["seeds"] == "2"
+    assert float(row["low_95"]) == pytest.approx(min(values))
+
+
+def test_a_report_on_one_run_says_what_it_cannot_say(smoke: tuple[Path, str], tmp_path: Path) -> None:
+    assert main(["report", str(smoke[0]), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "One seed: no interval and no test can be given." in text
+
+
+def test_a_seed_counts_once(runs: Path) -> None:
+    inputs = read_inputs([str(runs), str(runs / "smoke-0"), str(runs / "smoke-1")])
+    (setting,) = inputs.settings
+    assert setting.seeds == (0, 1)
+    assert len(setting.units) == 2 * 4
+
+
+def test_a_copy_of_a_run_is_left_out_with_a_word(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "smoke-0", tmp_path / "again")
+    inputs = read_inputs([str(runs / "smoke-0"), str(tmp_path / "again")])
+    assert len(inputs.settings[0].units) == 4
+    assert any("repeats settings and seed" in note for note in inputs.notes)
+
+
+def test_other_settings_are_another_setting(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "smoke-0", tmp_path / "other")
+    config = yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())
+    config["world"]["severity"] = 0.5
+    (tmp_path / "other" / "config.yaml").write_text(yaml.safe_dump(config))
+    inputs = read_inputs([str(runs / "smoke-0"), str(tmp_path / "other")])
+    assert [setting.name for setting in inputs.settings] == ["recolor (smoke)", "recolor (smoke) 2"]
+
+
+def test_what_is_not_a_run_is_refused_in_one_line(tmp_path: Path, runs: Path) -> None:
+    with pytest.raises(UsageError, match="is not a folder"):
+        read_inputs([str(tmp_path / "nothing")])
+    with pytest.raises(UsageError, match="is no run and holds none"):
+        read_inputs([str(tmp_path)])
+    with pytest.raises(UsageError, match=r"nothing to report in .*not finished"):
+        read_inputs([str(runs / "smoke-2")])
+    shutil.copytree(runs / "smoke-0", tmp_path / "damaged")
+    (tmp_path / "damaged" / "scores.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UsageError, match=r"scores\.parquet cannot be read"):
+        read_inputs([str(tmp_path / "damaged")])
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(runs / "smoke-0"), "--out", str(tmp_path / "file")]) == 2
+
+
+def _chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.skip("no Chromium on this machine: the page is not looked at in a browser (apt-get install chromium)")
+
+
+def test_the_page_in_a_browser(report: Path, tmp_path: Path) -> None:
+    executable = _chromium()
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    said: list[str] = []
+    with api.sync_playwright() as playwright:
+        # Without a sandbox it runs as root too; the page is our own.
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        for width, height in ((1280, 900), (390, 844)):
+            context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
+            page = context.new_page()
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("requestfailed", lambda request: said.append(request.url[:80]))
+            page.goto((report / "report.html").as_uri())
+            page.wait_for_load_state("networkidle")
+            sizes = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
+            assert len(sizes) > 15
+            assert all(natural > 0 and 250 < shown <= width for natural, shown in sizes)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page must not scroll sideways"
+            assert page.screenshot(path=tmp_path / f"{width}.png", full_page=True)[:4] == b"\x89PNG"
+            if width == 1280:
+                printed = page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
+                assert printed[:4] == b"%PDF"
+                assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 3
+            context.close()
+        browser.close()
+    assert said == []
+
+
+def test_a_sweep_under_way_shows_what_there_is(sweep: Path, tmp_path: Path) -> None:
+    """The held-out jobs come last; until then the report shows validation and says so."""
+    folder = tmp_path / "copy"
+    shutil.copytree(sweep, folder)
+    (whole,) = read_inputs([str(folder)]).settings
+    assert whole.agents == ("base", "task_only", "forecast_psi")
+    assert whole.reference == "task_only"
+    results = pl.read_parquet(folder / "results.parquet").filter(pl.col("method") == "forecast_psi")
+    assert whole.of("forecast_psi")[0].metrics["success"] == results["success"][0]
+    assert "<h3>Weights</h3>" in (folder / "report" / "report.html").read_text()
+    next((folder / "held_out").glob("*forecast*.parquet")).unlink()
+    partial = read_inputs([str(folder)])
+    assert "is not finished: 1 of 2 held-out jobs are done" in partial.notes[0]
+    shutil.rmtree(folder / "held_out")
+    early = read_inputs([str(folder)])
+    assert "Do not read them as results" in early.notes[0]
+    assert early.settings[0].split == "validation"
+    assert early.settings[0].agents == ("base", "task_only", "forecast_psi 0.1", "forecast_psi 1")

@@ -1,0 +1,244 @@
+"""Workers of sweeps: failures and killed processes, here and on a real Ray cluster; nothing lost or left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from rl_forecast.experiments.run_folder import RunFolder
+from rl_forecast.experiments.sweep.config import SweepConfig
+from rl_forecast.experiments.sweep.workers import Failure, LocalWorkers, run_jobs
+from rl_forecast.sweep import main
+from tests.experiments.conftest import SWEEP
+from tests.experiments.jobs_that_fail import Trouble
+
+# Name of an environment variable by which the processes of a test are known.
+_MARK = "RL_FORECAST_TEST_MARK"
+
+
+@pytest.fixture
+def workers() -> Iterator[LocalWorkers]:
+    """Two processes."""
+    made = LocalWorkers(2)
+    yield made
+    made.close()
+
+
+def _run(jobs: list[Trouble], tmp_path: Path, workers: LocalWorkers, retries: int) -> tuple[list[Failure], Path, int]:
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "given.txt").write_text("given ")
+    advanced: list[int] = []
+    sweep = SweepConfig(retries=retries)
+    failures = run_jobs(jobs, sweep, RunFolder(folder), workers, lambda: advanced.append(1))
+    return failures, folder, len(advanced)
+
+
+def _counted(path: str) -> int:
+    return len(Path(path).read_text())
+
+
+def test_failed_jobs_are_tried_again_and_then_named(tmp_path: Path, workers: LocalWorkers) -> None:
+    jobs = [
+        Trouble("good", str(tmp_path / "a"), inputs=("given.txt",)),
+        Trouble("late", str(tmp_path / "b"), n_bad=2),
+        Trouble("bad", str(tmp_path / "c"), n_bad=99),
+        Trouble("waits", str(tmp_path / "d"), inputs=("out/nobody.txt",)),
+    ]
+    failures, folder, advanced = _run(jobs, tmp_path, workers, retries=2)
+    assert advanced == len(jobs)
+    assert (folder / "out" / "good.txt").read_text() == "given good"
+    assert (folder / "out" / "late.txt").read_text() == "late"
+    assert sorted(failures, key=lambda f: f.key) == [
+        Failure("out/bad.txt", "ValueError: bad went wrong"),
+        Failure("out/waits.txt", "it needs out/nobody.txt"),
+    ]
+    assert [_counted(job.counter) for job in jobs[:3]] == [1, 3, 3]
+    assert not (folder / "out" / "bad-half.txt").exists(), "a job that failed leaves nothing in the sweep's folder"
+
+
+def test_a_job_that_kills_its_process_is_known_and_takes_no_other_with_it(
+    tmp_path: Path, workers: LocalWorkers
+) -> None:
+    jobs = [
+        Trouble("killer", str(tmp_path / "k"), n_bad=99, kill=True, seconds=0.3),
+        *(Trouble(f"good{i}", str(tmp_path / f"{i}"), seconds=0.3) for i in range(4)),
+        Trouble("once", str(tmp_path / "o"), n_bad=1, kill=True, seconds=0.3),
+    ]
+    failures, folder, advanced = _run(jobs, tmp_path, workers, retries=1)
+    assert failures == [Failure("out/killer.txt", "its worker died (killed, or out of memory)")]
+    assert advanced == len(jobs)
+    assert {path.name for path in (folder / "out").glob("*[!f].txt")} == {
+        "once.txt",
+        *(f"good{i}.txt" for i in range(4)),
+    }
+    assert not list(folder.rglob(".partial*"))
+
+
+# -- real sweeps, from outside --------------------------------------------------------------------------------------
+
+
+class _Sweep:
+    """A sweep in a process of its own, all of whose processes carry a mark."""
+
+    def __init__(self, log_dir: Path, *arguments: str) -> None:
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        self.folder = log_dir / "rl-study-smoke"
+        environment = os.environ | {_MARK: self.mark, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+        environment.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-m", "rl_forecast.sweep", *SWEEP, "--log-dir", str(log_dir), "--n-jobs", "2"]
+        command += ["--report", "false"]
+        self.process = subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    def processes(self) -> dict[int, str]:
+        """Pid to command line of everything that carries the mark."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if f"{_MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                        command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                        found[int(entry.name)] = command
+                except OSError:  # it has ended, or is somebody else's
+                    continue
+        return found
+
+    def until(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait for something that the sweep does."""
+        deadline = time.monotonic() + 90
+        while not ready():
+            assert self.process.poll() is None, f"ended before {what}: {self.process.stderr.read()}"  # type: ignore[union-attr]
+            assert time.monotonic() < deadline, f"waited too long for {what}"
+            time.sleep(0.05)
+
+    def kill_a_worker(self, name: str) -> None:
+        """Kill a process that is at work: it has been there for a moment, and a job has been handed out."""
+        self.until(lambda: any(name in command for command in self.processes().values()), f"a process {name}")
+        time.sleep(1.0)
+        victim = next(pid for pid, command in self.processes().items() if name in command)
+        os.kill(victim, signal.SIGKILL)
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code and output."""
+        out, err = self.process.communicate(timeout=180)
+        return self.process.returncode, out, err
+
+    def left_behind(self) -> dict[int, str]:
+        """Processes that outlive the sweep."""
+        deadline = time.monotonic() + 15
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.processes()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., _Sweep]]:
+    """Starts sweeps, none of which outlives the test."""
+    started: list[_Sweep] = []
+
+    def begin(log_dir: Path, *arguments: str) -> _Sweep:
+        started.append(_Sweep(log_dir, *arguments))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        for pid in each.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        each.process.communicate()
+
+
+def _same_results(one: Path, other: Path) -> None:
+    """Bit for bit: metrics and the score of every task."""
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*.parquet"))
+    assert names == sorted(str(path.relative_to(other)) for path in other.rglob("*.parquet"))
+    assert len(names) == 2 + 2 * 3 + 2 * 2 + 2
+    for name in names:
+        assert pl.read_parquet(one / name).equals(pl.read_parquet(other / name)), name
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+
+
+@linux
+def test_a_sweep_on_a_ray_cluster_survives_a_killed_worker_and_gives_the_same_results(
+    sweep: Path, tmp_path: Path, start: Callable[..., _Sweep]
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    running = start(tmp_path, "--backend", "ray")
+    running.kill_a_worker("ray::perform")
+    code, _, err = running.end()
+    assert (code, err) == (0, ""), err
+    _same_results(sweep, running.folder)
+    assert running.left_behind() == {}
+
+
+@linux
+def test_a_stopped_sweep_leaves_no_process_and_goes_on_even_with_a_killed_worker(
+    sweep: Path, tmp_path: Path, start: Callable[..., _Sweep]
+) -> None:
+    stopped = start(tmp_path)
+    stopped.until((stopped.folder / ".holder.json").is_file, "its lock")
+    code, _, err = start(tmp_path).end()
+    assert code == 2
+    assert "is in use by process" in err
+    stopped.until(lambda: bool(list(stopped.folder.glob("bases/*.parquet"))), "the first base agent")
+    stopped.process.send_signal(signal.SIGTERM)
+    code, _, err = stopped.end()
+    assert code == 143
+    assert err.strip() == "terminated; finished jobs are kept: the same command goes on"
+    assert stopped.left_behind() == {}
+    assert not list(stopped.folder.rglob(".partial*"))
+    before = {path: path.stat().st_mtime_ns for path in stopped.folder.glob("*/*.parquet")}
+
+    again = start(tmp_path)
+    again.kill_a_worker("joblib.externals.loky")
+    code, out, err = again.end()
+    assert code == 0, err
+    assert "of 2 are done" in out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    _same_results(sweep, again.folder)
+    assert again.left_behind() == {}
+
+
+def test_jobs_that_fail_give_exit_code_1_and_a_line_each(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "rl-study-smoke"
+    shutil.copytree(sweep, folder)
+    # The job that is run again cannot read what it needs.
+    next((folder / "held_out").glob("*task_only.parquet")).unlink()
+    weights = folder / "bases" / "slip-0.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"damaged")
+    arguments = [*SWEEP, "--log-dir", str(tmp_path), "--n-jobs", "1", "--retries", "0"]
+    arguments += ["--report", "false"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 2
+    assert error[0].startswith("failed: held_out/slip-0-task_only.parquet: ")
+    assert error[1] == "all other jobs are kept: the same command tries these again"
+    weights.write_bytes(whole)
+    assert main(arguments) == 0
+    _same_results(sweep, folder)
+
+
+def test_ray_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = [*SWEEP, "--log-dir", str(tmp_path), "--backend", "ray"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.strip() == "error: --backend ray needs Ray: pip install rl-forecast[ray]"
