@@ -13,6 +13,7 @@ import numpy as np
 from rl_forecast.experiments.report.coverage import LEVEL, IntervalQuality, coverage_of
 from rl_forecast.experiments.report.curves import curve_panels, read_events
 from rl_forecast.experiments.report.degenerate import cautions_of
+from rl_forecast.experiments.report.error_terms import error_terms_table
 from rl_forecast.experiments.report.figures import (
     Panel,
     coverage_panel,
@@ -191,7 +192,21 @@ class _Report:
             ),
         ]
         self._table(file_stem("coverage", setting.name), coverage_table(setting, coverage))
-        return groups + self._training(setting) + self._worst(setting) + self._weights(setting)
+        parts = (self._error_terms, self._training, self._worst, self._weights)
+        return groups + [group for part in parts for group in part(setting)]
+
+    def _error_terms(self, setting: Setting) -> list[_Group]:
+        table = error_terms_table(setting)
+        if table is None:
+            return []
+        self._table(file_stem("error_terms", setting.name), table)
+        text = (
+            "The mean |error| in psi as a sum. 'floor x sigma' is the error of an exactly straight tail as wide as the "
+            "common tasks', which no training changes but through its scale sigma; 'curvature' is what the shape of "
+            "the common tasks' tail adds, 'rare mode' what the rare tasks add. Medians over seeds, in brackets the "
+            f"median change against {title_of(setting.kind, setting.reference)} of the same seed."
+        )
+        return [_Group("Where the error comes from", text, table=table)]
 
     def _training(self, setting: Setting) -> list[_Group]:
         heading = "Training"
