@@ -47,7 +47,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--tasks", type=int, default=500, help="held-out tasks, never trained on")
     given = parser.parse_args()
-    for name, term in {"PPO": {"forecast_coef": 0.0}, "ForecastPPO": {"forecast_max_grad_ratio": 0.3}}.items():
+    for name, term in {"PPO": {"forecast_coef": 0.0}, "ForecastPPO": {"forecast_coef": 1.0}}.items():
         model = ForecastPPO("MlpPolicy", Ledge(), n_steps=2048, batch_size=256, seed=0, device="cpu", **term)
         model.learn(given.steps)
         played = simulate_tasks(model.policy, Ledge, np.arange(100_000, 100_000 + given.tasks), episodes_per_task=4)

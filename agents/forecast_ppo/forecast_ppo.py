@@ -83,8 +83,8 @@ class ForecastPPO(PPO):
         PPO's own gradient and has collapsed policies
     :param forecast_max_grad_norm: norm limit of the added gradient, of its own because the hook runs after PPO's
     :param forecast_max_grad_ratio: further limit of that norm, as a multiple of the norm of PPO's own gradient on the
-        same parameters at that step; ``None`` for none. An absolute limit belongs to one environment, this one carries
-        over: elsewhere the term has silenced PPO's objective altogether (docs/any_environment.md)
+        same parameters at that step; ``None`` for none. The absolute limit belongs to one environment, this one carries
+        over: without it the term has silenced PPO's objective altogether (docs/any_environment.md, docs/rl_study.md)
     :param risk_coef: weight of a supervised penalty on the same tasks' risk, in place of the forecastability loss
         (``forecast_coef=0``) or beside it
     :param risk_penalty: ``mean_risk``, ``cvar`` or ``top_log_risk``, see
@@ -138,7 +138,7 @@ class ForecastPPO(PPO):
         psi_cap: float | None = 3.0,
         forecast_interval: int = 4,
         forecast_max_grad_norm: float = 0.25,
-        forecast_max_grad_ratio: float | None = None,
+        forecast_max_grad_ratio: float | None = 0.3,
         risk_coef: float = 0.0,
         risk_penalty: str = "mean_risk",
         risk_fraction: float = 0.01,

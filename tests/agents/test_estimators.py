@@ -233,6 +233,7 @@ def test_failures_will_do_for_any_action_space(space: spaces.Space[Any]) -> None
             risk_estimator="failures",
             forecast_interval=1,
             forecast_max_grad_norm=10.0,
+            forecast_max_grad_ratio=None,
             n_known_tasks=40,
         )
         model.learn(16 * 64 * 8)

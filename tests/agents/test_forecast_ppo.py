@@ -258,7 +258,7 @@ def _weigh(model: ForecastPPO) -> None:
 def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
     model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
     model.learn(64 * 32 * 3)
-    model.forecast_max_grad_norm = limit
+    model.forecast_max_grad_norm, model.forecast_max_grad_ratio = limit, None
     _weigh(model)
     assert model._term.surrogate is not None
     loss = model._term.surrogate.loss(model.policy)

@@ -26,7 +26,7 @@ from tests.experiments.conftest import run_module
 
 def test_prints_one_table_of_all_agents_and_the_way_to_tensorboard(smoke: tuple[Path, str]) -> None:
     folder, printed = smoke
-    for name in ("base", "PPO", "ForecastPPO", "top-risk penalty"):
+    for name in ("base", "PPO", "mean-risk penalty", "ForecastPPO"):
         assert f"│ {name} " in printed
     assert "tensorboard --logdir here/smoke-0/tensorboard" in printed
     assert folder.name == "smoke-0"

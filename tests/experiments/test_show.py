@@ -45,7 +45,7 @@ def test_agents_in_a_task(smoke: tuple[Path, str], tmp_path: Path, capsys: pytes
     out = tmp_path / "task.png"
     assert main(["show", "--agent", str(smoke[0]), "--task", "5", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    for name in ("base", "PPO", "ForecastPPO", "top-risk penalty"):
+    for name in ("base", "PPO", "mean-risk penalty", "ForecastPPO"):
         assert f"{name}, P(failure)" in printed
     four = _picture(out)
     assert main(["show", "--agent", str(smoke[0]), "--task", "5", "--name", "ppo", "--out", str(out)]) == 0
