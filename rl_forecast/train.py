@@ -20,8 +20,8 @@ from rl_forecast.usage import UsageError, run_command
 __all__ = ["main"]
 
 _PROG = "python -m rl_forecast.train"
-_DESCRIPTION = """Train a base agent on a risk gridworld, fine-tune it with plain PPO, a mean-risk penalty and ForecastPPO
-with equal steps, and compare the forecast of each agent's worst failure with what held-out tasks show."""
+_DESCRIPTION = """Train a base agent on a risk gridworld, fine-tune it with plain PPO, a mean-risk penalty and
+ForecastPPO with equal steps, and compare the forecast of each agent's worst failure with what held-out tasks show."""
 _LANGUAGE_DESCRIPTION = """Take a language model (the password game's own, or --model PATH_OR_HUB_ID), fine-tune it with
 supervised examples alone, with supervised safety penalties and with the forecastability loss, with equal prompts and
 steps, and compare the forecast of each model's worst failure with what held-out prompts show."""
