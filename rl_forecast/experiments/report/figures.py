@@ -110,13 +110,16 @@ def log_axis(axes: Axes, which: str) -> None:
     :param axes: axes whose data are drawn
     :param which: ``x`` or ``y``
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     low, high = axis.get_view_interval()
     few = high < 300 * max(low, 1e-300)
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    if high < 5 * max(low, 1e-300):
+        axis.set_major_locator(MaxNLocator(4))  # powers of ten may not be in sight at all
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
