@@ -115,9 +115,12 @@ def _compare(model: ForecastPPO, seed: int) -> dict[str, dict[str, float]]:
 def _estimate(
     model: ForecastPPO, estimator: RiskEstimator, ledger: RiskLedger, weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    if not weight.any():
-        return np.zeros(sum(p.numel() for p in _actor(model)))
-    return _gradient(model, lambda: estimator.surrogate(model.policy, ledger, weight).loss(model.policy))
+    if weight.any():
+        surrogate = estimator.surrogate(model.policy, ledger, weight)
+        if surrogate.n_rows:
+            return _gradient(model, lambda: surrogate.loss(model.policy))
+    # Nothing that could be moved: no failure among the tasks that count.
+    return np.zeros(sum(p.numel() for p in _actor(model)))
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
