@@ -203,8 +203,9 @@ class Kills:
         :return: seconds since the process was started
         """
         started = time.perf_counter()
-        wanted = ("checkpoints/*.safetensors", "agents/*/*") if trained else ("config.yaml",)
-        while process.is_alive() and not any(list(folder.glob(pattern)) for pattern in wanted):
+        # The first state of an agent in training: what is killed before it begins again, which tells little.
+        wanted = "checkpoints/*.safetensors" if trained else "config.yaml"
+        while process.is_alive() and not any(folder.glob(wanted)):
             time.sleep(0.005)
         left = max(self.seconds - (time.perf_counter() - started), 0.05)
         process.join(rng.uniform(0, left))

@@ -62,10 +62,10 @@ def kill_rows(trials: list[Trial]) -> list[Row]:
             {
                 "what": f"kill -9 and resume, {title}",
                 "tried": len(own),
-                "held": sum(not trial.faults and trial.steps_before > 0 for trial in own),
+                "held": sum(not trial.faults for trial in own),
                 "how": f"{sum(len(trial.killed_at) for trial in own)} kills; weights, scores, metrics, figures and "
                 f"TensorBoard points identical; training steps not done again: {min(shares):.0%} to {max(shares):.0%}, "
-                f"median {np.median(shares):.0%}",
+                f"median {np.median(shares):.0%}; {sum(share == 0 for share in shares)} killed before the first state",
                 "trials": [asdict(trial) for trial in own],
             }
         )
