@@ -52,5 +52,5 @@ if __name__ == "__main__":
         model.learn(given.steps)
         played = simulate_tasks(model.policy, Ledge, np.arange(100_000, 100_000 + given.tasks), episodes_per_task=4)
         worst = forecast(psi=played.psi, n_deploy=1_000_000)
-        low, high = worst.prediction_interval(0.90)
+        low, high = worst.prediction_interval(0.90)[0]
         print(f"{name}: mean risk {played.risk.mean():.1e}, worst of a million {low:.1e} to {high:.1e}")

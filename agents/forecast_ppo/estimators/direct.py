@@ -76,8 +76,8 @@ class DirectEstimator(RiskEstimator):
 
     def psi(self, policy: ActorCriticPolicy, ledger: RiskLedger) -> NDArray[np.float64]:
         rows, n_tasks = ledger.rows, len(ledger.task_id)
-        if rows is None:
-            return np.full(n_tasks, -np.inf)
+        if rows is None or len(rows) == 0:
+            return np.full(n_tasks, -np.inf)  # no fatal action has been in reach yet
         at_risk = rows.weight * step_risk(policy, rows)
         return psi_of_probability(np.bincount(rows.owner, weights=at_risk, minlength=n_tasks).astype(np.float64))
 
@@ -88,6 +88,8 @@ class DirectEstimator(RiskEstimator):
 
 def step_risk(policy: ActorCriticPolicy, rows: RiskRows) -> NDArray[np.float64]:
     """Probability that the next action is fatal, shape (r,), without gradient."""
+    if len(rows) == 0:
+        return np.empty(0)  # some of torch's distributions refuse an empty batch
     with torch.no_grad():
         observation = torch.as_tensor(rows.observation, device=policy.device)
         pi = log_action_probability(policy, observation).double().exp().cpu().numpy()
@@ -112,8 +114,9 @@ class DirectSurrogate(Surrogate):
         self._owner = torch.as_tensor((np.cumsum(active) - 1)[kept.owner], device=device)
         self.weight = torch.as_tensor(weight[active], dtype=torch.float32, device=device)
         self.n_tasks, self.n_rows = len(self.weight), len(kept)
-        with torch.no_grad():
-            self._log_policy_before = self._log_policy(policy)
+        if self.n_rows:
+            with torch.no_grad():
+                self._log_policy_before = self._log_policy(policy)
 
     def _log_policy(self, policy: ActorCriticPolicy) -> torch.Tensor:
         return log_action_probability(policy, self._observation)
