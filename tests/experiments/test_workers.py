@@ -194,7 +194,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_even_with_a_killed_worker
     code, _, err = start(tmp_path).end()
     assert code == 2
     assert "is in use by process" in err
-    stopped.until(lambda: bool(list(stopped.folder.glob("bases/*.parquet"))), "the first base agent")
+    stopped.until(lambda: bool(list(stopped.folder.glob("bases/[!.]*.parquet"))), "the first base agent")
     stopped.process.send_signal(signal.SIGTERM)
     code, _, err = stopped.end()
     assert code == 143
@@ -202,6 +202,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_even_with_a_killed_worker
     assert stopped.left_behind() == {}
     assert not list(stopped.folder.rglob(".partial*"))
     before = {path: path.stat().st_mtime_ns for path in stopped.folder.glob("*/*.parquet")}
+    assert before, "the base agent that was done is kept"
 
     again = start(tmp_path)
     again.kill_a_worker("joblib.externals.loky")
