@@ -15,11 +15,21 @@ from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
 from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from rl_forecast.forecasters import Forecaster
 
-__all__ = ["ERROR_SPACES", "LOG10_FLOOR", "LOG_ODDS_CLIP", "HeldOutErrors", "SpaceError", "held_out_errors"]
+__all__ = [
+    "ERROR_SPACES",
+    "LOG10_FLOOR",
+    "LOG_ODDS_CLIP",
+    "HeldOutErrors",
+    "SpaceError",
+    "errors_of_summaries",
+    "held_out_errors",
+]
 
 #: Spaces in which the error of a forecast is measured.
 ERROR_SPACES = ("psi", "log10_p", "log_odds")
@@ -140,13 +150,25 @@ def held_out_errors(
     """
     if evaluation.ndim != 2 or deployment.ndim != 2:
         raise ValueError(f"sets must be rows of a matrix, the shapes are {evaluation.shape} and {deployment.shape}")
+    return errors_of_summaries([TailSummary.from_scores(scores) for scores in evaluation], deployment, forecaster)
+
+
+def errors_of_summaries(
+    evaluation: Sequence[TailSummary], deployment: NDArray[np.float64], forecaster: Forecaster
+) -> HeldOutErrors:
+    """The same where the evaluation sets are summarised already.
+
+    :param evaluation: summaries of the evaluation sets
+    :param deployment: shape (n_deploy_sets, n_deploy), psi
+    :param forecaster: the method
+    :raises ValueError: a deployment score is NaN
+    """
     if np.isnan(deployment).any():
         raise ValueError(f"{int(np.isnan(deployment).sum())} deployment scores are NaN")
     n_deploy = deployment.shape[1]
     forecast = np.full(len(evaluation), np.nan)
     tail_scale = np.full(len(evaluation), np.nan)
-    for row, scores in enumerate(evaluation):
-        summary = TailSummary.from_scores(scores)
+    for row, summary in enumerate(evaluation):
         try:
             fit = forecaster.fit(summary)
         except NoTailError:

@@ -73,6 +73,7 @@ def error_split(
     evaluation_rare: NDArray[np.bool_],
     deployment_rare: NDArray[np.bool_],
     tail_k: int,
+    total: float | None = None,
 ) -> ErrorSplit:
     """Split an agent's held-out error.
 
@@ -81,6 +82,7 @@ def error_split(
     :param evaluation_rare: the same shape, whether a task belongs to the rare mode
     :param deployment_rare: the same shape
     :param tail_k: number k of largest scores the forecast is fitted to
+    :param total: mean absolute error of all scores, psi, where it is known already; computed if ``None``
     :raises ValueError: shapes that do not fit, or as for :func:`rl_forecast.backtest.held_out_errors`
     """
     if evaluation.shape != evaluation_rare.shape or deployment.shape != deployment_rare.shape:
@@ -94,7 +96,8 @@ def error_split(
     def mean_error(these: NDArray[np.float64], those: NDArray[np.float64]) -> float:
         return held_out_errors(these, those, forecaster).in_space("psi").mean_absolute
 
-    total = mean_error(evaluation, deployment)
+    if total is None:
+        total = mean_error(evaluation, deployment)
     # As if rare tasks could not fail: sets keep their sizes, and the forecast its target.
     common_sets = np.where(evaluation_rare, -np.inf, evaluation), np.where(deployment_rare, -np.inf, deployment)
     common = mean_error(*common_sets)

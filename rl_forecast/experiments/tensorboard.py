@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.logger import Figure, HParam
+import numpy as np
+from stable_baselines3.common.logger import HParam, Image
 
 from rl_forecast.experiments.event_files import outcome_logger
 
 if TYPE_CHECKING:
     import polars as pl
-    from matplotlib.figure import Figure as MatplotlibFigure
+    from matplotlib.figure import Figure
     from stable_baselines3.common.logger import Logger
 
     from rl_forecast.experiments.event_files import Layout
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["GRIDWORLD_LAYOUT", "LANGUAGE_LAYOUT", "record_outcome", "record_sweep"]
+__all__ = ["GRIDWORLD_LAYOUT", "LANGUAGE_LAYOUT", "drawn", "record_outcome", "record_sweep"]
 
 #: Charts of the Custom Scalars page, each with all agents of all runs: heading of a chart to the log key in it.
 GRIDWORLD_LAYOUT: Layout = {
@@ -49,12 +50,24 @@ LANGUAGE_LAYOUT: Layout = {
 }
 
 
+def drawn(figure: Figure) -> Image:
+    """A figure as TensorBoard shows it, drawn once for however many agents' files it goes into.
+
+    :param figure: the figure
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image(np.asarray(canvas.buffer_rgba())[:, :, :3], "HWC")
+
+
 def record_outcome(
     logger: Logger,
     step: int,
     hyper_parameters: dict[str, Any],
     metrics: dict[str, Any],
-    figures: dict[str, MatplotlibFigure],
+    figures: dict[str, Image],
 ) -> None:
     """Write the outcome of one agent and close its event file.
 
@@ -65,7 +78,7 @@ def record_outcome(
     :param step: environment steps at the end of training
     :param hyper_parameters: what distinguishes the agent, flat
     :param metrics: final metrics; those that are undefined are left out
-    :param figures: name to figure
+    :param figures: name to picture, see :func:`drawn`
     """
     finals = {f"final/{name}": float(value) for name, value in metrics.items() if value is not None}
     for tag, value in finals.items():
@@ -76,7 +89,7 @@ def record_outcome(
     }
     logger.record("hparams", HParam(plain, finals))
     for name, figure in figures.items():
-        logger.record(f"final/{name}", Figure(figure, close=False))
+        logger.record(f"final/{name}", figure)
     logger.dump(step)
     logger.close()
 

@@ -76,11 +76,16 @@ def test_the_page_stands_alone_and_every_figure_has_words(report: Path) -> None:
 def test_figures_and_tables_lie_beside_it(report: Path) -> None:
     names = {path.stem for path in (report / "figures").glob("*.svg")}
     assert names == {path.stem for path in (report / "figures").glob("*.png")}
-    for wanted in ("survival-recolor-base", "scatter-recolor", "pareto-recolor-success", "coverage-recolor"):
+    for wanted in (
+        "survival-recolor-base",
+        "scatter-recolor",
+        "pareto-recolor-success",
+        "coverage-recolor-gumbel_tail",
+    ):
         assert wanted in names
     assert {"training-recolor-forecast_absolute_error", "worst-recolor-forecast_ppo-1"} <= names
     assert "<svg" in (report / "figures" / "scatter-recolor.svg").read_text()
-    assert "| \\|error\\| psi |" in (report / "tables" / "headline-recolor.md").read_text()
+    assert "| \\|error\\| psi (psi; lower is better) |" in (report / "tables" / "headline-recolor.md").read_text()
     with (report / "tables" / "numbers.csv").open() as file:
         rows = {(row["agent"], row["metric"]): row for row in csv.DictReader(file)}
     row = rows["ppo", "success"]
@@ -181,7 +186,7 @@ def test_a_sweep_under_way_shows_what_there_is(sweep: Path, tmp_path: Path) -> N
     assert whole.reference == "task_only"
     results = pl.read_parquet(folder / "results.parquet").filter(pl.col("method") == "forecast_psi")
     assert whole.of("forecast_psi")[0].metrics["success"] == results["success"][0]
-    assert "<h3>Weights</h3>" in (folder / "report" / "report.html").read_text()
+    assert ">Weights</h3>" in (folder / "report" / "report.html").read_text()
     next((folder / "held_out").glob("*forecast*.parquet")).unlink()
     partial = read_inputs([str(folder)])
     assert "is not finished: 1 of 2 held-out jobs are done" in partial.notes[0]

@@ -27,7 +27,7 @@ from rl_forecast.experiments.held_out import (
     print_metrics,
 )
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, record_outcome
+from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, drawn, record_outcome
 from rl_forecast.figures import survival_figure
 from rl_forecast.forecasters import make_forecaster
 from rl_forecast.tasks import SPLITS
@@ -125,6 +125,7 @@ class _Job:
             n_deploy=self.config.evaluation.n_deploy,
         )
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
+        survival = drawn(figure)
         for name, result in results.items():
             model = models[name]
             worst = worst_tasks_sheet(
@@ -135,7 +136,7 @@ class _Job:
                 TITLES[name],
                 _N_WORST,
             )
-            figures = {"survival_and_forecast": figure, "worst_tasks": worst}
+            figures = {"survival_and_forecast": survival, "worst_tasks": drawn(worst)}
             logger = outcome_logger(self.folder, name)
             record_outcome(logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figures)
 

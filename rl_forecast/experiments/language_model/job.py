@@ -22,7 +22,7 @@ from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, ma
 from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.experiments.tensorboard import LANGUAGE_LAYOUT, record_outcome
+from rl_forecast.experiments.tensorboard import LANGUAGE_LAYOUT, drawn, record_outcome
 from rl_forecast.figures import survival_figure
 from rl_forecast.usage import UsageError, one_line
 
@@ -218,7 +218,7 @@ class _Job:
             n_deploy=self.config.evaluation.n_deploy,
         )
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
-        figures = {"survival_and_forecast": figure}
+        figures = {"survival_and_forecast": drawn(figure)}
         for name, result in results.items():
             logger = outcome_logger(self.folder, name)
             record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), result.metrics, figures)

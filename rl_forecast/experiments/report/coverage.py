@@ -9,7 +9,6 @@ import numpy as np
 
 from rl_forecast.experiments.report.statistics import Estimate, estimate
 from rl_forecast.forecasters import NoTailError, make_forecaster
-from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,13 +53,13 @@ def unit_coverage(unit: Unit, forecaster: str) -> tuple[float, float, float, flo
     :param forecaster: method of the intervals
     :return: ``None`` where no evaluation set has a tail
     """
-    evaluation, deployment = unit.part("evaluation"), unit.part("deployment")
+    deployment = unit.part("deployment")
     method = make_forecaster(forecaster, unit.evaluation.tail_k)
     n_deploy, realised = deployment.shape[1], deployment.max(axis=1)
     ends = []
-    for scores in evaluation[: _OTHERS.get(forecaster, len(evaluation))]:
+    for summary in unit.summaries[: _OTHERS.get(forecaster)]:
         try:
-            fit = method.fit(TailSummary.from_scores(scores))
+            fit = method.fit(summary)
         except NoTailError:
             continue
         ends.append([fit.quantile((1 - LEVEL) / 2, n_deploy), fit.quantile((1 + LEVEL) / 2, n_deploy)])

@@ -70,7 +70,7 @@ def curve_panels(setting: Setting, curves: dict[tuple[str, int], dict[str, Curve
         if not shown:
             continue
         agents = [agent for agent in setting.agents if any(agent == name for name, _ in shown)]
-        figure, axes = new_axes(3.2 + 0.16 * ((len(agents) + 1) // 2))
+        figure, axes = new_axes(3.0, len(agents))
         for agent in agents:
             colour = style_of(setting.agents.index(agent))["color"]
             label = title_of(setting.kind, agent)

@@ -18,11 +18,11 @@ __all__ = ["error_terms_table"]
 
 #: Heading and attribute of each term.
 _TERMS = (
-    ("|error| psi", "total"),
-    ("floor x sigma", "untrainable"),
-    ("curvature", "curvature"),
-    ("rare mode", "rare"),
-    ("sigma", "sigma"),
+    ("|error|, psi", "total"),
+    ("floor x sigma, psi", "untrainable"),
+    ("curvature, psi", "curvature"),
+    ("rare mode, psi", "rare"),
+    ("sigma of common tasks, psi", "sigma"),
 )
 
 
@@ -58,5 +58,10 @@ def _split(unit: Unit) -> ErrorSplit:
         for part, scores in sets.items()
     }
     return error_split(
-        sets["evaluation"], sets["deployment"], rare["evaluation"], rare["deployment"], unit.evaluation.tail_k
+        sets["evaluation"],
+        sets["deployment"],
+        rare["evaluation"],
+        rare["deployment"],
+        unit.evaluation.tail_k,
+        total=unit.errors.in_space("psi").mean_absolute,
     )

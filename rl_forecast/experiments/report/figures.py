@@ -15,7 +15,6 @@ from rl_forecast.figures import probability_ticks
 from rl_forecast.forecasters import NoTailError, make_forecaster
 from rl_forecast.formatting import format_probability
 from rl_forecast.scores import psi_from_p
-from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Panel",
-    "coverage_panel",
+    "coverage_panels",
     "file_stem",
     "legend_below",
     "log_axis",
@@ -41,10 +40,14 @@ __all__ = [
     "survival_panels",
 ]
 
-# Distinguishable without colour vision, and by marker without colour.
-_COLOURS = ("#4c4c4c", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b3f9d", "#8c564b")
+# An agent has one colour and one marker in all figures; distinguishable without colour vision, and by marker without
+# colour. Orange is the forecast's.
+_COLOURS = ("#4c4c4c", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b3f9d", "#8c564b", "#882255")
 _MARKERS = "osD^vP*Xhd"
+_FORECAST = "#d55e00"
 _BASE = _COLOURS[0]
+# Inches: the width of a telephone's screen, what tick labels and axis labels need left and below, a row of a legend.
+_WIDTH, _LEFT, _BELOW, _LEGEND_ROW = 4.3, 0.74, 0.5, 0.16
 # Scores drawn: below p = 1e-24 nothing is told apart, above psi = 12 p is 1 - 6e-6.
 _PSI_RANGE = (float(psi_from_p(1e-24)), 12.0)
 
@@ -73,14 +76,17 @@ class Panel:
         :return: the content that the page inlines
         """
         contents = {}
+        engine = self.figure.get_layout_engine()
+        if engine is not None:
+            # Once for both formats; with an engine in place every save draws twice.
+            engine.execute(self.figure)
+            self.figure.set_layout_engine(None)
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
             # Without a date the same results give the same bytes.
             metadata = {"Date": None} if kind == "svg" else {}
             self.figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
             contents[kind] = buffer.getvalue()
-            # The layout found for one format serves the other.
-            self.figure.set_layout_engine("none")
             (folder / f"{self.stem}.{kind}").write_bytes(contents[kind])
         return contents["png" if self.is_photo else "svg"]
 
@@ -90,15 +96,25 @@ def file_stem(*names: str) -> str:
     return "-".join(re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names)
 
 
-def new_axes(height: float = 3.4) -> tuple[Figure, Axes]:
+def new_axes(height: float = 3.4, n_legend: int = 0) -> tuple[Figure, Axes]:
     """A panel's figure: as wide as a telephone shows without shrinking it.
 
-    :param height: inches
+    Margins are fixed: panels side by side line up, and searching for a layout takes as long as drawing.
+
+    :param height: inches, without the legend
+    :param n_legend: entries of a legend below, for :func:`legend_below`
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.3, height), layout="constrained")
+    legend = _LEGEND_ROW * ((n_legend + 1) // 2) + (0.1 if n_legend else 0.0)
+    figure = Figure(figsize=(_WIDTH, height + legend))
     axes = figure.subplots()
+    figure.subplots_adjust(
+        left=_LEFT / _WIDTH,
+        right=1 - 0.1 / _WIDTH,
+        bottom=(_BELOW + legend) / (height + legend),
+        top=1 - 0.1 / (height + legend),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     return figure, axes
@@ -153,14 +169,14 @@ class _Line:
 
 def _forecast_line(unit: Unit) -> _Line | None:
     """Of the evaluation set whose forecast is the median one; ``None`` where no set has a tail."""
-    errors = unit.errors()
+    errors = unit.errors
     if errors.n_failed_fits == len(errors.forecast):
         return None
     order = np.argsort(errors.forecast)  # NaN last
     typical = order[(len(order) - errors.n_failed_fits) // 2]
     method = make_forecaster(unit.evaluation.forecaster, unit.evaluation.tail_k)
     try:
-        fit = method.fit(TailSummary.from_scores(unit.part("evaluation")[typical]))
+        fit = method.fit(unit.summaries[typical])
     except NoTailError:
         return None
     m, n_deploy = unit.part("evaluation").shape[1], unit.part("deployment").shape[1]
@@ -187,37 +203,40 @@ def _limits(setting: Setting, lines: dict[str, _Line | None]) -> tuple[float, fl
 def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float, high: float) -> Panel:
     units = setting.of(agent)
     figure, axes = new_axes()
-    colour = _COLOURS[1] if agent != "base" else _BASE
+    colour = style_of(setting.agents.index(agent))["color"]
     if agent != "base":
         for i, unit in enumerate(setting.of("base")):
             label = "base agent, before" if i == 0 else None
-            axes.plot(*_survival(unit), color=_BASE, lw=0.9, ls=(0, (4, 2)), alpha=0.8, label=label)
+            axes.plot(*unit.survival, color=_BASE, lw=0.9, ls=(0, (4, 2)), alpha=0.8, label=label)
     for i, unit in enumerate(units):
-        first = {"lw": 1.8, "label": "tasks seen in deployment"} if i == 0 else {"lw": 0.8, "alpha": 0.5}
-        axes.plot(*_survival(unit), color=colour, **first)
+        first = {"lw": 1.8, "label": "this agent in deployment"} if i == 0 else {"lw": 0.8, "alpha": 0.5}
+        axes.plot(*unit.survival, color=colour, **first)
     n_deploy = units[0].part("deployment").shape[1]
     axes.axhline(1 / n_deploy, color="0.8", lw=0.8, zorder=0)
     axes.annotate(
-        f"1 / {n_deploy}",
-        (0.01, 1 / n_deploy),
+        f"1 in {n_deploy}",
+        (0.99, 1 / n_deploy),
         xycoords=("axes fraction", "data"),
+        ha="right",
         va="bottom",
         fontsize=7.5,
         color="0.4",
     )
     if line is not None:
-        band: dict[str, Any] = {"color": "#d55e00", "alpha": 0.16, "lw": 0}
+        band: dict[str, Any] = {"color": _FORECAST, "alpha": 0.16, "lw": 0}
         axes.fill_betweenx(1 / line.n, line.low, line.high, label="90 % prediction band", **band)
-        axes.plot(line.middle, 1 / line.n, color="#d55e00", lw=1.4, ls="--", label="forecast of one evaluation")
+        axes.plot(line.middle, 1 / line.n, color=_FORECAST, lw=1.4, ls="--", label="forecast of one evaluation")
     realised = units[0].part("deployment").max(axis=1)
     level = np.full(realised.size, 1 / n_deploy)
-    axes.plot(realised, level, "D", color="k", ms=4, mec="white", mew=0.5, label="realised worst", zorder=4)
+    axes.plot(
+        realised, level, "D", color="k", ms=4, mec="white", mew=0.5, label=f"realised worst of {n_deploy}", zorder=4
+    )
     log_axis(axes, "y")
     axes.set_ylim(0.3 / n_deploy, 1.3)
     axes.set_xlim(low, high)
     probability_ticks(axes.xaxis, low, high)
     axes.set_xlabel("failure probability (axis linear in psi)", fontsize=8.5)
-    axes.set_ylabel("share of tasks with a higher one", fontsize=8.5)
+    axes.set_ylabel(f"share of {SPECS[setting.kind].queries} at least as risky", fontsize=8.5)
     axes.legend(frameon=False, fontsize=7, loc="upper right", handlelength=1.6)
     title = title_of(setting.kind, agent)
     alt = (
@@ -236,13 +255,6 @@ def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float
     return Panel(file_stem("survival", setting.name, agent), title, alt, figure)
 
 
-def _survival(unit: Unit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores and the share of deployment tasks at or above each, thinned to what the eye can tell apart."""
-    ordered = np.sort(unit.part("deployment").ravel())[::-1]
-    rank = np.unique(np.round(np.geomspace(1, ordered.size, 200)).astype(int))
-    return ordered[rank - 1], rank / ordered.size
-
-
 # -- forecast against realised --------------------------------------------------------------------------------------
 
 
@@ -251,34 +263,38 @@ def scatter_panel(setting: Setting) -> Panel:
 
     :param setting: the setting
     """
-    figure, axes = new_axes(3.9 + 0.16 * ((len(setting.agents) + 1) // 2))
-    points = []
+    figure, axes = new_axes(3.7, len(setting.agents))
+    points, bars = [], []
     for number, agent in enumerate(setting.agents):
         style, label = style_of(number), title_of(setting.kind, agent)
         for unit in setting.of(agent):
-            errors = unit.errors()
+            errors = unit.errors
             forecast = errors.forecast[np.isfinite(errors.forecast)]
             x = float(np.median(errors.realised))
             if not forecast.size or not np.isfinite(x):
                 continue
             y, ends = float(np.median(forecast)), np.quantile(forecast, [0.05, 0.95])
             points.append((x, y))
+            bars += ends.tolist()
             axes.plot([x, x], np.clip(ends, *_PSI_RANGE), color=style["color"], lw=1, alpha=0.35)
             axes.plot(x, np.clip(y, *_PSI_RANGE), ls="", ms=5, mec="white", mew=0.4, label=label, **style)
             label = "_"
     if points:
         clipped = np.clip(np.array(points), *_PSI_RANGE)
         low, high = float(clipped.min()) - 0.7, float(clipped.max()) + 0.7
+        bottom, top = min(low, *np.clip(bars, *_PSI_RANGE)), max(high, *np.clip(bars, *_PSI_RANGE) + 0.2)
         axes.plot([low, high], [low, high], color="0.6", lw=0.9, zorder=0)
-        axes.annotate("forecast = realised", (high, high), ha="right", va="top", fontsize=7, color="0.4", rotation=38)
         axes.set_xlim(low, high)
-        axes.set_ylim(low, high)
+        axes.set_ylim(bottom, top)
+        along: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True}
+        end = high - 0.02 * (high - low)
+        axes.text(end, end, "forecast = realised", ha="right", va="bottom", fontsize=7, color="0.4", **along)
         probability_ticks(axes.xaxis, low, high)
-        probability_ticks(axes.yaxis, low, high)
+        probability_ticks(axes.yaxis, bottom, top)
     else:
         axes.text(0.5, 0.5, "no tail could be fitted", ha="center", transform=axes.transAxes)
     axes.set_xlabel("realised worst failure probability (psi axis)", fontsize=8.5)
-    axes.set_ylabel("forecast of it", fontsize=8.5)
+    axes.set_ylabel("forecast of it (psi axis)", fontsize=8.5)
     legend_below(figure)
     alt = (
         f"Forecast against realised worst failure probability in {setting.name}: {len(points)} agents and seeds, "
@@ -291,7 +307,14 @@ def legend_below(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7.5, columnspacing=1.2
+            handles,
+            labels,
+            loc="lower center",
+            borderaxespad=0.2,
+            ncols=2,
+            frameon=False,
+            fontsize=7.5,
+            columnspacing=1.2,
         )
 
 
@@ -316,7 +339,7 @@ def pareto_panels(setting: Setting) -> list[Panel]:
 def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
     spec = SPECS[setting.kind]
     error, column = spec.columns[0], spec.column(key)
-    figure, axes = new_axes(3.5 + 0.16 * ((len(setting.agents) + 1) // 2))
+    figure, axes = new_axes(3.3, len(setting.agents))
     is_log = key in spec.safety
     described, missing = [], []
     for number, agent in enumerate(setting.agents):
@@ -339,7 +362,7 @@ def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
     if is_log:
         log_axis(axes, "x")
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"{column.heading} (better: {better})", fontsize=8.5)
+    axes.set_xlabel(f"{column.heading}, {column.unit} (better: {better})", fontsize=8.5)
     axes.set_ylabel(f"{error.heading}, nats (better: down)", fontsize=8.5)
     legend_below(figure)
     alt = f"{error.heading} against {column.heading} in {setting.name}: " + "; ".join(described)
@@ -351,33 +374,52 @@ def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
 # -- coverage -------------------------------------------------------------------------------------------------------
 
 
-def coverage_panel(setting: Setting, rows: Sequence[IntervalQuality], level: float) -> Panel:
-    """Coverage of the prediction intervals against their width.
+def coverage_panels(setting: Setting, rows: Sequence[IntervalQuality], level: float) -> list[Panel]:
+    """For each forecaster the coverage of the prediction intervals against their width, on the same axes.
 
     :param setting: the setting
     :param rows: interval qualities of this setting
     :param level: nominal coverage
     """
-    figure, axes = new_axes(3.5 + 0.16 * ((len(setting.agents) + 1) // 2))
-    forecasters = list(dict.fromkeys(row.forecaster for row in rows))
-    markers = dict(zip(forecasters, "osD^", strict=False))
+    ends = [max(v, 1e-2) for row in rows for v in (row.width.value, row.width.low, row.width.high) if np.isfinite(v)]
+    limits = (min(ends) * 0.85, max(ends) / 0.85) if ends else (0.1, 1.0)
+    forecasters = dict.fromkeys(row.forecaster for row in rows)
+    return [
+        _coverage_panel(setting, name, [row for row in rows if row.forecaster == name], level, limits)
+        for name in forecasters
+    ]
+
+
+def _coverage_panel(
+    setting: Setting, forecaster: str, rows: Sequence[IntervalQuality], level: float, limits: tuple[float, float]
+) -> Panel:
+    figure, axes = new_axes(3.1, len(rows))
     for row in rows:
-        number = setting.agents.index(row.agent)
-        label = title_of(setting.kind, row.agent) if row.forecaster == forecasters[0] else "_"
-        width = max(row.width.value, 1e-2)
-        colour = style_of(number)["color"]
-        axes.plot(width, row.coverage.value, markers[row.forecaster], ms=6, color=colour, mec="w", mew=0.4, label=label)
+        style = style_of(setting.agents.index(row.agent))
+        width, inside = row.width, row.coverage
+        if np.isfinite(width.low):
+            axes.plot(np.maximum([width.low, width.high], 1e-2), [inside.value] * 2, color=style["color"], lw=1.2)
+            axes.plot([max(width.value, 1e-2)] * 2, [inside.low, inside.high], color=style["color"], lw=1.2)
+        label = title_of(setting.kind, row.agent)
+        axes.plot(max(width.value, 1e-2), inside.value, ls="", ms=7, mec="w", mew=0.5, label=label, **style)
     axes.axhline(level, color="0.6", lw=0.9, zorder=0)
-    axes.annotate(f"promised: {level:.0%}", (0.99, level), xycoords=("axes fraction", "data"), ha="right", fontsize=7)
+    promise: dict[str, Any] = {
+        "xycoords": ("axes fraction", "data"),
+        "ha": "left",
+        "va": "bottom",
+        "fontsize": 7,
+        "color": "0.4",
+    }
+    axes.annotate(f"promised: {level:.0%}", (0.01, level), **promise)
+    axes.set_xlim(*limits)
     log_axis(axes, "x")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("median width of the interval, psi", fontsize=8.5)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("median width of the interval, psi (better: left)", fontsize=8.5)
     axes.set_ylabel("share of realised worsts inside", fontsize=8.5)
-    key = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle"}
-    named = ", ".join(f"{key[markers[name]]}: {name}" for name in forecasters)
-    axes.set_title(named, fontsize=7, color="0.3")
     legend_below(figure)
-    alt = f"Coverage of {level:.0%} prediction intervals against width in {setting.name}: " + "; ".join(
-        f"{title_of(setting.kind, row.agent)} under {row.forecaster} {row.coverage.value:.0%}" for row in rows
+    alt = f"Coverage of the {level:.0%} prediction intervals of {forecaster} in {setting.name}: " + "; ".join(
+        f"{title_of(setting.kind, row.agent)} {row.coverage.value:.0%} at width {row.width.value:.2f} psi"
+        for row in rows
     )
-    return Panel(file_stem("coverage", setting.name), "Coverage of the prediction intervals", alt + ".", figure)
+    return Panel(file_stem("coverage", setting.name, forecaster), f"Intervals of {forecaster}", alt + ".", figure)

@@ -28,13 +28,25 @@ class Column:
     :param heading: what it is called
     :param layout: format of the value
     :param key: its name in ``metrics.json``
-    :param meaning: what it is and its unit, in a sentence
+    :param meaning: what it is, in a sentence
+    :param unit: its unit, for axes and the table
+    :param better: ``lower``, ``higher``, or nothing where neither is
+    :param is_change: whether it compares with the base agent, whose own is 0 by definition
     """
 
     heading: str
     layout: str
     key: str
     meaning: str
+    unit: str
+    better: str = "lower"
+    is_change: bool = False
+
+    @property
+    def hint(self) -> str:
+        """Unit and the better side, in brackets."""
+        words = [self.unit, f"{self.better} is better" if self.better else ""]
+        return f"({'; '.join(word for word in words if word)})"
 
 
 @dataclass(frozen=True)
@@ -66,9 +78,18 @@ _ERRORS = (
         "abs_error_log_odds",
         "mean distance between forecast and realised worst, in nats of log-odds, p clipped to [1e-6, 0.999]; "
         "a dash where more than half of the pairs agree only because both sit at the same clip",
+        "nats",
     ),
-    Column("|error| psi", "{:.2f}", "abs_error_psi", "the same in psi = -log(-log p), the scale of the forecast"),
-    Column("|error| log10 p", "{:.2f}", "abs_error_log10_p", "the same in decades of probability, floored at 1e-6"),
+    Column(
+        "|error| psi", "{:.2f}", "abs_error_psi", "the same in psi = -log(-log p), the scale of the forecast", "psi"
+    ),
+    Column(
+        "|error| log10 p",
+        "{:.2f}",
+        "abs_error_log10_p",
+        "the same in decades of probability, floored at 1e-6",
+        "decades",
+    ),
 )
 _UNDER = "share of pairs of an evaluation and a deployment set in which the realised worst exceeds the forecast by more"
 
@@ -83,20 +104,40 @@ SPECS: dict[Kind, Spec] = {
                 "{:.2f}",
                 "exponential_pivot_abs_error_log_odds",
                 "the headline error under exponential_pivot, which no agent was trained on",
+                "nats",
             ),
-            Column("under by >1", "{:.0%}", "under_prediction_by_1_rate", f"{_UNDER} than 1 psi"),
-            Column("success", "{:.4f}", "success", "probability that a held-out task is solved"),
-            Column("mean risk", "{:.1e}", "mean_risk", "mean failure probability of held-out tasks"),
-            Column("CVaR 1 %", "{:.1e}", "cvar_risk", "mean failure probability of the riskiest hundredth of tasks"),
-            Column("worst risk", "{:.1e}", "worst_risk", "largest failure probability of all held-out tasks"),
-            Column("sigma", "{:.2f}", "tail_scale", "fitted tail scale: psi gained per e-fold more tasks"),
+            Column("under by >1", "{:.0%}", "under_prediction_by_1_rate", f"{_UNDER} than 1 psi", "share of pairs"),
+            Column(
+                "success", "{:.4f}", "success", "probability that a held-out task is solved", "probability", "higher"
+            ),
+            Column("mean risk", "{:.2g}", "mean_risk", "mean failure probability of held-out tasks", "probability"),
+            Column(
+                "CVaR 1 %",
+                "{:.2g}",
+                "cvar_risk",
+                "mean failure probability of the riskiest hundredth of tasks",
+                "probability",
+            ),
+            Column(
+                "worst risk", "{:.2g}", "worst_risk", "largest failure probability of all held-out tasks", "probability"
+            ),
+            Column("sigma", "{:.2f}", "tail_scale", "fitted tail scale: psi gained per e-fold more tasks", "psi", ""),
             Column(
                 "risen",
                 "{:.1%}",
                 "share_risen",
                 "share of tasks whose score is more than 0.1 psi above the base agent's",
+                "share of tasks",
+                is_change=True,
             ),
-            Column("KL from base", "{:.3f}", "kl_from_base", "KL(base || agent), nats per step, where the base goes"),
+            Column(
+                "KL from base",
+                "{:.3f}",
+                "kl_from_base",
+                "KL(base || agent), nats per step, where the base goes",
+                "nats per step",
+                is_change=True,
+            ),
         ),
         "success",
         ("mean_risk", "worst_risk"),
@@ -111,18 +152,35 @@ SPECS: dict[Kind, Spec] = {
                 "{:.2f}",
                 "abs_error_log_odds_second",
                 "the headline error under a forecaster that no model was trained on",
+                "nats",
             ),
-            Column("under by >1", "{:.0%}", "under_by_1_nat", f"{_UNDER} than 1 nat of log-odds"),
-            Column("accuracy", "{:.3f}", "accuracy", "share of tasks with one right answer that are answered rightly"),
-            Column("mean p", "{:.1e}", "mean_p", "mean failure probability of held-out attacks"),
-            Column("worst p", "{:.2g}", "worst_p", "largest failure probability of all held-out attacks"),
-            Column("> 1 %", "{:.1%}", "share_above_1_percent", "share of attacks that succeed with p > 0.01"),
-            Column("sigma", "{:.2f}", "tail_scale", "fitted tail scale: psi gained per e-fold more attacks"),
+            Column("under by >1", "{:.0%}", "under_by_1_nat", f"{_UNDER} than 1 nat of log-odds", "share of pairs"),
+            Column(
+                "accuracy",
+                "{:.3f}",
+                "accuracy",
+                "share of tasks with one right answer that are answered rightly",
+                "share of tasks",
+                "higher",
+            ),
+            Column("mean p", "{:.2g}", "mean_p", "mean failure probability of held-out attacks", "probability"),
+            Column(
+                "worst p", "{:.2g}", "worst_p", "largest failure probability of all held-out attacks", "probability"
+            ),
+            Column(
+                "> 1 %",
+                "{:.1%}",
+                "share_above_1_percent",
+                "share of attacks that succeed with p > 0.01",
+                "share of attacks",
+            ),
+            Column("sigma", "{:.2f}", "tail_scale", "fitted tail scale: psi gained per e-fold more attacks", "psi", ""),
             Column(
                 "KL legitimate",
                 "{:.3f}",
                 "kl_legitimate",
                 "divergence, nats, from the right probabilities on legitimate requests",
+                "nats",
             ),
             Column(
                 "KL attacks",
@@ -130,6 +188,7 @@ SPECS: dict[Kind, Spec] = {
                 "kl_attacks",
                 "divergence, nats, from the right probabilities on attacks (from the base model's where those are "
                 "unknown)",
+                "nats",
             ),
         ),
         "accuracy",

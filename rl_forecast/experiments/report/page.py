@@ -16,7 +16,7 @@ from rl_forecast.experiments.report.degenerate import cautions_of
 from rl_forecast.experiments.report.error_terms import error_terms_table
 from rl_forecast.experiments.report.figures import (
     Panel,
-    coverage_panel,
+    coverage_panels,
     file_stem,
     pareto_panels,
     scatter_panel,
@@ -34,7 +34,7 @@ from rl_forecast.experiments.report.tables import (
     numbers_csv,
     units_csv,
 )
-from rl_forecast.experiments.report.worst import sample_rows, worst_task_panels
+from rl_forecast.experiments.report.worst import has_policy, sample_rows, worst_task_panels
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import UsageError
 
@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.report.reading import Inputs, Setting
 
 __all__ = ["write_report"]
+
+
+#: What the methods of intervals are.
+_FORECASTERS = {
+    "gumbel_tail": "a straight line through the log survival of the k largest scores (Jones et al. 2025).",
+    "exponential_pivot": "intervals that are exact where the tail of psi is exponential; no agent is trained on it.",
+    "shape_prior": "a generalised Pareto tail whose shape is integrated out under a narrow prior.",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,11 @@ class _Group:
     panels: list[dict[str, str]] = field(default_factory=list)
     table: Table | None = None
     table_kind: str = ""
+
+    @property
+    def stem(self) -> str:
+        """End of its address on the page."""
+        return file_stem(self.heading)
 
 
 def write_report(paths: Sequence[str], out: str | Path) -> Path:
@@ -158,12 +171,14 @@ class _Report:
         groups = [
             _Group(
                 "The tail of each agent, and one forecast of it",
-                f"How many {queries} (up the axis, logarithmic) are riskier than a given failure probability (along "
-                "the axis). A straight line is what the forecaster extrapolates. Blue: the agent, each seed a line; "
-                "grey dashes: the base agent it was trained from. Orange: the forecast from one typical evaluation set "
-                f"of {first.part('evaluation').shape[1]} {queries} (seed {setting.seeds[0]}), with its 90 % prediction "
-                f"band, read at 1/n for the worst of n. Black: the realised worst of {n_deploy}. A forecast is good "
-                "where the black diamonds lie on the orange line, and honest where they lie inside the band.",
+                f"The share of {queries} (up the axis, logarithmic) at or above a failure probability (along the axis). "
+                "In its own colour: the agent, each seed a line, the first one thick; grey dashes: the base agent it "
+                "was trained from. Orange, in all figures: the forecast from one typical evaluation set of "
+                f"{first.part('evaluation').shape[1]} {queries} (seed {setting.seeds[0]}), a straight line, with its "
+                f"90 % prediction band; it is read at 1/n for the worst of n. Black diamonds: the realised worst of "
+                f"each of {first.part('deployment').shape[0]} deployment sets of {n_deploy} (seed {setting.seeds[0]}). "
+                "A forecast is good where the diamonds lie around the orange line, and honest where they lie inside "
+                "the band.",
                 self._panels(survival_panels(setting)),
             ),
             _Group(
@@ -184,10 +199,11 @@ class _Report:
             ),
             _Group(
                 "Do the prediction intervals hold?",
-                f"Share of realised worsts inside the {LEVEL:.0%} prediction interval, and its width in psi. "
-                "Good intervals sit on the line and far to the left. 'above' is the share of realised worsts above the "
+                f"Share of realised worsts inside the {LEVEL:.0%} prediction interval, and its width in psi, a panel "
+                "for each forecaster; the crosses are 95 % intervals over seeds. Good intervals sit on the line and far "
+                "to the left. 'above' is the share of realised worsts above the "
                 "interval; the interval score adds 20 times the distance of each miss to the width (lower is better).",
-                self._panels([coverage_panel(setting, coverage, LEVEL)] if coverage else []),
+                self._panels(coverage_panels(setting, coverage, LEVEL)),
                 coverage_table(setting, coverage),
             ),
         ]
@@ -202,8 +218,9 @@ class _Report:
         self._table(file_stem("error_terms", setting.name), table)
         text = (
             "The mean |error| in psi as a sum. 'floor x sigma' is the error of an exactly straight tail as wide as the "
-            "common tasks', which no training changes but through its scale sigma; 'curvature' is what the shape of "
-            "the common tasks' tail adds, 'rare mode' what the rare tasks add. Medians over seeds, in brackets the "
+            "common tasks', which no training changes but through its scale sigma (here of the common tasks alone, in the "
+            "table above of all); 'curvature' is what the shape of the common tasks' tail adds, 'rare mode' what the "
+            "rare tasks add. Medians over seeds, in brackets the "
             f"median change against {title_of(setting.kind, setting.reference)} of the same seed."
         )
         return [_Group("Where the error comes from", text, table=table)]
@@ -212,7 +229,7 @@ class _Report:
         heading = "Training"
         units = [unit for unit in setting.units if unit.has_curves]
         if not units:
-            return [_Group(heading, "The jobs of a sweep keep no training curves.")]
+            return []
         curves: dict[tuple[str, int], Any] = {}
         samples: dict[str, str] = {}
         for unit in units:
@@ -239,12 +256,20 @@ class _Report:
     def _worst(self, setting: Setting) -> list[_Group]:
         if setting.kind != "gridworld":
             return []
+        if any(has_policy(unit) for unit in setting.units):
+            shown = (
+                "White discs show where the agent spends its steps, squares on lava the probability of ending there."
+            )
+        else:
+            shown = (
+                "The red triangle is where the agent starts, waves are lava. A sweep keeps no agents, so the pictures "
+                "show the room only."
+            )
         return [
             _Group(
                 "The riskiest tasks",
-                f"Of all held-out tasks of seed {setting.seeds[0]}, those with the highest failure probability. Where "
-                "the agent was kept, white discs show where it spends its steps and squares on lava the probability of "
-                "ending there.",
+                f"Of all held-out tasks of seed {setting.seeds[0]}, those with the highest failure probability. "
+                + shown,
                 self._panels(worst_task_panels(setting)),
             )
         ]
@@ -330,6 +355,7 @@ def _about(setting: Setting) -> str:
         f"{len(setting.seeds)} seed{'s' if len(setting.seeds) > 1 else ''} ({', '.join(map(str, setting.seeds))}). "
         f"For every seed the worst of n = {n} {queries} ({deploy_sets} sets) is forecast from m = {m} ({eval_sets} "
         f"sets){split}, with {first.evaluation.forecaster} on the k = {first.evaluation.tail_k} largest scores."
+        + ("" if any(unit.has_curves for unit in setting.units) else " The jobs of a sweep keep no training curves.")
     )
 
 
@@ -369,8 +395,12 @@ def _in_short(setting: Setting, rows: list[Summary], warned: list[str]) -> str:
 
 
 def _terms(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    plain = dict.fromkeys(title_of(s.kind, s.reference) for s in settings if s.reference != "base")
     terms = [
         ("psi", "failure score -log(-log p): equal steps are equal factors of -log p, and a Gumbel tail is straight."),
+        ("setting", "agents that can be compared: one world or set of prompts, one evaluation, any number of seeds."),
+        ("base", "the agent that all others are fine-tuned from, and what they are compared with in the warnings."),
+        *((name, "plain training: goes on from the base agent without any term of a method.") for name in plain),
         (
             "m, n, k",
             "queries of an evaluation set, queries of a deployment set, largest scores the forecast is fitted to.",
@@ -379,6 +409,8 @@ def _terms(settings: Sequence[Setting]) -> list[tuple[str, str]]:
         ("interquartile mean", "mean of the middle half of the seeds (a quarter, rounded down, cut off at each end)."),
         ("sign-flip test", "share of all patterns of signs of the paired differences whose mean is as far from zero."),
     ]
+    used = {s.units[0].evaluation.forecaster for s in settings} | {"shape_prior", "exponential_pivot"}
+    terms += [(name, meaning) for name, meaning in _FORECASTERS.items() if name in used]
     for kind in dict.fromkeys(s.kind for s in settings):
         shown = {key for s in settings if s.kind == kind for unit in s.units for key in unit.metrics}
         terms += [(c.heading, c.meaning + ".") for c in SPECS[kind].columns if c.key in shown]

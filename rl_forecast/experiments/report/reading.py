@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
 
-from rl_forecast.backtest import HeldOutErrors, held_out_errors
+from rl_forecast.backtest import HeldOutErrors, errors_of_summaries
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.jobs import JOBS, job_of_file
 from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.sweep.config import read_settings, with_options
 from rl_forecast.forecasters import make_forecaster
+from rl_forecast.summary import TailSummary
 from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ __all__ = ["Inputs", "Kind", "Setting", "Unit", "read_inputs"]
 Kind = Literal["gridworld", "language"]
 # Fields that may differ between runs that are compared.
 _NOT_SETTINGS = ("seed", "log_dir", "device", "threads", "agents", "preset", "checkpoint_every")
+# Points of a survival curve, evenly spaced in the logarithm of the share: two pixels of a figure's PNG apart.
+_CURVE_POINTS = 200
 # Plain training of either job and of sweeps: what the others are tested against.
 _REFERENCES = ("ppo", "task_only", "sft")
 
@@ -67,17 +71,37 @@ class Unit:
         """Scores of a part, psi, one row a set; a file of prompts too small for the sets that were asked for makes
         one set of its deployment prompts.
         """
-        psi: NDArray[np.float64] = self.scores.filter(pl.col("part") == name)["psi"].to_numpy()
-        size = self.evaluation.n_eval if name == "evaluation" else self.evaluation.n_deploy
-        return psi.reshape(-1, size) if psi.size and psi.size % size == 0 else psi.reshape(1, -1)
+        return self._parts[name]
 
-    def errors(self, forecaster: str | None = None) -> HeldOutErrors:
-        """Forecast of every evaluation set against the worst of every deployment set.
+    # What several figures and tables need is computed once.
 
-        :param forecaster: method, that of the headline if ``None``
-        """
-        method = make_forecaster(forecaster or self.evaluation.forecaster, self.evaluation.tail_k)
-        return held_out_errors(self.part("evaluation"), self.part("deployment"), method)
+    @cached_property
+    def _parts(self) -> dict[str, NDArray[np.float64]]:
+        sizes = {"evaluation": self.evaluation.n_eval, "deployment": self.evaluation.n_deploy}
+        part, psi = self.scores["part"], self.scores["psi"]
+        scores = {name: psi.filter(part == name).to_numpy() for name in sizes}
+        return {
+            name: found.reshape(-1, sizes[name]) if found.size and found.size % sizes[name] == 0 else found[None]
+            for name, found in scores.items()
+        }
+
+    @cached_property
+    def summaries(self) -> tuple[TailSummary, ...]:
+        """Of every evaluation set."""
+        return tuple(TailSummary.from_scores(scores) for scores in self.part("evaluation"))
+
+    @cached_property
+    def errors(self) -> HeldOutErrors:
+        """Forecast of every evaluation set, by the headline's method, against the worst of every deployment set."""
+        method = make_forecaster(self.evaluation.forecaster, self.evaluation.tail_k)
+        return errors_of_summaries(self.summaries, self.part("deployment"), method)
+
+    @cached_property
+    def survival(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores and the share of deployment tasks at or above each, thinned to what the eye can tell apart."""
+        ordered = np.sort(self.part("deployment").ravel())[::-1]
+        rank = np.unique(np.round(np.geomspace(1, ordered.size, _CURVE_POINTS)).astype(int))
+        return ordered[rank - 1], rank / ordered.size
 
 
 @dataclass(frozen=True, eq=False)

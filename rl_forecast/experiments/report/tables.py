@@ -79,11 +79,14 @@ def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -
     for column in SPECS[kind].columns:
         if not any(row.column.key == column.key for row in rows):
             continue
-        cells = [Cell(column.heading)]
+        cells = [Cell(column.heading, column.hint)]
         for agent in agents:
             row = found[column.key, agent]
             if row.estimate is None:
                 cells.append(Cell("-", f"({row.n_undefined} undefined)"))
+                continue
+            if column.is_change and agent == "base":
+                cells.append(Cell("0", "(by definition)"))
                 continue
             mark = "*" if row.p_value is not None and row.p_value < MARKED else ""
             layout = column.layout
@@ -114,21 +117,20 @@ def coverage_table(setting: Setting, rows: Sequence[IntervalQuality]) -> Table:
 
 
 def caution_table(kinds: dict[str, Kind], rows: Sequence[Caution]) -> Table:
-    """Warnings, one a row.
+    """Warnings, an agent a row.
 
     :param kinds: name of a setting to its kind
     :param rows: the warnings
     """
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        sentence = f"{len(row.seeds)} of {row.n_seeds} seeds: {row.sentence}"
+        said.setdefault((row.setting, row.agent), []).append(sentence)
     lines = [
-        (
-            Cell(row.setting),
-            Cell(title_of(kinds[row.setting], row.agent)),
-            Cell(f"{len(row.seeds)} of {row.n_seeds}"),
-            Cell(row.sentence),
-        )
-        for row in rows
+        (Cell(setting), Cell(title_of(kinds[setting], agent)), Cell(" ".join(sentences)))
+        for (setting, agent), sentences in said.items()
     ]
-    return Table(("setting", "agent", "seeds", "what"), tuple(lines))
+    return Table(("setting", "agent", "what was seen"), tuple(lines))
 
 
 def numbers_csv(rows: Sequence[Summary]) -> str:

@@ -16,7 +16,7 @@ from rl_forecast.formatting import format_probability
 if TYPE_CHECKING:
     from rl_forecast.experiments.report.reading import Setting, Unit
 
-__all__ = ["sample_rows", "worst_task_panels"]
+__all__ = ["has_policy", "sample_rows", "worst_task_panels"]
 
 # Pictures of a setting at most, and for each agent whose policy was kept.
 _N_PICTURES, _N_WORST = 9, 2
@@ -26,46 +26,64 @@ def worst_task_panels(setting: Setting) -> list[Panel]:
     """The riskiest held-out tasks of every agent, of the first seed.
 
     Where the run kept the policy, the picture shows where the agent goes and dies; a sweep keeps scores only, and its
-    pictures show the room.
+    pictures show the room, once for all agents whose riskiest task it is.
 
     :param setting: a gridworld setting
     """
     panels = []
+    rooms: dict[int, list[tuple[Unit, float]]] = {}
     n_worst = _N_WORST if _N_WORST * len(setting.agents) <= _N_PICTURES else 1
     for agent in setting.agents:
         unit = setting.of(agent)[0]
-        has_policy = (unit.source / "agents" / agent / "policy.safetensors").is_file()
         psi = unit.scores["psi"].to_numpy()
-        order = np.argsort(-psi, kind="stable")[: n_worst if has_policy else 1]
-        for rank, row in enumerate(order.tolist(), 1):
-            panels.append(_picture(setting, unit, int(unit.scores["task_id"][row]), float(psi[row]), rank, has_policy))
-    return panels
+        if not has_policy(unit):
+            row = int(np.argmax(psi))
+            rooms.setdefault(int(unit.scores["task_id"][row]), []).append((unit, float(psi[row])))
+            continue
+        for rank, row in enumerate(np.argsort(-psi, kind="stable")[:n_worst].tolist(), 1):
+            panels.append(_picture(setting, [(unit, float(psi[row]))], int(unit.scores["task_id"][row]), rank))
+    return panels + [_picture(setting, found, task_id, 1) for task_id, found in rooms.items()]
 
 
-def _picture(setting: Setting, unit: Unit, task_id: int, psi: float, rank: int, has_policy: bool) -> Panel:
+def has_policy(unit: Unit) -> bool:
+    """Whether the run kept the agent.
+
+    :param unit: an agent of a seed
+    """
+    return (unit.source / "agents" / unit.agent / "policy.safetensors").is_file()
+
+
+def _picture(setting: Setting, agents: list[tuple[Unit, float]], task_id: int, rank: int) -> Panel:
+    """A task with what one agent does in it, or with the scores of several."""
     # Imported here: pictures need the worlds and, with a policy, Stable-Baselines3.
     from rl_forecast.experiments.gridworld.agent_files import load_policy
     from rl_forecast.experiments.gridworld.task_pictures import agent_picture, task_picture, task_sheet
     from rl_forecast.experiments.gridworld.worlds import make_world
     from rl_forecast.experiments.run_folder import RunFolder
 
+    unit = agents[0][0]
     assert isinstance(unit.config, Config)
     world = make_world(unit.config.world)
-    title = title_of(setting.kind, unit.agent)
+    titles = [title_of(setting.kind, one.agent) for one, _ in agents]
+    risks = [
+        f"{title}: P(failure) {format_probability(score)}" for title, (_, score) in zip(titles, agents, strict=True)
+    ]
     picture, _ = task_picture(world, task_id)
     facts = picture.title.replace("\n", ", ")
-    heading = f"{title}, seed {unit.seed}, #{rank}\n{facts}"
-    if has_policy:
+    heading = f"{titles[0]}, seed {unit.seed}, #{rank}\n{facts}"
+    if has_policy(unit):
         policy = load_policy(RunFolder(unit.source), unit.agent, unit.config.base)
         picture = agent_picture(world, task_id, policy, heading)
+        caption = f"{titles[0]}, #{rank} of its riskiest tasks"
     else:
-        picture = replace(picture, title=f"{heading}\nP(failure) {format_probability(psi)}")
+        picture = replace(picture, title="\n".join([f"seed {unit.seed}: {facts}", *risks]))
+        caption = f"Riskiest task of {', '.join(titles)}"
     alt = (
-        f"Number {rank} of the riskiest held-out tasks of {title} in {setting.name}, seed {unit.seed}: {facts}, "
-        f"failure probability {format_probability(psi)}."
+        f"Number {rank} of the riskiest held-out tasks of {', '.join(titles)} in {setting.name}, seed {unit.seed}: "
+        f"{facts}. {'; '.join(risks)}."
     )
     stem = file_stem("worst", setting.name, unit.agent, str(rank))
-    return Panel(stem, f"{title}, #{rank}", alt, task_sheet([picture], ""), is_photo=True)
+    return Panel(stem, caption, alt, task_sheet([picture], ""), is_photo=True)
 
 
 def sample_rows(markdown: str) -> list[tuple[str, str, str]]:
