@@ -30,7 +30,7 @@ _CURVES: dict[Kind, tuple[tuple[str, str, bool], ...]] = {
     ),
     "language": (
         ("train/supervised_loss", "supervised loss, nats", False),
-        ("train/forecast_loss", "the method's own term", False),
+        ("train/forecast_loss", "the method's own term, in its own unit", False),
         ("train/worst_psi", "worst score of the pool, psi", False),
         ("train/share_above_1_percent", "share of the pool with p > 1 %", False),
     ),

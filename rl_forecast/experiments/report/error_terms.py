@@ -46,7 +46,9 @@ def error_terms_table(setting: Setting) -> Table | None:
                 if (setting.reference, unit.seed) in split
             ]
             shown = agent != setting.reference and bool(changes)
-            cells.append(Cell(f"{np.median(values):.2f}", f"({np.median(changes):+.2f})" if shown else ""))
+            cells.append(
+                Cell(f"{round(float(np.median(values)), 2) + 0.0:.2f}", f"({np.median(changes):+.2f})" if shown else "")
+            )
         rows.append(tuple(cells))
     return Table(("agent", *(heading for heading, _ in _TERMS)), tuple(rows))
 

@@ -47,7 +47,7 @@ _MARKERS = "osD^vP*Xhd"
 _FORECAST = "#d55e00"
 _BASE = _COLOURS[0]
 # Inches: the width of a telephone's screen, what tick labels and axis labels need left and below, a row of a legend.
-_WIDTH, _LEFT, _BELOW, _LEGEND_ROW = 4.3, 0.74, 0.5, 0.16
+_WIDTH, _LEFT, _BELOW, _LEGEND_ROW = 4.3, 0.72, 0.46, 0.16
 # Scores drawn: below p = 1e-24 nothing is told apart, above psi = 12 p is 1 - 6e-6.
 _PSI_RANGE = (float(psi_from_p(1e-24)), 12.0)
 
@@ -351,7 +351,7 @@ def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
         if is_log:
             x = np.maximum(x, 1e-30)
         style = style_of(number)
-        axes.plot(x, y, ls="", ms=4, alpha=0.4, mew=0, **style)
+        axes.plot(x, y, ls="", ms=4, alpha=0.55, mew=0, **style)
         at_x, at_y = estimate([x]), estimate([y])
         for along, value in ((at_x, at_y), (at_y, at_x)):
             if np.isfinite(along.low):
@@ -405,12 +405,12 @@ def _coverage_panel(
     axes.axhline(level, color="0.6", lw=0.9, zorder=0)
     promise: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
-        "ha": "left",
+        "ha": "right",
         "va": "bottom",
         "fontsize": 7,
         "color": "0.4",
     }
-    axes.annotate(f"promised: {level:.0%}", (0.01, level), **promise)
+    axes.annotate(f"promised: {level:.0%}", (0.99, level), **promise)
     axes.set_xlim(*limits)
     log_axis(axes, "x")
     axes.set_ylim(-0.03, 1.03)

@@ -171,9 +171,9 @@ class _Report:
         groups = [
             _Group(
                 "The tail of each agent, and one forecast of it",
-                f"The share of {queries} (up the axis, logarithmic) at or above a failure probability (along the axis). "
-                "In its own colour: the agent, each seed a line, the first one thick; grey dashes: the base agent it "
-                "was trained from. Orange, in all figures: the forecast from one typical evaluation set of "
+                f"The share of {queries} (up the axis, logarithmic) at or above a failure probability (along the "
+                "axis). In its own colour: the agent, each seed a line, the first one thick; grey dashes: the base agent it "
+                "was trained from. Orange: the forecast from one typical evaluation set of "
                 f"{first.part('evaluation').shape[1]} {queries} (seed {setting.seeds[0]}), a straight line, with its "
                 f"90 % prediction band; it is read at 1/n for the worst of n. Black diamonds: the realised worst of "
                 f"each of {first.part('deployment').shape[0]} deployment sets of {n_deploy} (seed {setting.seeds[0]}). "
@@ -200,9 +200,9 @@ class _Report:
             _Group(
                 "Do the prediction intervals hold?",
                 f"Share of realised worsts inside the {LEVEL:.0%} prediction interval, and its width in psi, a panel "
-                "for each forecaster; the crosses are 95 % intervals over seeds. Good intervals sit on the line and far "
-                "to the left. 'above' is the share of realised worsts above the "
-                "interval; the interval score adds 20 times the distance of each miss to the width (lower is better).",
+                "for each forecaster; the crosses are 95 % intervals over seeds. Good intervals sit on the line and "
+                "far to the left. 'above' is the share of realised worsts above the interval; the interval score adds "
+                "20 times the distance of each miss to the width (lower is better).",
                 self._panels(coverage_panels(setting, coverage, LEVEL)),
                 coverage_table(setting, coverage),
             ),
@@ -218,9 +218,9 @@ class _Report:
         self._table(file_stem("error_terms", setting.name), table)
         text = (
             "The mean |error| in psi as a sum. 'floor x sigma' is the error of an exactly straight tail as wide as the "
-            "common tasks', which no training changes but through its scale sigma (here of the common tasks alone, in the "
-            "table above of all); 'curvature' is what the shape of the common tasks' tail adds, 'rare mode' what the "
-            "rare tasks add. Medians over seeds, in brackets the "
+            "common tasks', which no training changes but through its scale sigma (here of the common tasks alone, "
+            "in the table above of all); 'curvature' is what the shape of the common tasks' tail adds, 'rare mode' what "
+            "the rare tasks add. Medians over seeds, in brackets the "
             f"median change against {title_of(setting.kind, setting.reference)} of the same seed."
         )
         return [_Group("Where the error comes from", text, table=table)]
@@ -257,9 +257,7 @@ class _Report:
         if setting.kind != "gridworld":
             return []
         if any(has_policy(unit) for unit in setting.units):
-            shown = (
-                "White discs show where the agent spends its steps, squares on lava the probability of ending there."
-            )
+            shown = "White discs show where the agent spends its steps, squares on lava the chance of ending there."
         else:
             shown = (
                 "The red triangle is where the agent starts, waves are lava. A sweep keeps no agents, so the pictures "
@@ -268,8 +266,7 @@ class _Report:
         return [
             _Group(
                 "The riskiest tasks",
-                f"Of all held-out tasks of seed {setting.seeds[0]}, those with the highest failure probability. "
-                + shown,
+                f"Of all held-out tasks of seed {setting.seeds[0]}, those with the highest risk of failure. {shown}",
                 self._panels(worst_task_panels(setting)),
             )
         ]

@@ -65,9 +65,8 @@ def _picture(setting: Setting, agents: list[tuple[Unit, float]], task_id: int, r
     assert isinstance(unit.config, Config)
     world = make_world(unit.config.world)
     titles = [title_of(setting.kind, one.agent) for one, _ in agents]
-    risks = [
-        f"{title}: P(failure) {format_probability(score)}" for title, (_, score) in zip(titles, agents, strict=True)
-    ]
+    scores = [format_probability(score) for _, score in agents]
+    risks = [f"{title}: P(failure) {score}" for title, score in zip(titles, scores, strict=True)]
     picture, _ = task_picture(world, task_id)
     facts = picture.title.replace("\n", ", ")
     heading = f"{titles[0]}, seed {unit.seed}, #{rank}\n{facts}"
