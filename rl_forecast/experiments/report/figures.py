@@ -43,7 +43,7 @@ __all__ = [
 # An agent has one colour and one marker in all figures; distinguishable without colour vision, and by marker without
 # colour. Orange is the forecast's.
 _COLOURS = ("#4c4c4c", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b3f9d", "#8c564b", "#882255")
-_MARKERS = "osD^vP*Xhd"
+_MARKERS = "osD^vP<X>"
 _FORECAST = "#d55e00"
 _BASE = _COLOURS[0]
 # Inches: the width of a telephone's screen, what tick labels and axis labels need left and below, a row of a legend.
@@ -361,14 +361,18 @@ def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
         described.append(f"{title} {column.layout.format(at_x.value)} and {at_y.value:.2f}")
     if is_log:
         log_axis(axes, "x")
+    else:
+        axes.locator_params(axis="x", nbins=5)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"{column.heading}, {column.unit} (better: {better})", fontsize=8.5)
     axes.set_ylabel(f"{error.heading}, nats (better: down)", fontsize=8.5)
     legend_below(figure)
     alt = f"{error.heading} against {column.heading} in {setting.name}: " + "; ".join(described)
+    heading = f"Error against {column.heading}"
     if missing:
         alt += f". Not shown, because error or {column.heading} is undefined for a seed: {', '.join(missing)}"
-    return Panel(file_stem("pareto", setting.name, key), f"Error against {column.heading}", alt + ".", figure)
+        heading += f"; not shown, because undefined for a seed: {', '.join(missing)}"
+    return Panel(file_stem("pareto", setting.name, key), heading, alt + ".", figure)
 
 
 # -- coverage -------------------------------------------------------------------------------------------------------
@@ -393,7 +397,7 @@ def coverage_panels(setting: Setting, rows: Sequence[IntervalQuality], level: fl
 def _coverage_panel(
     setting: Setting, forecaster: str, rows: Sequence[IntervalQuality], level: float, limits: tuple[float, float]
 ) -> Panel:
-    figure, axes = new_axes(3.1, len(rows))
+    figure, axes = new_axes(3.1, len(rows) + 1)
     for row in rows:
         style = style_of(setting.agents.index(row.agent))
         width, inside = row.width, row.coverage
@@ -402,15 +406,7 @@ def _coverage_panel(
             axes.plot([max(width.value, 1e-2)] * 2, [inside.low, inside.high], color=style["color"], lw=1.2)
         label = title_of(setting.kind, row.agent)
         axes.plot(max(width.value, 1e-2), inside.value, ls="", ms=7, mec="w", mew=0.5, label=label, **style)
-    axes.axhline(level, color="0.6", lw=0.9, zorder=0)
-    promise: dict[str, Any] = {
-        "xycoords": ("axes fraction", "data"),
-        "ha": "right",
-        "va": "bottom",
-        "fontsize": 7,
-        "color": "0.4",
-    }
-    axes.annotate(f"promised: {level:.0%}", (0.99, level), **promise)
+    axes.axhline(level, color="0.6", lw=0.9, zorder=0, label=f"promised: {level:.0%}")
     axes.set_xlim(*limits)
     log_axis(axes, "x")
     axes.set_ylim(-0.03, 1.03)

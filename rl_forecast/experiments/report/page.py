@@ -159,7 +159,7 @@ class _Report:
             "name": setting.name,
             "about": _about(setting),
             "table": table,
-            "table_note": note,
+            "table_note": f"{note} A dash: undefined or clipped for so many seeds (see Terms).",
             "groups": self._groups(setting, coverage),
         }
 
@@ -172,10 +172,10 @@ class _Report:
             _Group(
                 "The tail of each agent, and one forecast of it",
                 f"The share of {queries} (up the axis, logarithmic) at or above a failure probability (along the "
-                "axis). In its own colour: the agent, each seed a line, the first one thick; grey dashes: the base agent it "
-                "was trained from. Orange: the forecast from one typical evaluation set of "
+                "axis). In its own colour: the agent, each seed a line, the first one thick; grey dashes: the base "
+                "agent it was trained from. Orange: the forecast from one typical evaluation set of "
                 f"{first.part('evaluation').shape[1]} {queries} (seed {setting.seeds[0]}), a straight line, with its "
-                f"90 % prediction band; it is read at 1/n for the worst of n. Black diamonds: the realised worst of "
+                "90 % prediction band; it is read at 1/n for the worst of n. Black diamonds: the realised worst of "
                 f"each of {first.part('deployment').shape[0]} deployment sets of {n_deploy} (seed {setting.seeds[0]}). "
                 "A forecast is good where the diamonds lie around the orange line, and honest where they lie inside "
                 "the band.",
@@ -219,9 +219,9 @@ class _Report:
         text = (
             "The mean |error| in psi as a sum. 'floor x sigma' is the error of an exactly straight tail as wide as the "
             "common tasks', which no training changes but through its scale sigma (here of the common tasks alone, "
-            "in the table above of all); 'curvature' is what the shape of the common tasks' tail adds, 'rare mode' what "
-            "the rare tasks add. Medians over seeds, in brackets the "
-            f"median change against {title_of(setting.kind, setting.reference)} of the same seed."
+            "in the table above of all); 'curvature' is what the shape of the common tasks' tail adds, 'rare mode' "
+            "what the rare tasks add. Medians over seeds, in brackets the median "
+            f"change against {title_of(setting.kind, setting.reference)} of the same seed."
         )
         return [_Group("Where the error comes from", text, table=table)]
 
