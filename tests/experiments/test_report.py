@@ -19,18 +19,21 @@ from rl_forecast.usage import UsageError
 
 
 class _Page(html.parser.HTMLParser):
-    """Images, and everything that a browser would have to fetch."""
+    """Images, everything that a browser would have to fetch, and the places that links can lead to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.images: list[dict[str, str]] = []
         self.addresses: list[str] = []
+        self.places: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {key: value or "" for key, value in attrs}
         if tag == "img":
             self.images.append(found)
+        assert found.get("id") not in self.places
+        self.places |= {found["id"]} if "id" in found else set()
         self.addresses += [found[key] for key in ("src", "href") if key in found]
         assert tag not in ("script", "iframe", "object")
 
@@ -67,6 +70,8 @@ def test_the_page_stands_alone_and_every_figure_has_words(report: Path) -> None:
     assert all(image["src"].startswith("data:image/") for image in page.images)
     assert all(len(image["alt"]) > 40 for image in page.images)
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    links = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert {"contents", "warnings", "recolor-training", "terms"} <= links <= page.places
     assert "url(" not in text
     assert "smoke-2 is not finished and was left out" in text
     assert "Capability collapsed" in text
@@ -97,8 +102,16 @@ def test_figures_and_tables_lie_beside_it(report: Path) -> None:
 
 
 def test_a_report_on_one_run_says_what_it_cannot_say(smoke: tuple[Path, str], tmp_path: Path) -> None:
-    assert main(["report", str(smoke[0]), "--out", str(tmp_path)]) == 0
-    text = (tmp_path / "report.html").read_text()
+    """Of a run whose agents and curves are gone, and with two agents only: figures take time."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "metrics.json"):
+        shutil.copy(smoke[0] / name, run)
+    scores = pl.read_parquet(smoke[0] / "scores.parquet")
+    scores.filter(pl.col("agent").is_in(["base", "ppo"])).write_parquet(run / "scores.parquet")
+    assert main(["report", str(run), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert ">Training</h3>" not in text
     assert "One seed: no interval and no test can be given." in text
 
 
@@ -186,7 +199,12 @@ def test_a_sweep_under_way_shows_what_there_is(sweep: Path, tmp_path: Path) -> N
     assert whole.reference == "task_only"
     results = pl.read_parquet(folder / "results.parquet").filter(pl.col("method") == "forecast_psi")
     assert whole.of("forecast_psi")[0].metrics["success"] == results["success"][0]
-    assert ">Weights</h3>" in (folder / "report" / "report.html").read_text()
+    text = (folder / "report" / "report.html").read_text()
+    assert ">Weights</h3>" in text
+    assert ">Training</h3>" not in text
+    # A room that is the riskiest of several agents is shown once, with the risk under each.
+    risks = re.findall(r"([a-z ]+): P\(failure\)", " ".join(image["alt"] for image in _Page(text).images))
+    assert sorted(name.strip() for name in risks) == ["base", "forecast psi", "task only"]
     next((folder / "held_out").glob("*forecast*.parquet")).unlink()
     partial = read_inputs([str(folder)])
     assert "is not finished: 1 of 2 held-out jobs are done" in partial.notes[0]

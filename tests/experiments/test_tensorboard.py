@@ -7,11 +7,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from torch.utils.tensorboard import SummaryWriter
 
-from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, LANGUAGE_LAYOUT
+from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, LANGUAGE_LAYOUT, drawn
 
 
 def _events(folder: Path) -> EventAccumulator:
@@ -31,6 +33,23 @@ def test_methods_stand_side_by_side_without_a_click(smoke: tuple[Path, str]) -> 
         assert len(shown) == sum(map(len, GRIDWORLD_LAYOUT.values()))
         for pattern in shown:
             assert any(re.search(pattern, tag) for tag in logged), f"nothing is logged as {pattern}"
+
+
+def test_a_figure_is_drawn_as_tensorboard_draws_it(tmp_path: Path) -> None:
+    figure = Figure(figsize=(3, 2), layout="constrained")
+    figure.subplots().plot([1, 3, 2], color="#d55e00")
+    picture = drawn(figure)
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_figure("its own", figure, close=False)
+        writer.add_image("ours", picture.image, dataformats=picture.dataformats)
+    events = _events(tmp_path)
+    assert events.Images("ours")[0].encoded_image_string == events.Images("its own")[0].encoded_image_string
+
+
+def test_all_agents_show_the_same_survival_curves(smoke: tuple[Path, str]) -> None:
+    shown = [_events(path).Images("final/survival_and_forecast") for path in (smoke[0] / "tensorboard").iterdir()]
+    assert [len(images) for images in shown] == [1] * 4
+    assert len({images[0].encoded_image_string for images in shown}) == 1
 
 
 def test_the_layouts_of_both_jobs_do_not_mix() -> None:
