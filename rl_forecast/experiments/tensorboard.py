@@ -57,7 +57,7 @@ def drawn(figure: Figure) -> Image:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # untyped
     canvas.draw()
     return Image(np.asarray(canvas.buffer_rgba())[:, :, :3], "HWC")
 
