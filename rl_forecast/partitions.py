@@ -104,6 +104,10 @@ def draw_partitions(
     :param method: sampler
     :return: the partitions
     :raises ValueError: sizes that do not fit, or an unknown method
+
+    >>> parts = draw_partitions(10, 4, 6, np.random.default_rng(0), tail_k=2, n_partitions=3)
+    >>> parts.eval_rank.shape  # the ranks of each evaluation part's two largest; all others' largest rank is below
+    (3, 2)
     """
     if min(n_eval, n_deploy, tail_k, n_partitions) < 1:
         raise ValueError(
