@@ -54,7 +54,9 @@ class ForecastEvalCallback(BaseCallback):
     >>> env = GridVecEnv(world, np.arange(4_000), num_envs=32)
     >>> model = PPO("MlpPolicy", env, n_steps=32, batch_size=256, n_epochs=1, seed=0, device="cpu")
     >>> callback = ForecastEvalCallback(score, make_forecaster("gumbel_tail"), every=1_024)
-    >>> model = model.learn(1_024, callback=callback)  # logs forecast/error and its companions
+    >>> model = model.learn(1_024, callback=callback)  # logs forecast/error and its companions (docs/log_keys.md)
+    >>> [psi.shape for psi in score(model.policy)]
+    [(2, 50), (1, 200)]
     """
 
     def __init__(
