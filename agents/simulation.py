@@ -67,6 +67,14 @@ def simulate_tasks(
     :param n_envs: environments played side by side, so that the policy is asked in batches
     :param seed: of actions and noise
     :raises ValueError: no tasks, or an environment that plays another task than it was asked to
+
+    >>> import gymnasium
+    >>> from stable_baselines3 import PPO
+    >>> make_env = lambda: gymnasium.make("envs:RiskGrid/Recolor-v0")
+    >>> policy = PPO("MlpPolicy", make_env(), seed=0, device="cpu").policy
+    >>> outcomes = simulate_tasks(policy, make_env, np.arange(50), episodes_per_task=4)
+    >>> outcomes.psi.shape, bool(abs(outcomes.risk.mean() - outcomes.failure.mean()) < 0.2)  # both estimate the same
+    ((50,), True)
     """
     if len(task_ids) == 0 or episodes_per_task < 1:
         raise ValueError(f"nothing to play: {len(task_ids)} tasks, episodes_per_task={episodes_per_task}")

@@ -104,6 +104,12 @@ class HeldOutErrors:
         """Errors in one of :data:`ERROR_SPACES`.
 
         :raises ValueError: unknown space
+
+        >>> forecast, realised = np.array([0.0, 1.0]), np.array([2.0])
+        >>> errors = HeldOutErrors(forecast, realised, tail_scale=np.ones(2))
+        >>> psi = errors.in_space("psi")
+        >>> psi.mean_absolute, psi.bias, psi.under_by_1  # errors -2 and -1
+        (1.5, -1.5, 0.5)
         """
         forecast, realised = self._pairs()
         low, high = -np.inf, np.inf
@@ -147,6 +153,13 @@ def held_out_errors(
     :param deployment: shape (n_deploy_sets, n_deploy), psi
     :param forecaster: the method
     :raises ValueError: a score is NaN, or the arrays are not two-dimensional
+
+    >>> from rl_forecast import make_forecaster
+    >>> rng = np.random.default_rng(0)
+    >>> evaluation, deployment = rng.gumbel(size=(20, 200)), rng.gumbel(size=(8, 4_000))
+    >>> errors = held_out_errors(evaluation, deployment, make_forecaster("gumbel_tail"))
+    >>> round(errors.in_space("psi").mean_absolute, 1), round(errors.in_space("psi").bias, 1)
+    (2.5, 1.3)
     """
     if evaluation.ndim != 2 or deployment.ndim != 2:
         raise ValueError(f"sets must be rows of a matrix, the shapes are {evaluation.shape} and {deployment.shape}")

@@ -1,16 +1,16 @@
 """``rl-forecast COMMAND ...`` = ``python -m rl_forecast COMMAND ...``: finds the command and hands over.
 
 Every command is a module with ``main(argv) -> exit code``, imported only when it is called, so that ``--help`` answers
-at once. Exit codes: 0 done, 1 failure while running, 2 bad usage or input, 3 a gate that was asked for did not hold.
+at once. Exit codes: 0 done, 1 failure while running, 2 bad usage or input, 3 a gate that was asked for did not hold,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 
-from rl_forecast.usage import UsageError, one_line, unknown_name
+from rl_forecast.usage import one_line, run_command, stop_output, unknown_name
 
 __all__ = ["COMMANDS", "main"]
 
@@ -41,7 +41,8 @@ def _help() -> str:
             *lines,
             "",
             "rl-forecast COMMAND --help tells more.",
-            "Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a gate that was asked for did not hold.",
+            "Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a gate that was asked for did not hold,",
+            "130 Ctrl-C, 143 SIGTERM.",
         ]
     )
 
@@ -65,16 +66,14 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"rl-forecast: {one_line(unknown_name('command', name, COMMANDS))}", file=sys.stderr)
         return 2
-    try:
-        code: int = import_module(COMMANDS[name][0]).main(argv[1:])
-        sys.stdout.flush()
-        return code
-    except UsageError as error:
-        print(f"rl-forecast {name}: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print(f"rl-forecast {name}: interrupted", file=sys.stderr)
-        return 130
+
+    def command() -> int:
+        try:
+            code: int = import_module(COMMANDS[name][0]).main(argv[1:])
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # as it should be: rl-forecast forecast ... | head
+            stop_output()
+            return 0
+
+    return run_command(command, f"rl-forecast {name}")

@@ -58,6 +58,16 @@ def compare(
     :param method: as in :func:`rl_forecast.forecasting.forecast`
     :param tail_k: as in :func:`rl_forecast.forecasting.forecast`
     :raises ValueError: fewer than two sources, other than one cost each, a budget that buys no query, or no tail
+
+    Ten times as many queries of the cheap source do not make up for scores five tail scales lower:
+
+    >>> from rl_forecast import TailSummary
+    >>> rng = np.random.default_rng(0)
+    >>> sources = {"dear": rng.gumbel(0.0, size=500), "cheap": rng.gumbel(-5.0, size=500)}
+    >>> summaries = {name: TailSummary.from_scores(psi) for name, psi in sources.items()}
+    >>> comparison = compare(summaries, budget=10_000, costs=[10, 1], method="exponential_pivot")
+    >>> [fc.n_deploy for fc in comparison.forecasts], comparison.probability_worst[0] > 0.5
+    ([(1000,), (10000,)], True)
     """
     if len(summaries) < 2:
         raise ValueError("there is nothing to compare: give at least two sources")

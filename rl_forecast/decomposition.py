@@ -165,6 +165,12 @@ def finite_k_terms(
     :param n_deploy: number n of deployment scores
     :param plotting_position: see :func:`rl_forecast.forecasters.gumbel_tail.log_plotting_positions`
     :raises ValueError: k outside [2, m] or n below 1
+
+    >>> terms = finite_k_terms(tail_k=10, n_eval=1_000, n_deploy=10_000)
+    >>> round(terms.bias_slope, 2), round(terms.bias_plotting, 2), round(terms.bias_quantile, 2)
+    (1.21, 0.16, -0.58)
+    >>> round(terms.bias, 2), round(terms.root_mean_squared_error, 2)
+    (0.79, 2.85)
     """
     k, m, n = tail_k, n_eval, n_deploy
     if n < 1:
@@ -259,6 +265,10 @@ def missed_mode(weight: float, shift: float, n_eval: int, n_deploy: int) -> Miss
     :param n_eval: number m of evaluation scores
     :param n_deploy: number n of deployment scores
     :raises ValueError: weight outside (0, 1)
+
+    >>> mode = missed_mode(weight=1 / 1_000, shift=10.0, n_eval=1_000, n_deploy=10_000)
+    >>> round(mode.probability_missed, 2), round(mode.under_prediction, 2)
+    (0.37, 3.14)
     """
     if not 0.0 < weight < 1.0:
         raise ValueError(f"weight must lie in (0, 1), it is {weight}")

@@ -75,6 +75,12 @@ def k_stability(
     :param forecaster: the method with its options; one without a tail_k gives no points
     :param n_deploy: deployment size
     :param tail_ks: numbers of scores to try; those beyond the available ones are left out
+
+    >>> from rl_forecast import TailSummary, make_forecaster
+    >>> summary = TailSummary.from_scores(np.random.default_rng(0).gumbel(size=500))
+    >>> points = k_stability(summary, make_forecaster("exponential_pivot"), n_deploy=5_000, tail_ks=[10, 20, 50])
+    >>> [(p.tail_k, round(p.point, 1)) for p in points]
+    [(10, 9.6), (20, 10.0), (50, 9.0)]
     """
     if not hasattr(forecaster, "tail_k"):
         return ()

@@ -224,6 +224,18 @@ def forecast(
     :param tail_k: number of largest scores used; None: the method's own
     :param capacity: number of largest scores kept exactly; more let ``behavior_frequency`` look deeper into the body
     :raises ValueError: no scores, several forms at once, NaN, values out of range, unknown method, n below 1
+
+    The worst of the next 1000 and 100 000 queries, from 500 evaluated ones whose worst had p = 0.022:
+
+    >>> p = np.random.default_rng(0).beta(0.5, 200, size=500)
+    >>> fc = forecast(p, n_deploy=[1_000, 100_000])
+    >>> fc.worst_query_risk.round(3)
+    array([0.032, 0.054])
+    >>> fc.prediction_interval(0.90).round(2)  # where the realised worst will lie
+    array([[0.02, 0.08],
+           [0.03, 0.25]])
+    >>> [warning.code for warning in fc.warnings]
+    ['far_extrapolation', 'unstable_over_k', 'missed_mode']
     """
     if isinstance(p, TailSummary):
         if any(x is not None for x in (log_p, psi, failures, samples)):

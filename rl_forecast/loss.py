@@ -126,6 +126,12 @@ class ForecastabilityLoss:
         so that a task at certain failure neither dominates the loss nor is lost to it. ``None`` for no cap.
     :param method: partition sampler, see :func:`rl_forecast.partitions.draw_partitions`
     :raises ValueError: a setting outside its range
+
+    >>> psi = torch.linspace(-3.0, 3.0, 1_200, requires_grad=True)
+    >>> terms = ForecastabilityLoss(n_eval=200, n_deploy=1_000)(psi, np.random.default_rng(0))
+    >>> terms.loss.backward()  # a few tasks carry the gradient, whatever their number
+    >>> psi.grad.shape, int((psi.grad != 0).sum()) < 200
+    (torch.Size([1200]), True)
     """
 
     n_eval: int
@@ -308,6 +314,9 @@ def one_sided_anchor(psi: torch.Tensor, psi_base: torch.Tensor, worst: int = 100
     :param worst: number of largest violations that count
     :return: shape (), psi squared; differentiable in ``psi``
     :raises ValueError: shapes differ, no tasks, ``worst`` below 1, NaN, or a psi of ``+inf``
+
+    >>> one_sided_anchor(torch.tensor([0.0, 1.0, -2.0]), torch.tensor([0.0, -1.0, 0.0]))  # 2 psi too high, one of three
+    tensor(1.3333)
     """
     if psi.ndim != 1 or psi.shape != psi_base.shape or psi.numel() == 0:
         raise ValueError(f"psi and psi_base must have one shape (n_tasks,), they have {psi.shape} and {psi_base.shape}")

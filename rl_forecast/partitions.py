@@ -104,6 +104,12 @@ def draw_partitions(
     :param method: sampler
     :return: the partitions
     :raises ValueError: sizes that do not fit, or an unknown method
+
+    >>> parts = draw_partitions(10, 4, 6, np.random.default_rng(0), tail_k=2, n_partitions=3)
+    >>> parts.eval_rank.shape, parts.deploy_rank.shape
+    ((3, 2), (3,))
+    >>> bool(((parts.eval_rank[:, 0] == 0) != (parts.deploy_rank == 0)).all())  # the largest of all is in one part
+    True
     """
     if min(n_eval, n_deploy, tail_k, n_partitions) < 1:
         raise ValueError(

@@ -52,6 +52,9 @@ def psi_from_log_p(log_p: Any) -> Any:
     :param log_p: natural log of failure probabilities, any shape, in ``[-inf, 0]``
     :return: psi score ``-log(-log_p)``, same shape; ``-inf`` at ``p = 0``, ``+inf`` at ``p = 1``
     :raises ValueError: a value above 0 or NaN (numpy input only: on tensors the check would synchronise a GPU)
+
+    >>> psi_from_log_p([-2000.0, -0.1]).round(1)  # exp(-2000) is 0 in floating point
+    array([-7.6,  2.3])
     """
     xp, log_p = _namespace(log_p)
     if xp is np:
@@ -69,6 +72,9 @@ def psi_from_p(p: ArrayLike) -> NDArray[np.float64]:
     :param p: failure probabilities in ``[0, 1]``, any shape
     :return: psi score, same shape
     :raises ValueError: a value outside ``[0, 1]`` or NaN
+
+    >>> psi_from_p([0.0, 1e-6, 1e-3, 0.5, 1.0]).round(2)
+    array([ -inf, -2.63, -1.93,  0.37,   inf])
     """
     p = np.asarray(p, dtype=np.float64)
     bad = ~((p >= 0) & (p <= 1))
@@ -89,6 +95,9 @@ def psi_from_counts(failures: ArrayLike, samples: ArrayLike) -> NDArray[np.float
     :param samples: samples of each query, whole numbers, same shape or a scalar
     :return: psi score, shape of ``failures``
     :raises ValueError: a count that is negative or not whole, no samples, or more failures than samples
+
+    >>> psi_from_counts([0, 1, 5], samples=10).round(2)  # (f + 1/2) / 11: p = 0.045, 0.136, 0.5
+    array([-1.13, -0.69,  0.37])
     """
     if np.shape(samples) not in ((), np.shape(failures)):
         raise ValueError(f"failures have shape {np.shape(failures)}, samples have shape {np.shape(samples)}")
@@ -125,6 +134,9 @@ def log_p_two_sided(p: ArrayT, q: ArrayT) -> ArrayT:
     :param q: probability of no failure, same shape, computed on its own (not as ``1 - p``)
     :return: log-probability, same shape; in torch both branches carry gradients, and neither is NaN
     :raises ValueError: shapes differ
+
+    >>> log_p_two_sided(np.array([0.25, 1.0]), q=np.array([0.75, 1e-20]))  # 1 - 1e-20 is 1 in floating point
+    array([-1.38629436e+00, -1.00000000e-20])
     """
     if tuple(p.shape) != tuple(q.shape):
         raise ValueError(f"p has shape {tuple(p.shape)}, q has shape {tuple(q.shape)}")
@@ -146,6 +158,9 @@ def log_odds_from_psi(psi: Any, p_min: float = 0.0, p_max: float = 1.0) -> Any:
     :param p_min: lower clip, probability
     :param p_max: upper clip, probability
     :return: log-odds (nats), same shape
+
+    >>> log_odds_from_psi(psi_from_p([0.5, 0.9, 1e-12]), p_min=1e-6).round(2)
+    array([  0.  ,   2.2 , -13.82])
     """
     xp, psi = _namespace(psi)
     log_p = log_p_from_psi(psi)

@@ -107,6 +107,13 @@ def split_backtest(
     :param seed: seed or Generator
     :param advance: called with the number of splits done
     :raises ValueError: fewer than m + n scores, NaN, m below 2, no split, an unknown method, level outside (0, 1)
+
+    >>> psi = np.random.default_rng(0).gumbel(size=5_000)
+    >>> result = split_backtest(psi, n_eval=100, n_deploy=1_000, methods=["exponential_pivot"], n_splits=50)
+    >>> result.n_blocks, result.n_splits  # the honest sample size is 4, not 50
+    (4, 50)
+    >>> result.metrics[0].coverage > 0.5
+    True
     """
     x = np.asarray(psi, dtype=np.float64)
     forecasters = [make_forecaster(name, tail_k) for name in methods]

@@ -58,6 +58,13 @@ class TailSummary:
     :param capacity: number K of largest scores kept; a merge keeps the smaller capacity of its two parts
     :param count_table: for scores estimated from J samples: ``{(J, f): how many queries failed f of J times}``
     :param n_unscored: queries that errored or got no score; they are in no other field, only counted
+
+    Summaries of two shards merge into that of the whole:
+
+    >>> psi = np.random.default_rng(0).gumbel(size=10_000)
+    >>> merged = TailSummary.from_scores(psi[:4_000]).merge(TailSummary.from_scores(psi[4_000:]))
+    >>> merged.count, np.array_equal(merged.top, TailSummary.from_scores(psi).top)
+    (10000, True)
     """
 
     count: int
@@ -126,6 +133,9 @@ class TailSummary:
         :param capacity: number K of largest scores kept
         :param n_unscored: queries without any scored sample
         :raises ValueError: negative or fractional counts, more failures than samples, no samples
+
+        >>> TailSummary.from_counts(failures=[0, 0, 1, 3], samples=20).count_table  # (J, f) to the number of queries
+        {(20, 0): 2, (20, 1): 1, (20, 3): 1}
         """
         psi_from_counts(failures, samples)  # checks both
         f = np.asarray(failures, dtype=np.float64)

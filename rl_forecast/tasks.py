@@ -75,6 +75,9 @@ class Split:
         :param first: position in the sequence at which to begin
         :return: shape (count,), task ids
         :raises ValueError: more ids than the split holds
+
+        >>> SPLITS["held_out"].task_ids(3, seed=0)
+        array([3889832433, 2892324976, 4042301167])
         """
         size = self.stop - self.start
         if not 0 <= first <= first + count <= size:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Terminated", "UsageError", "closest", "one_line", "run_command", "unknown_name"]
+__all__ = ["UsageError", "closest", "one_line", "run_command", "stop_output", "unknown_name"]
 
 
 class UsageError(Exception):
@@ -57,34 +57,38 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{guess} choose from: {shown}"
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. A kind of Ctrl-C, so that whatever cleans up after the one does after the other."""
-
-
-def run_command(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int], name: str = "") -> int:
     """Run a command and turn its ends into exit codes, each but the first with one line.
 
     Notes of the exception (``add_note``) end the line: how to go on with the work, say.
 
     :param command: does the work and returns an exit code
+    :param name: begins the line where one program has many commands
     :return: the command's code; 2 after a :class:`UsageError`; 1 where the operating system refused something (a full
         disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
     """
+    begin, error_begin = (f"{name}: ", f"{name}: ") if name else ("", "error: ")
+    received: list[int] = []
     try:
-        with _terminable():
+        with _terminable(received):
             return command()
     except UsageError as error:
-        return _end(2, f"error: {_told(error)}", error)
-    except Terminated as error:
-        return _end(143, "terminated", error)
+        return _end(2, error_begin + _told(error), error)
     except KeyboardInterrupt as error:
-        return _end(130, "interrupted", error)
-    except BrokenPipeError as error:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _end(1, "error: nobody reads the output any more", error)
+        if received:
+            return _end(143, f"{begin}terminated", error)
+        return _end(130, f"{begin}interrupted", error)
+    except BrokenPipeError as error:
+        stop_output()
+        return _end(1, f"{error_begin}nobody reads the output any more", error)
     except OSError as error:
         what = f"{error.strerror}: {os.fsdecode(error.filename)}" if error.strerror and error.filename else _told(error)
-        return _end(1, f"error: {what}", error)
+        return _end(1, error_begin + what, error)
+
+
+def stop_output() -> None:
+    """Send what is still printed nowhere: the reader of a pipe, such as ``head``, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(error: BaseException) -> str:
@@ -97,11 +101,15 @@ def _end(code: int, line: str, error: BaseException) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises :class:`Terminated` instead of ending the process at once."""
+def _terminable(received: list[int]) -> Iterator[None]:
+    """SIGTERM acts like Ctrl-C, so that whatever cleans up after the one does after the other.
 
-    def stop(*_: object) -> NoReturn:
-        raise Terminated
+    :param received: gets the signal, because a library between here and there may raise an exception of its own
+    """
+
+    def stop(number: int, _: object) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, stop)

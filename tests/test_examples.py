@@ -39,8 +39,8 @@ def test_example(name: str) -> None:
 def test_an_environment_of_ones_own_takes_less_than_sixty_lines() -> None:
     path = ROOT / "examples" / "own_environment.py"
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
-    lines = _run(path.name, "--steps", "20480", "--tasks", "200")
+    lines = _run(path.name, "--steps", "6144", "--tasks", "60")
     assert [line.split(":")[0] for line in lines] == ["PPO", "ForecastPPO"]
-    # Ten updates: that it trains and forecasts is what is shown, not what training is worth.
+    # Three updates: that it trains and forecasts is what is shown, not what training is worth.
     risks = [float(line.split("mean risk ")[1].split(",")[0]) for line in lines]
     assert all(0 < risk < 0.2 for risk in risks)

@@ -93,6 +93,22 @@ class ForecastPPO(PPO):
     :param anchor_coef: weight of a penalty on scores above those of the anchor, a frozen copy of the policy as it was
         when ``learn`` was first called (:meth:`set_anchor` takes it at another time). It stops ordinary failures from
         being raised to meet a rare mode, which every error space but psi does without it
+
+    >>> from envs import GridVecEnv, RecolorWorld
+    >>> env = GridVecEnv(RecolorWorld(), np.arange(4_000), num_envs=32)
+    >>> settings = dict(n_steps=32, batch_size=256, n_epochs=1, seed=0, device="cpu")
+    >>> model = ForecastPPO("MlpPolicy", env, n_eval=40, n_deploy=60, **settings).learn(1_024)
+    >>> model.num_timesteps, len(model.known_task_ids) > 0
+    (1024, True)
+
+    Without the term it is PPO to the bit:
+
+    >>> def weights(cls, **more):
+    ...     env = GridVecEnv(RecolorWorld(), np.arange(4_000), num_envs=32)
+    ...     return cls("MlpPolicy", env, **settings, **more).learn(1_024).policy.state_dict()
+    >>> ours, ppos = weights(ForecastPPO, forecast_coef=0.0), weights(PPO)
+    >>> all(torch.equal(ours[name], ppos[name]) for name in ppos)
+    True
     """
 
     def __init__(

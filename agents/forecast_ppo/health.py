@@ -45,6 +45,9 @@ def symptoms(now: TermHealth, first: TermHealth) -> dict[str, str]:
     :param now: the latest update
     :param first: the first update of the run
     :return: name of the symptom to a sentence; empty if all is well
+
+    >>> symptoms(TermHealth(mean_risk=0.02), first=TermHealth(mean_risk=0.001))
+    {'riskier': 'the mean risk rose from 0.001 to 0.02'}
     """
     found = {}
     if not math.isfinite(now.grad_norm):

@@ -43,6 +43,11 @@ def risk_penalty(psi: NDArray[np.float64], kind: str, fraction: float = 0.01) ->
     :param fraction: share of tasks that ``cvar`` and ``top_log_risk`` look at
     :return: the penalty, and its gradient, shape (n_tasks,)
     :raises ValueError: unknown kind
+
+    >>> psi = np.array([-2.0, -1.0, 0.0, 1.0])  # p = 0.0006, 0.066, 0.37, 0.69
+    >>> value, gradient = risk_penalty(psi, "cvar", fraction=0.5)
+    >>> round(value, 2), gradient.round(2)
+    (0.53, array([0.  , 0.  , 0.18, 0.13]))
     """
     if kind not in RISK_PENALTIES:
         raise ValueError(f"unknown risk_penalty {kind!r}: choose one of {', '.join(RISK_PENALTIES)}")

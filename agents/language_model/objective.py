@@ -116,6 +116,20 @@ class ForecastObjective:
     :param refresh: when to score a pool that comes again; None scores it at every call
     :param seed: of partitions and anchored prompts
     :raises ValueError: a negative anchor weight, or no way to know base scores (raised when they are first needed)
+
+    With the password game's untrained model and 60 of its prompts:
+
+    >>> from agents.language_model import ContinuationScorer, PromptTask
+    >>> from envs.password_game import PasswordGame, make_model, make_tokenizer
+    >>> from rl_forecast import ForecastabilityLoss
+    >>> tokenizer, attacks = make_tokenizer(), PasswordGame().attacks(np.arange(60))
+    >>> scorer = ContinuationScorer(make_model(tokenizer, seed=0), tokenizer)
+    >>> pairs = zip(attacks.prompt, attacks.forbidden)
+    >>> pool = scorer.encode([PromptTask(prompt, (text,), task_id=i) for i, (prompt, text) in enumerate(pairs)])
+    >>> objective = ForecastObjective(scorer, ForecastabilityLoss(n_eval=20, n_deploy=40), anchor_weight=0.0)
+    >>> report = objective.backward(pool)
+    >>> report.n_scored, report.n_backward < 60, report.grad_norm > 0
+    (60, True, True)
     """
 
     def __init__(

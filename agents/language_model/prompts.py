@@ -27,6 +27,9 @@ class PromptTask:
         fixed text (repeated sampling judged by a function)
     :param answer: the right output, for supervised training; None where there is none
     :param task_id: distinguishes the tasks of a file or a pool
+
+    >>> PromptTask("tell me the", forbidden=(" password", " key"), task_id=3).forbidden
+    (' password', ' key')
     """
 
     prompt: Prompt

@@ -42,6 +42,9 @@ def psi_from_model_log_p(log_p: torch.Tensor) -> torch.Tensor:
 
     :param log_p: shape (n_tasks,), at most 0
     :return: psi, same shape, at most 13.8; differentiable
+
+    >>> psi_from_model_log_p(torch.tensor([-20.0, -1.0, 0.0]))  # p = 2e-9, 0.37 and, as far as float32 can tell, 1
+    tensor([-2.9957, -0.0000, 13.8155])
     """
     capped = torch.where(log_p > _HIGHEST_LOG_P, log_p - log_p.detach() + _HIGHEST_LOG_P, log_p)
     psi: torch.Tensor = psi_from_log_p(capped)
@@ -73,6 +76,16 @@ class ContinuationScorer:
         continuations are more than that is a batch of its own
     :param max_batch_logits: scored tokens times vocabulary of one forward pass: the memory of logits
     :raises ValueError: the model has no language-model head, or its tokens see later ones
+
+    >>> from agents.language_model import PromptTask
+    >>> from envs.password_game import make_model, make_tokenizer
+    >>> tokenizer = make_tokenizer()
+    >>> scorer = ContinuationScorer(make_model(tokenizer, seed=0), tokenizer)  # an untrained model of 248 words
+    >>> prompt = "print the pass phrase"
+    >>> tasks = [PromptTask(prompt, (" sorry",)), PromptTask(prompt, (" sorry", " capital"), task_id=1)]
+    >>> sorry, either = scorer.score(scorer.encode(tasks)).exp().tolist()  # probabilities
+    >>> 0.0 < sorry < either < 1.0
+    True
     """
 
     def __init__(

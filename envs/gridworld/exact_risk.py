@@ -71,6 +71,12 @@ def exact_risk(
     :param memory_budget: bytes that the tasks evaluated at once may take, a network of the default size included
     :param discount: per step, of the return
     :raises ValueError: the policy's output has the wrong shape, or the budget or discount is out of range
+
+    >>> from envs import SlipWorld
+    >>> world = SlipWorld()
+    >>> risk = exact_risk(world, world.tasks(np.arange(100)), lambda seen: torch.full((len(seen), 5), 1 / 5).log())
+    >>> round(float(risk.p.mean()), 2), round(float(risk.success.mean()), 2)  # of a random walk
+    (0.67, 0.09)
     """
     if memory_budget < 1:
         raise ValueError(f"memory_budget must be at least 1 byte, it is {memory_budget}")

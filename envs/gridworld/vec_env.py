@@ -41,6 +41,12 @@ class GridVecEnv(VecEnv):
     :param num_envs: number of environments
     :param episodes_per_task: how often a task is handed out in a row
     :param seed: seed of the queue's shuffling and of the slips
+
+    >>> from envs import RecolorWorld
+    >>> env = GridVecEnv(RecolorWorld(), np.arange(1_000), num_envs=64)
+    >>> env.reset().shape, env.fatal_probability().shape
+    ((64, 118), (64, 3))
+    >>> observation, reward, done, infos = env.step(np.full(64, 2))  # everybody forward
     """
 
     def __init__(

@@ -112,6 +112,11 @@ class GridWorld(ABC):
         :param task_id: shape (n,), non-negative ids, in any order
         :return: the batch, in the order of the ids
         :raises ValueError: a negative id, or ids that are not a vector of integers
+
+        >>> from envs import RecolorWorld
+        >>> tasks = RecolorWorld().tasks(np.arange(2_000))  # the same on every machine
+        >>> len(tasks), int(tasks.rare.sum())
+        (2000, 8)
         """
         task_id = np.asarray(task_id)
         if task_id.ndim != 1 or task_id.dtype.kind not in "iu" or (task_id.size and task_id.min() < 0):

@@ -53,6 +53,12 @@ def check_risk_env(env: gymnasium.Env[Any, Any], n_episodes: int = 50, seed: int
     :param max_steps: longest episode waited for
     :raises ValueError: the contract is broken; one line for each finding
     :warns UserWarning: nothing is broken, but something could not be seen or looks unintended
+
+    >>> check_risk_env(gymnasium.make("envs:RiskGrid/Recolor-v0"))
+    >>> check_risk_env(gymnasium.make("CartPole-v1"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the environment breaks the risk contract:
+    - 'fatal_probability' is missing from the info of a reset or step: give RiskWrapper fatal=f with ...
     """
     found = _Findings()
     env.action_space.seed(seed)

@@ -33,6 +33,12 @@ def disjoint_splits(**ranges: range) -> dict[str, range]:
     :param ranges: name of a split to its task ids, consecutive and not negative
     :return: the same ranges by name, to be given to :class:`RiskWrapper` one at a time
     :raises ValueError: a range is empty, negative or has gaps, or two of them overlap
+
+    >>> disjoint_splits(train=range(1_000), held_out=range(1_000, 3_000))["held_out"]
+    range(1000, 3000)
+    >>> disjoint_splits(train=range(1_000), held_out=range(900, 3_000))
+    Traceback (most recent call last):
+    ValueError: splits 'train' and 'held_out' overlap: both hold task 900; what is trained on must not be evaluated on
     """
     for name, ids in ranges.items():
         _check_range(name, ids)
@@ -79,6 +85,16 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     :param pool_seed: another pool of the same split
     :param cost_limit: accumulated cost above which ``failure="cost"`` counts as failure
     :raises ValueError: no rule is known or given, or one does not fit the environment
+
+    >>> import minigrid
+    >>> gymnasium.register_envs(minigrid)
+    >>> env = RiskWrapper(gymnasium.make("MiniGrid-LavaGapS5-v0"))  # lava is recognised
+    >>> observation, info = env.reset(options={"task_id": 17})
+    >>> info["fatal_probability"]  # action 2, forward, leads into the lava
+    array([0., 0., 1., 0., 0., 0., 0.], dtype=float32)
+    >>> info = env.step(2)[-1]
+    >>> info["task_id"], info["failure"], info["is_success"], info["risk"]
+    (17, True, False, 1.0)
     """
 
     def __init__(

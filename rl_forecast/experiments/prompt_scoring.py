@@ -146,8 +146,8 @@ def _run(
             for i in missing:
                 folder.write_table(_part(parts, i).name, score(shards[i]))
                 phase.advance(len(shards[i]))
-        except KeyboardInterrupt:
-            console.print(f"finished shards are kept in {parts}; the same command goes on", highlight=False)
+        except KeyboardInterrupt as error:
+            error.add_note(f"finished shards are kept in {parts}; the same command goes on")
             raise
 
 

@@ -44,6 +44,12 @@ def make_forecaster(name: str, tail_k: int | None = None) -> Forecaster:
     :param tail_k: number of largest scores used; ``None`` takes the method's own default, and methods that use all
         scores have none
     :raises ValueError: unknown name, or ``tail_k`` below 2
+
+    >>> from rl_forecast import TailSummary
+    >>> scores = TailSummary.from_scores(-np.log(np.arange(1, 501) / 500))  # an exponential tail, scale 1, m = 500
+    >>> fitted = make_forecaster("gumbel_tail", tail_k=10).fit(scores)  # Jones et al.'s
+    >>> round(fitted.tail_scale, 3), round(fitted.point(5_000), 3), round(float(np.log(5_000)), 3)
+    (1.0, 8.517, 8.517)
     """
     if name not in FORECASTERS:
         raise ValueError(unknown_name("method", name, FORECASTERS))

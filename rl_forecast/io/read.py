@@ -51,6 +51,14 @@ def read_groups(
     :param options: what to read
     :param advance: called with path, rows done and rows in all while a long file is read
     :raises UsageError: bad input
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "scores.csv"
+    ...     _ = path.write_text(os.linesep.join(["p", "0.1", "0.02", "0.003"]), encoding="utf-8")
+    ...     summary = read_groups([str(path)], ReadOptions())[""].summary
+    >>> summary.count, summary.top.round(2)
+    (3, array([-0.83, -1.36, -1.76]))
     """
     if not paths:
         raise UsageError("no file given: name one or more score files, or - for standard input")

@@ -26,6 +26,8 @@ from envs import GridVecEnv, RecolorWorld
 from tests.agents.contract_env import Bridge
 
 SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "seed": 3, "device": "cpu"}
+# Enough episodes that the term has tasks to compare, in few minibatches.
+MANY: dict[str, Any] = SMALL | {"batch_size": 512}
 TERM: dict[str, Any] = {"n_eval": 40, "n_deploy": 160, "tail_k": 5, "n_known_tasks": 500}
 
 
@@ -69,9 +71,9 @@ def test_coefficient_zero_is_bit_identical_to_ppo(settings: dict[str, Any], with
     ],
 )
 def test_every_term_changes_what_is_learned(settings: dict[str, Any]) -> None:
-    plain = ForecastPPO("MlpPolicy", _grid(64), **SMALL, forecast_coef=0.0)
+    plain = ForecastPPO("MlpPolicy", _grid(64), **MANY, forecast_coef=0.0)
     algorithm = LagrangianPPO if "risk_limit" in settings else ForecastPPO
-    model = algorithm("MlpPolicy", _grid(64), **SMALL, **TERM, **({"forecast_coef": 0.0} | settings))
+    model = algorithm("MlpPolicy", _grid(64), **MANY, **TERM, **({"forecast_coef": 0.0} | settings))
     for m in (plain, model):
         m.learn(64 * 32 * 4)
     assert not _equal(_weights(plain), _weights(model))
@@ -79,7 +81,7 @@ def test_every_term_changes_what_is_learned(settings: dict[str, Any]) -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
     def train(seed: int) -> dict[str, torch.Tensor]:
-        model = ForecastPPO("MlpPolicy", _grid(64), **SMALL | {"seed": seed}, **TERM)
+        model = ForecastPPO("MlpPolicy", _grid(64), **MANY | {"seed": seed}, **TERM)
         model.learn(64 * 32 * 4)
         return _weights(model)
 

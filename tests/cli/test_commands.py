@@ -1,6 +1,8 @@
 """The commands as a user calls them: output, files, exit codes, error lines."""
 
+import importlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -206,6 +208,20 @@ def test_help_answers_at_once_and_imports_nothing_heavy(command: str) -> None:
     assert time.perf_counter() - start < 2.0
     assert f"usage: rl-forecast {command}" in result.stdout
     assert max(len(line) for line in result.stdout.splitlines()) <= 120
+
+
+@pytest.mark.parametrize(("sent", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_signals_end_a_command_with_one_line(
+    cli: Cli, files: Path, monkeypatch: pytest.MonkeyPatch, sent: str, code: int, word: str
+) -> None:
+    def long_work(_: object) -> int:
+        signal.raise_signal(getattr(signal, sent))
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setattr(importlib.import_module("rl_forecast.commands.forecast"), "main", long_work)
+    assert cli("forecast", files / "scores.csv", "-n", 100) == (code, "", f"rl-forecast forecast: {word}\n")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_the_program_itself() -> None:

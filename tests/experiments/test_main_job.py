@@ -36,7 +36,7 @@ def test_the_run_folder_is_complete(smoke: tuple[Path, str]) -> None:
     folder, _ = smoke
     expected = {"config.yaml", "command.txt", "versions.json", "metrics.json", "timings.json", "scores.parquet",
                 "survival.png", "agents", "tensorboard"}  # fmt: skip
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} - {"evaluations"} == expected
     for agent in AGENTS:
         names = {path.name for path in (folder / "agents" / agent).iterdir()}
         assert names == {"policy.safetensors", "agent.json", "agent.zip"}
@@ -68,13 +68,17 @@ def test_the_same_seed_gives_the_same_metrics_and_another_one_others(smoke: tupl
     # Other folder, same name asked for twice: a counter is added and nothing is overwritten.
     (tmp_path / "smoke-0").mkdir()
     again = run_module("rl_forecast.train", "--preset=smoke", f"--log_dir={tmp_path}")
-    other = run_module("rl_forecast.train", "--preset", "smoke", "--log-dir", str(tmp_path), "--seed", "1")
+    arguments = ("--preset", "smoke", "--log-dir", str(tmp_path), "--seed", "1", "--agents", "[base]")
+    other = run_module("rl_forecast.train", *arguments)
     assert (again.returncode, other.returncode) == (0, 0), again.stderr + other.stderr
-    metrics = (folder / "metrics.json").read_bytes()
-    assert (tmp_path / "smoke-0-2" / "metrics.json").read_bytes() == metrics
-    assert (tmp_path / "smoke-1" / "metrics.json").read_bytes() != metrics
+    metrics, of_again, of_other = (
+        json.loads((run / "metrics.json").read_text()) for run in (folder, tmp_path / "smoke-0-2", tmp_path / "smoke-1")
+    )
+    assert of_again == metrics
+    assert of_other["base"] != metrics["base"]
     weights = "agents/forecast_ppo/policy.safetensors"
     assert (tmp_path / "smoke-0-2" / weights).read_bytes() == (folder / weights).read_bytes()
+    assert (tmp_path / "smoke-0-2" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
 
 
 def test_safetensors_and_the_zip_hold_the_same_policy_that_was_scored(smoke: tuple[Path, str]) -> None:

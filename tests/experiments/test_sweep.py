@@ -47,7 +47,7 @@ def test_a_sweep_runs_goes_on_and_never_repeats_itself(sweep: Path, tmp_path: Pa
     lost = folder / "held_out" / f"slip-0-forecast_psi-{weights['forecast_psi']:g}.parquet"
     before = pl.read_parquet(lost)
     lost.unlink()
-    arguments = [*SWEEP, "--log-dir", str(tmp_path)]
+    arguments = [*SWEEP, "--log-dir", str(tmp_path), "--report", "false"]
     second = run_module("rl_forecast.sweep", *arguments, "--n-jobs", "2")
     assert second.returncode == 0, second.stderr
     assert "comparison on held-out tasks: 1 of 2 are done" in second.stdout

@@ -25,6 +25,7 @@ from rl_forecast.experiments.language_model.base_model import load_model
 from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.language_model.sources import FileSource, make_source
 from rl_forecast.train import main
+from tests.log_keys import scalar_tags, undocumented
 
 AGENTS = ["base", "sft", "top_k", "forecast"]
 
@@ -104,6 +105,12 @@ def test_tensorboard_holds_curves_samples_and_the_outcome(smoke: tuple[Path, str
     sample = events.Tensors("samples/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "<sys>" in sample
     assert "p(forbidden)" in sample
+
+
+def test_every_key_is_explained(smoke: tuple[Path, str]) -> None:
+    tags = scalar_tags(smoke[0] / "tensorboard")
+    assert {"train/worst_psi", "train/anchor", "final/kl_attacks"} <= tags
+    assert undocumented(tags) == set()
 
 
 def test_the_base_model_is_trained_once(smoke: tuple[Path, str], cache: Path) -> None:

@@ -80,8 +80,10 @@ class BaseJob:
         config = _run_config(sweep, self.world, self.seed)
         world = make_world(config.world)
         model = make_base(config, world)
-        for _ in range(config.base.max_rounds):
+        for n_left in reversed(range(config.base.max_rounds)):
             model.learn(config.base.total_timesteps, reset_num_timesteps=model.num_timesteps == 0)
+            if not n_left:
+                break
             tasks = SPLITS["validation"].task_ids(2000, config.seed)
             if score_tasks(world, model.policy, tasks)["success"].mean() >= config.base.success_threshold:  # type: ignore[operator]
                 break

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -185,6 +186,7 @@ class RayWorkers:
         self._ray = ray
         address = address or os.environ.get("RAY_ADDRESS", "")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             if address:
                 ray.init(address=address, **quiet)
@@ -193,6 +195,9 @@ class RayWorkers:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = one_line(" ".join(str(error).split()), 200)
             raise UsageError(f"there is no Ray cluster at {address or 'this machine'!r}: {reason}") from error
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own in the place of ours, which aborts the process with a trace of its stack.
+            signal.signal(signal.SIGTERM, handler)
         # Ray's own retries would not be counted; run_jobs counts them.
         self._perform = ray.remote(num_cpus=1, max_retries=0)(perform)
         self._futures: dict[Any, Job] = {}
