@@ -1,9 +1,14 @@
 """Property tests draw fresh examples on a developer's machine and the same ones in CI; no example is timed."""
 
 import os
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+# A shell that runs the tests in the background has Ctrl-C ignored, in them and in every process they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,12 +181,3 @@ def test_an_environment_without_a_state_begins_new_episodes(tmp_path: Path) -> N
     assert np.array_equal(resumed.known_task_ids, model.known_task_ids)
     resumed.learn(8 * 32, reset_num_timesteps=False)
     assert len(resumed.known_task_ids) > len(model.known_task_ids)
-
-
-def test_the_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "forecast_ppo.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(snippet, names)
-    assert names["agent"].num_timesteps == 16384
