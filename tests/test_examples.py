@@ -27,7 +27,7 @@ def _run(name: str, *arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["speed_limit.py", "lava_crossing.py"])
 def test_example(name: str) -> None:
-    lines = _run(name, "--steps", "4096", "--tasks", "40")
+    lines = _run(name, "--steps", "2048", "--tasks", "30")
     assert [line.split()[0] for line in lines] == ["agent", "base", "PPO", "ForecastPPO"]
     for line in lines[1:]:
         *_, mean_risk, failures, success = map(float, line.split()[1:])

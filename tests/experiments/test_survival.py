@@ -26,7 +26,7 @@ def gridworld(tmp_path_factory: pytest.TempPathFactory) -> Kills:
     return Kills("gridworld", tmp_path_factory.mktemp("gridworld"), STEPS)
 
 
-@pytest.mark.parametrize(("seed", "trained"), [(0, False), (1, True)])
+@pytest.mark.parametrize(("seed", "trained"), [pytest.param(0, False, marks=pytest.mark.slow), (1, True)])
 def test_a_killed_run_of_ppo_and_forecast_ppo_goes_on_to_the_bit(gridworld: Kills, seed: int, trained: bool) -> None:
     trial = gridworld.trial(seed, trained=trained)
     assert not trial.faults
@@ -102,6 +102,7 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(
     assert not list(folder.rglob(".partial-*"))
 
 
+@pytest.mark.slow
 def test_no_room_for_a_file_ends_with_one_line_and_a_run_that_goes_on(gridworld: Kills, tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk: the write itself fails, in whichever library it is."""
     (size,) = {p.stat().st_size for p in gridworld.whole.glob("agents/base/agent.zip")}

@@ -173,23 +173,33 @@ linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="find
 
 
 @linux
-def test_a_sweep_on_a_ray_cluster_can_be_stopped_survives_a_killed_worker_and_gives_the_same_results(
+def test_a_sweep_on_a_ray_cluster_survives_a_killed_worker_and_gives_the_same_results(
     sweep: Path, tmp_path: Path, start: Callable[..., _Sweep]
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    stopped = start(tmp_path, "--backend", "ray")
-    stopped.until(lambda: any("ray::perform" in command for command in stopped.processes().values()), "a job")
-    stopped.process.send_signal(signal.SIGTERM)
-    code, _, err = stopped.end()
-    assert (code, err) == (143, "terminated; finished jobs are kept: the same command goes on\n")
-    assert stopped.left_behind() == {}
-
     running = start(tmp_path, "--backend", "ray")
     running.kill_a_worker("ray::perform")
     code, _, err = running.end()
     assert (code, err) == (0, ""), err
     _same_results(sweep, running.folder)
     assert running.left_behind() == {}
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_sweep_on_a_ray_cluster_can_be_stopped(
+    tmp_path: Path, start: Callable[..., _Sweep], sent: signal.Signals, code: int, word: str
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    stopped = start(tmp_path, "--backend", "ray")
+    stopped.until(lambda: any("ray::perform" in command for command in stopped.processes().values()), "a job")
+    stopped.process.send_signal(sent)
+    end, _, err = stopped.end()
+    assert (end, err) == (code, f"{word}; finished jobs are kept: the same command goes on\n")
+    assert stopped.left_behind() == {}
 
 
 @linux

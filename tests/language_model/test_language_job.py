@@ -158,6 +158,7 @@ def test_evaluate_repeats_the_table_and_scores_what_is_new(smoke: tuple[Path, st
     assert written["m120"]["settings"]["n_eval"] == 120
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(smoke: tuple[Path, str], cache: Path, tmp_path: Path) -> None:
     whole, _ = smoke
     # "--multi_gpu" is accelerate's name for several processes of one machine; with "--cpu" it starts only one.
