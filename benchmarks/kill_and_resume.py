@@ -204,7 +204,7 @@ class Kills:
         """
         started = time.perf_counter()
         # The first state of an agent in training: what is killed before it begins again, which tells little.
-        wanted = "checkpoints/*.safetensors" if trained else "config.yaml"
+        wanted = "checkpoints/[!.]*.safetensors" if trained else "config.yaml"
         while process.is_alive() and not any(folder.glob(wanted)):
             time.sleep(0.005)
         left = max(self.seconds - (time.perf_counter() - started), 0.05)
