@@ -45,6 +45,7 @@ def main(folder: Path) -> None:
     (folder / f"{n_processes}-{rank}.json").write_text(json.dumps(reports))
     if rank == 0:
         model.save_pretrained(folder / f"model-{n_processes}")
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
