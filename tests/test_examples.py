@@ -25,7 +25,7 @@ def _run(name: str, *arguments: str) -> list[str]:
     return result.stdout.splitlines()
 
 
-@pytest.mark.parametrize("name", ["speed_limit.py", "lava_crossing.py"])
+@pytest.mark.parametrize("name", ["speed_limit.py", pytest.param("lava_crossing.py", marks=pytest.mark.slow)])
 def test_example(name: str) -> None:
     lines = _run(name, "--steps", "2048", "--tasks", "30")
     assert [line.split()[0] for line in lines] == ["agent", "base", "PPO", "ForecastPPO"]

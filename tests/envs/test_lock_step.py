@@ -98,8 +98,8 @@ def _episodes(batched: GridVecEnv, n_episodes: int, rng: np.random.Generator) ->
     [
         ("recolor", {}, 600),
         pytest.param("recolor", {}, 10_000, marks=pytest.mark.slow),
-        ("recolor", {"severity": 0.75, "rare_probability": 0.5, "failure_cost": 0.2, "size": 6}, 600),
-        ("mixed", {"severity": 0.5, "rare_probability": 0.5}, 600),
+        ("recolor", {"severity": 0.75, "rare_probability": 0.5, "failure_cost": 0.2, "size": 6}, 300),
+        ("mixed", {"severity": 0.5, "rare_probability": 0.5}, 300),
         ("control", {}, 400),
         ("shift", {"size": 7, "horizon": 30}, 400),
     ],
