@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from envs import FAMILIES
+from rl_forecast.experiments.config import WorldConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -37,3 +38,7 @@ def test_the_page_of_a_world_is_its_docstring(family: str) -> None:
     assert written == make_worlds.page(family), "run: python docs/make_worlds.py"
     assert (DOCS / "worlds" / f"{family}.png").stat().st_size > 5000
     assert f"worlds/{family}.md" in (DOCS / "worlds.md").read_text(encoding="utf-8")
+
+
+def test_every_world_is_a_choice_of_the_command_line() -> None:
+    assert get_args(get_type_hints(WorldConfig)["family"]) == tuple(FAMILIES)
