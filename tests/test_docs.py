@@ -42,3 +42,10 @@ def test_the_page_of_a_world_is_its_docstring(family: str) -> None:
 
 def test_every_world_is_a_choice_of_the_command_line() -> None:
     assert get_args(get_type_hints(WorldConfig)["family"]) == tuple(FAMILIES)
+
+
+def test_the_table_of_robustness_is_the_one_that_was_made() -> None:
+    made = (DOCS.parent / "benchmarks" / "results" / "robustness.md").read_text(encoding="utf-8")
+    rows = [line for line in made.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert "\n".join(rows) in (DOCS / "run_folders.md").read_text(encoding="utf-8")
