@@ -106,7 +106,7 @@ def test_another_process_goes_on_to_the_bit(tmp_path: Path) -> None:
     interrupted = _make(case)
     interrupted.learn(6 * ROLLOUT, callback=_StateAt(start, 3 * ROLLOUT))
     command = f"from tests.agents.test_checkpoint import _finish; _finish({case!r}, {str(start)!r}, {str(end)!r})"
-    subprocess.run([sys.executable, "-c", command], check=True, cwd=Path(__file__).parents[2], timeout=120)
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=Path(__file__).parents[2], timeout=600)
     finished = _make(case)
     load_training_state(finished, end)
     _assert_same_state(whole, finished)

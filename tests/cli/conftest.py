@@ -58,7 +58,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
 
 
-def run_process(*argv: object, stdin: bytes = b"", timeout: float = 60) -> "subprocess.CompletedProcess[bytes]":
+def run_process(*argv: object, stdin: bytes = b"", timeout: float = 300) -> "subprocess.CompletedProcess[bytes]":
     """``python -m rl_forecast`` as a process of its own."""
     command = [sys.executable, "-m", "rl_forecast", *map(str, argv)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)

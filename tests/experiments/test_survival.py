@@ -46,7 +46,7 @@ def _begin(tmp_path: Path, **more: Any) -> tuple[Any, Path, Path]:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(JOB))
     output, folder = tmp_path / "output.txt", tmp_path / "runs" / "kill-0"
     process = start_train(["--config", str(tmp_path / "run.yaml"), "--log-dir", str(tmp_path / "runs")], output, **more)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while process.is_alive() and not (folder / "checkpoints" / "base.safetensors").is_file():
         assert time.monotonic() < deadline
         time.sleep(0.01)

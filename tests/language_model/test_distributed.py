@@ -30,7 +30,7 @@ def _launch_two(folder: Path) -> None:
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            code = process.wait(timeout=90)
+            code = process.wait(timeout=240)
         except subprocess.TimeoutExpired:
             # Seen once in twenty runs on a busy machine: all is written, and the processes do not find their end.
             os.killpg(process.pid, signal.SIGKILL)

@@ -198,7 +198,7 @@ ContinuationScorer.score = score
 from rl_forecast.cli import main
 main({argv!r})
 """
-    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=600)
     assert result.returncode == -9, result.stderr
     assert not out.exists()
     kept = sorted(path.name for path in Path(f"{out}.parts").glob("part-*"))
