@@ -29,6 +29,8 @@ import yaml
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.forked import PRELOADED
+
 __all__ = ["JOBS", "Kills", "Trial", "differences", "small_run", "start_train", "trials_of"]
 
 #: Small runs that have every part of a large one, with a checkpoint after each rollout or update.
@@ -70,15 +72,6 @@ JOBS: dict[str, dict[str, Any]] = {
         },
     },
 }
-_PRELOADED = (
-    "rl_forecast.experiments.gridworld.job",
-    "rl_forecast.experiments.language_model.job",
-    "accelerate",
-    "jsonargparse",
-    "matplotlib.pyplot",
-    "peft",
-    "torch._dynamo",
-)
 _SIGKILL = -9
 _GOING_ON = re.compile(r"^(.*): going on from step (\d+) of (\d+)$", re.MULTILINE)
 _DONE = re.compile(r"^(.*): done before$", re.MULTILINE)
@@ -247,7 +240,7 @@ def start_train(arguments: list[str], output: Path, file_size: int | None = None
     """
     # Children are forked from a process that has imported everything: a trial is spent in the run.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*_PRELOADED, __name__])
+    context.set_forkserver_preload([*PRELOADED])
     process = context.Process(target=_child, args=(arguments, str(output), file_size))
     process.start()
     return process
@@ -262,13 +255,14 @@ def _child(arguments: list[str], output: str, file_size: int | None) -> None:
     os.dup2(descriptor, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
-    import matplotlib
+    import matplotlib.figure
 
     from rl_forecast.experiments.gridworld import job
     from rl_forecast.train import main
 
-    # Small pictures: else most kills would fall into their drawing.
+    # Small pictures without layout: else most kills would fall into their drawing.
     matplotlib.rcParams["figure.dpi"] = 30
+    matplotlib.figure.Figure.set_layout_engine = lambda *_, **__: None
     job._N_WORST = 1
     sys.exit(main(arguments))
 

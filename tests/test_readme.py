@@ -19,6 +19,7 @@ from rl_forecast.experiments import command_line
 from rl_forecast.experiments.gridworld import foreign_agent
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.usage import UsageError
+from tests.forked import run_module
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,15 +41,11 @@ SNIPPETS = _snippets(Path("README.md"))
 PAGES_WITH_PYTHON = [page for page in PAGES[1:] if _snippets(page)]
 
 
-def _run(script: str, folder: Path) -> str:
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[s.splitlines()[0] for s in SNIPPETS])
 def test_snippet_runs_and_prints(snippet: str, tmp_path: Path) -> None:
-    assert _run(snippet, tmp_path).strip() or "print(" not in snippet
+    result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() or "print(" not in snippet
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=str)
@@ -56,7 +53,10 @@ def test_snippets_of_a_page_run_one_after_another(page: Path, tmp_path: Path) ->
     if page.name == "scoring.md":
         _save_model_and_prompts(tmp_path)
     script = "\n".join(_snippets(page))
-    assert _run(script, tmp_path).strip() or "print(" not in script
+    (tmp_path / "snippets.py").write_text(script, encoding="utf-8")
+    result = run_module("snippets", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() or "print(" not in script
 
 
 def _save_model_and_prompts(folder: Path) -> None:

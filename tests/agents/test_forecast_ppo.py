@@ -258,7 +258,7 @@ def _weigh(model: ForecastPPO) -> None:
 
 @pytest.mark.parametrize("limit", [1e-3, 1e3])
 def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
+    model = ForecastPPO("MlpPolicy", _grid(64), **MANY, **TERM, forecast_interval=1)
     model.learn(64 * 32 * 3)
     model.forecast_max_grad_norm, model.forecast_max_grad_ratio = limit, None
     _weigh(model)
@@ -277,7 +277,7 @@ def test_the_added_gradient_obeys_its_own_norm_limit(limit: float) -> None:
 
 
 def test_the_added_gradient_is_limited_by_ppos_own() -> None:
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, forecast_interval=1)
+    model = ForecastPPO("MlpPolicy", _grid(64), **MANY, **TERM, forecast_interval=1)
     model.learn(64 * 32 * 3)
     model.forecast_max_grad_norm, model.forecast_max_grad_ratio = 1e9, 0.3
     _weigh(model)
@@ -311,7 +311,7 @@ def test_custom_policies_and_extractors_take_the_gradient_where_actions_depend_o
     kwargs = {"features_extractor_class": _Extractor, "share_features_extractor": shared}
     # No relative limit: there is no gradient of PPO's own here to be relative to.
     settings = {"forecast_interval": 1, "forecast_max_grad_ratio": None, "policy_kwargs": kwargs}
-    model = ForecastPPO(_OwnPolicy, _grid(64), **SMALL, **TERM, **settings)
+    model = ForecastPPO(_OwnPolicy, _grid(64), **MANY, **TERM, **settings)
     model.learn(64 * 32 * 3)
     _weigh(model)
     model.policy.zero_grad()
@@ -327,7 +327,7 @@ def test_custom_policies_and_extractors_take_the_gradient_where_actions_depend_o
 
 
 def test_save_load_and_continue(tmp_path: Path) -> None:
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, psi_cap=2.5)
+    model = ForecastPPO("MlpPolicy", _grid(64), **MANY, **TERM, psi_cap=2.5)
     model.learn(64 * 32 * 3)
     model.save(tmp_path / "model.zip")
     loaded = ForecastPPO.load(tmp_path / "model.zip", env=_grid(64))
@@ -340,7 +340,7 @@ def test_save_load_and_continue(tmp_path: Path) -> None:
 
 
 def test_starts_from_a_plain_ppo_zip(tmp_path: Path) -> None:
-    plain = PPO("MlpPolicy", _grid(64), **SMALL)
+    plain = PPO("MlpPolicy", _grid(64), **MANY)
     plain.learn(64 * 32)
     plain.save(tmp_path / "ppo.zip")
     loaded = ForecastPPO.load(tmp_path / "ppo.zip", env=_grid(64), forecast_coef=2.0, **TERM)
@@ -351,7 +351,7 @@ def test_starts_from_a_plain_ppo_zip(tmp_path: Path) -> None:
 
 
 def test_the_anchor_is_the_policy_at_the_start_and_survives_saving(tmp_path: Path) -> None:
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM, anchor_coef=10.0)
+    model = ForecastPPO("MlpPolicy", _grid(64), **MANY, **TERM, anchor_coef=10.0)
     start = _weights(model)
     model.learn(64 * 32 * 3)
     assert model.anchor is not None
@@ -368,7 +368,7 @@ def test_the_anchor_is_the_policy_at_the_start_and_survives_saving(tmp_path: Pat
 
 
 def test_a_plain_ppo_zip_becomes_the_anchor(tmp_path: Path) -> None:
-    plain = PPO("MlpPolicy", _grid(64), **SMALL)
+    plain = PPO("MlpPolicy", _grid(64), **MANY)
     plain.learn(64 * 32)
     plain.save(tmp_path / "ppo.zip")
     loaded = ForecastPPO.load(tmp_path / "ppo.zip", env=_grid(64), anchor_coef=1.0, **TERM)
@@ -470,7 +470,7 @@ def test_target_kl_ends_an_update_and_the_term_with_it() -> None:
 
 def test_the_last_values_can_be_read_after_learning() -> None:
     """As after PPO's own learn, although they have been written."""
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
+    model = ForecastPPO("MlpPolicy", _grid(64), **MANY, **TERM)
     model.learn(64 * 32 * 3)
     assert model.logger.name_to_value["train/n_updates"] == 2 * 3
     assert model.logger.name_to_value["train/forecast_grad_norm"] > 0
@@ -479,7 +479,7 @@ def test_the_last_values_can_be_read_after_learning() -> None:
 
 
 def test_what_is_logged_and_that_the_last_update_is(tmp_path: Path) -> None:
-    model = ForecastPPO("MlpPolicy", _grid(64), **SMALL, **TERM)
+    model = ForecastPPO("MlpPolicy", _grid(64), **MANY, **TERM)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(64 * 32 * 4)
     model.logger.close()

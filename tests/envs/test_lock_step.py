@@ -96,12 +96,12 @@ def _episodes(batched: GridVecEnv, n_episodes: int, rng: np.random.Generator) ->
 @pytest.mark.parametrize(
     ("family", "settings", "n_episodes"),
     [
-        ("recolor", {}, 600),
+        ("recolor", {}, 300),
         pytest.param("recolor", {}, 10_000, marks=pytest.mark.slow),
-        ("recolor", {"severity": 0.75, "rare_probability": 0.5, "failure_cost": 0.2, "size": 6}, 300),
-        ("mixed", {"severity": 0.5, "rare_probability": 0.5}, 300),
-        ("control", {}, 400),
-        ("shift", {"size": 7, "horizon": 30}, 400),
+        ("recolor", {"severity": 0.75, "rare_probability": 0.5, "failure_cost": 0.2, "size": 6}, 200),
+        ("mixed", {"severity": 0.5, "rare_probability": 0.5}, 200),
+        ("control", {}, 200),
+        ("shift", {"size": 7, "horizon": 30}, 200),
     ],
 )
 def test_thousands_of_random_episodes_equal_stock_minigrid(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,14 @@ from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import ForecastPPO
+from benchmarks.kill_and_resume import small_run
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast.experiments.config import AGENTS, BaseConfig
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.worlds import score_tasks
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.tasks import SPLITS
-from tests.experiments.conftest import run_module
+from tests.forked import run_module
 
 
 def test_prints_one_table_of_all_agents_and_the_way_to_tensorboard(smoke: tuple[Path, str]) -> None:
@@ -64,12 +68,14 @@ def test_metrics_hold_no_time_path_or_host_and_are_sorted(smoke: tuple[Path, str
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_one_others(tmp_path: Path) -> None:
-    small = ("--preset=smoke", "--agents=[base,forecast_ppo]", f"--log_dir={tmp_path}", "--base.total_timesteps=16384")
+    small = small_run("gridworld", 4096) | {"agents": ["base", "forecast_ppo"]}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(small))
     # The same name is asked for twice: a counter is added and nothing is overwritten.
     for seed in ("0", "0", "1"):
-        result = run_module("rl_forecast.train", *small, "--seed", seed)
+        arguments = ["--config", "run.yaml", "--log-dir", ".", "--seed", seed]
+        result = run_module("rl_forecast.train", *arguments, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-    runs = [tmp_path / name for name in ("smoke-0", "smoke-0-2", "smoke-1")]
+    runs = [tmp_path / name for name in ("kill-0", "kill-0-2", "kill-1")]
     for file in ("metrics.json", "agents/forecast_ppo/policy.safetensors"):
         one, again, other = ((run / file).read_bytes() for run in runs)
         assert one == again
@@ -141,8 +147,8 @@ def test_evaluate_scores_what_the_run_has_not(smoke: tuple[Path, str]) -> None:
 
 @pytest.mark.parametrize("module", ["rl_forecast.train", "rl_forecast.evaluate"])
 def test_help_answers_at_once_and_explains_every_field(module: str) -> None:
-    started = time.perf_counter()
-    result = run_module(module, "--help")
+    command, started = [sys.executable, "-m", module, "--help"], time.perf_counter()
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
     assert time.perf_counter() - started < 10  # under 2 s on a quiet machine; this guards against loading torch
     assert result.returncode == 0
     options = [line for line in result.stdout.splitlines() if line.lstrip().startswith("--")]

@@ -25,7 +25,8 @@ from rl_forecast.experiments.sweep.config import (
 from rl_forecast.experiments.sweep.report import sign_flip_p
 from rl_forecast.experiments.sweep.selection import choose_weights
 from rl_forecast.usage import UsageError
-from tests.experiments.conftest import SWEEP, run_module
+from tests.experiments.conftest import SWEEP
+from tests.forked import run_module
 
 
 def test_a_sweep_runs_goes_on_and_never_repeats_itself(sweep: Path, tmp_path: Path) -> None:
