@@ -105,14 +105,17 @@ def test_a_report_on_one_run_says_what_it_cannot_say(smoke: tuple[Path, str], tm
     """Of a run whose agents and curves are gone, and with two agents only: figures take time."""
     run = tmp_path / "run"
     run.mkdir()
-    for name in ("config.yaml", "metrics.json"):
-        shutil.copy(smoke[0] / name, run)
+    shutil.copy(smoke[0] / "config.yaml", run)
+    metrics = json.loads((smoke[0] / "metrics.json").read_text())
+    metrics["base"]["abs_error_log_odds"] = 0.0
+    (run / "metrics.json").write_text(json.dumps(metrics))
     scores = pl.read_parquet(smoke[0] / "scores.parquet")
     scores.filter(pl.col("agent").is_in(["base", "ppo"])).write_parquet(run / "scores.parquet")
     assert main(["report", str(run), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "report.html").read_text()
     assert ">Training</h3>" not in text
     assert "One seed: no interval and no test can be given." in text
+    assert "and that is no less than the 0.00 of the base agent" in text
 
 
 def test_a_seed_counts_once(runs: Path) -> None:
