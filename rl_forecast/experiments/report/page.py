@@ -383,8 +383,9 @@ def _in_short(setting: Setting, rows: list[Summary], warned: list[str]) -> str:
     if "base" in setting.agents:
         base = found[spec.columns[0].key, "base"]
         is_less = base is None or best.estimate is None or best.estimate.value < base.value
+        sentence += ", against" if is_less else ", and that is no less than the"
         sentence += (
-            f", {'against' if is_less else 'and that is no less than the'} {interval('base')} of the base agent; {spec.column(spec.capability).heading} "
+            f" {interval('base')} of the base agent; {spec.column(spec.capability).heading} "
             f"{words(spec.capability, best.agent)} against {words(spec.capability, 'base')}, "
             f"{spec.column(risk).heading} {words(risk, best.agent)} against {words(risk, 'base')}"
         )
