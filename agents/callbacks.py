@@ -15,14 +15,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.forecast_ppo import ForecastPPO
 from agents.forecast_ppo.checkpoint import save_training_state
 from agents.forecast_ppo.health import TermHealth, symptoms
-from rl_forecast.backtest import held_out_errors
+from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
 from rl_forecast.scores import log_p_from_psi
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import BasePolicy
 
-    from rl_forecast.forecasters import Forecaster
+    from rl_forecast.forecasting.methods import Forecaster
 
 __all__ = ["DegeneracyCallback", "ForecastEvalCallback", "TrainingStateCallback"]
 

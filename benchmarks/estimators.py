@@ -26,12 +26,12 @@ from agents.forecast_ppo.estimators import RiskEstimator, make_estimator
 from agents.forecast_ppo.risk_ledger import RiskLedger
 from envs import GridVecEnv
 from envs.gridworld.world import GridWorld
-from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
 from rl_forecast.experiments.gridworld.worlds import make_world
-from rl_forecast.forecasters import make_forecaster
-from rl_forecast.forecasters.base import NoTailError
-from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.experiments.settings import Config
+from rl_forecast.forecasting.methods import make_forecaster
+from rl_forecast.forecasting.methods.base import NoTailError
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 from rl_forecast.summary import TailSummary
 from rl_forecast.tasks import SPLITS
 

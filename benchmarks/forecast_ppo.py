@@ -27,12 +27,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents import ForecastPPO
 from envs import GridVecEnv, RecolorWorld
-from rl_forecast.backtest import held_out_errors
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.config import AgentName, Config, FineTuneConfig
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.experiments.settings import AgentName, Config, FineTuneConfig
+from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
 
 #: Agent and preset behind each title. In the default every known task has a gradient (of its mean risk) and is scored

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from families import FAMILIES, Family
 
-from rl_forecast.forecasters import ExponentialPivot, Forecaster, GumbelTail, LogNormal, ShapePrior
+from rl_forecast.forecasting.methods import ExponentialPivot, Forecaster, GumbelTail, LogNormal, ShapePrior
 from rl_forecast.summary import TailSummary
 
 SETTINGS = ((100, 1_000), (1_000, 1_000), (1_000, 10_000), (1_000, 100_000))

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from agents.language_model.encoding import EncodedTasks, pack_rows
 from agents.language_model.objective import ForecastObjective
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
-from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 
 
 def llama(vocabulary: int, width: int, layers: int, heads: int) -> LlamaForCausalLM:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from rl_forecast.expected_loss import ExpectedQuadraticLoss
-from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.loss.expected_loss import ExpectedQuadraticLoss
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 
 TAIL_K = 10
 

@@ -29,7 +29,7 @@ import yaml
 
 from benchmarks.families import FAMILIES
 from benchmarks.kill_and_resume import Trial, small_run, start_train, trials_of
-from rl_forecast.forecasters import ExponentialPivot, ShapePrior
+from rl_forecast.forecasting.methods import ExponentialPivot, ShapePrior
 from rl_forecast.summary import TailSummary
 
 RESULTS = Path(__file__).parent / "results"

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
-from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.language_model.config import LanguageConfig
+from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig
 
 PAGE = Path(__file__).parent / "configuration.md"

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         PromptTask,
     )
     from envs import RiskWrapper, check_risk_env
-    from rl_forecast.decomposition import finite_k_terms, missed_mode
-    from rl_forecast.forecasters import make_forecaster
-    from rl_forecast.forecasting import Forecast, forecast
-    from rl_forecast.loss import ForecastabilityLoss
+    from rl_forecast.forecasting.decomposition import finite_k_terms, missed_mode
+    from rl_forecast.forecasting.forecast import Forecast, forecast
+    from rl_forecast.forecasting.methods import make_forecaster
+    from rl_forecast.loss.forecastability import ForecastabilityLoss
     from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
     from rl_forecast.summary import TailSummary
 
@@ -38,15 +38,15 @@ _HOME = {
     "PromptTask": "agents.language_model",
     "RiskWrapper": "envs",
     "check_risk_env": "envs",
-    "Forecast": "rl_forecast.forecasting",
+    "Forecast": "rl_forecast.forecasting.forecast",
     "ForecastEvalCallback": "agents.callbacks",
     "ForecastPPO": "agents.forecast_ppo",
-    "ForecastabilityLoss": "rl_forecast.loss",
+    "ForecastabilityLoss": "rl_forecast.loss.forecastability",
     "TailSummary": "rl_forecast.summary",
-    "finite_k_terms": "rl_forecast.decomposition",
-    "forecast": "rl_forecast.forecasting",
-    "make_forecaster": "rl_forecast.forecasters",
-    "missed_mode": "rl_forecast.decomposition",
+    "finite_k_terms": "rl_forecast.forecasting.decomposition",
+    "forecast": "rl_forecast.forecasting.forecast",
+    "make_forecaster": "rl_forecast.forecasting.methods",
+    "missed_mode": "rl_forecast.forecasting.decomposition",
     "psi_from_counts": "rl_forecast.scores",
     "psi_from_log_p": "rl_forecast.scores",
     "psi_from_p": "rl_forecast.scores",

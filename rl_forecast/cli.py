@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from rl_forecast.usage import one_line, run_command, stop_output, unknown_name
+from rl_forecast.errors import one_line, run_command, stop_output, unknown_name
 
 __all__ = ["COMMANDS", "main"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from rl_forecast.errors import run_command
 from rl_forecast.experiments.command_line import Parser, parse_config, parse_fields
-from rl_forecast.experiments.config import Config, EvaluationConfig, check_config
 from rl_forecast.experiments.jobs import job_of_file
 from rl_forecast.experiments.language_model.config import LanguageConfig, LanguageEvaluationConfig
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import run_command
+from rl_forecast.experiments.settings import Config, EvaluationConfig, check_config
 
 __all__ = ["main"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from rl_forecast.errors import run_command
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.sweep.config import SweepConfig, check_sweep
-from rl_forecast.usage import run_command
 
 __all__ = ["main"]
 

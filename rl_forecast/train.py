@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from rl_forecast.errors import InputError, run_command
 from rl_forecast.experiments.command_line import normalised, parse_config
-from rl_forecast.experiments.config import Config, check_config
 from rl_forecast.experiments.jobs import config_class
 from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError, run_command
+from rl_forecast.experiments.settings import Config, check_config
 
 __all__ = ["main"]
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         if config_class(given) is not LanguageConfig:
             return _gridworld(given, resumed, base_zip)
         if base_zip is not None:
-            raise UsageError("--base-zip is for gridworlds; a language model is given by --model")
+            raise InputError("--base-zip is for gridworlds; a language model is given by --model")
         return _language(given, resumed)
 
     return run_command(command)
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def _resumed(arguments: list[str]) -> RunFolder | None:
     """The run to go on with, if that is what is asked for.
 
-    :raises UsageError: no run, or other options beside it
+    :raises InputError: no run, or other options beside it
     """
     names = [argument.partition("=")[0] for argument in normalised(arguments)]
     if "--resume" not in names:
@@ -66,7 +66,7 @@ def _resumed(arguments: list[str]) -> RunFolder | None:
     first, equals, value = arguments[0].partition("=")
     path = value if equals else next(iter(arguments[1:]), "")
     if first != "--resume" or len(arguments) != (1 if equals else 2):
-        raise UsageError("--resume RUN_FOLDER takes no other options: a run goes on with its own")
+        raise InputError("--resume RUN_FOLDER takes no other options: a run goes on with its own")
     return RunFolder.open(path)
 
 
@@ -75,7 +75,7 @@ def _base_zip(arguments: list[str]) -> tuple[list[str], Path | None]:
 
     Neither is a field of the configuration: no file may say what is to be trusted.
 
-    :raises UsageError: a zip that is not trusted, or trust without a zip
+    :raises InputError: a zip that is not trusted, or trust without a zip
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base_zip", nargs="?", const="")
@@ -83,10 +83,10 @@ def _base_zip(arguments: list[str]) -> tuple[list[str], Path | None]:
     given, others = parser.parse_known_args(normalised(arguments))
     if given.base_zip is None:
         if given.trust:
-            raise UsageError("--trust goes with --base-zip FILE: nothing else is ever unpickled")
+            raise InputError("--trust goes with --base-zip FILE: nothing else is ever unpickled")
         return arguments, None
     if not given.base_zip:
-        raise UsageError("--base-zip needs a file, as PPO.save writes it")
+        raise InputError("--base-zip needs a file, as PPO.save writes it")
     from rl_forecast.experiments.gridworld.foreign_agent import check_trust
 
     check_trust(Path(given.base_zip), given.trust)

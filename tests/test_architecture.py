@@ -25,7 +25,8 @@ def _loaded(code: str) -> set[str]:
     "code",
     [
         "import rl_forecast",
-        "import rl_forecast.forecasters, rl_forecast.backtest, rl_forecast.partitions, rl_forecast.figures",
+        "import rl_forecast.forecasting.methods, rl_forecast.forecasting.evaluate_forecasts, rl_forecast.loss.partitions",
+        "import rl_forecast.experiments.figures",
         "import rl_forecast.train, rl_forecast.evaluate",
     ],
 )
@@ -34,7 +35,7 @@ def test_the_core_and_the_command_lines_import_nothing_heavy(code: str) -> None:
 
 
 def test_the_loss_needs_torch_and_nothing_of_the_experiments() -> None:
-    assert _loaded("import rl_forecast.loss") & set(HEAVY) == {"torch"}
+    assert _loaded("import rl_forecast.loss.forecastability") & set(HEAVY) == {"torch"}
 
 
 def test_worlds_and_agents_do_not_know_each_other() -> None:

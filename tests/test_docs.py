@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from envs import FAMILIES
-from rl_forecast.experiments.config import WorldConfig
+from rl_forecast.experiments.settings import WorldConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -15,10 +15,10 @@ import pytest
 
 from rl_forecast import cli
 from rl_forecast.commands import options
+from rl_forecast.errors import InputError
 from rl_forecast.experiments import command_line
 from rl_forecast.experiments.gridworld import foreign_agent
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError
 from tests.forked import run_module
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def test_command_lines_were_found_and_wrong_ones_are_noticed(
     assert {argv[0] for argv, _ in COMMANDS if argv} >= set(cli.COMMANDS)
     for wrong in ("forecast a.csv --no-such-option 1", "forecast --no-such-option", "train --no-such-option 1"):
         for is_whole in (True, False):
-            with pytest.raises((AssertionError, UsageError)):
+            with pytest.raises((AssertionError, InputError)):
                 test_command_line_is_understood(tuple(wrong.split()), is_whole, monkeypatch, capsys)
 
 

@@ -15,8 +15,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from agents.forecast_ppo.estimators import make_estimator
 from agents.forecast_ppo.objective import TaskObjective, risk_penalty
 from agents.forecast_ppo.term import GradientLimit, RiskTerm
-from rl_forecast.loss import ForecastabilityLoss
-from rl_forecast.usage import unknown_name
+from rl_forecast.errors import unknown_name
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class ForecastPPO(PPO):
     1. what the environment says of risk is recorded beside the rollout buffer (``RiskTape``), kept task by task
        (``RiskLedger``) and turned into failure probabilities (:mod:`agents.forecast_ppo.estimators`);
     2. the scores of all known tasks under the current policy give ``dL / d psi`` of the loss
-       (:class:`rl_forecast.loss.ForecastabilityLoss`);
+       (:class:`rl_forecast.loss.forecastability.ForecastabilityLoss`);
     3. at every ``forecast_interval``-th minibatch the scores of the weighted tasks are evaluated again and their
        gradient, limited in norm, is added after PPO's own clipping, in a step pre-hook of the optimiser.
 

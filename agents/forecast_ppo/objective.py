@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 
-from rl_forecast.differentiable import error_space_bounds
-from rl_forecast.loss import ForecastabilityLoss, ForecastabilityTerms, one_sided_anchor
+from rl_forecast.loss.forecastability import ForecastabilityLoss, ForecastabilityTerms, one_sided_anchor
+from rl_forecast.loss.tail_fit import error_space_bounds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class TaskObjective:
     :param risk_coef: its weight
     :param risk_fraction: share of tasks that ``cvar`` and ``top_log_risk`` look at
     :param anchor_coef: weight of the penalty on scores above those of the anchor
-        (:func:`rl_forecast.loss.one_sided_anchor`)
+        (:func:`rl_forecast.loss.forecastability.one_sided_anchor`)
     """
 
     loss: ForecastabilityLoss

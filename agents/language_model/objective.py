@@ -4,7 +4,7 @@ Pass 1 scores a pool of prompts; the loss of those scores gives a weight ``dL/dp
 runs only the prompts with a weight, batch by batch, and adds ``sum_i weight_i d psi_i / d theta`` to the gradients:
 the gradient of full backpropagation, at the memory of one batch.
 
-An anchor to the base model (see :func:`rl_forecast.loss.one_sided_anchor`) goes the same way: forecasting becomes
+An anchor to the base model (:func:`~rl_forecast.loss.forecastability.one_sided_anchor`) goes the same way: forecasting becomes
 easier when middling failures rise to meet a rare bad mode, and the anchor makes that cost something.
 """
 
@@ -20,20 +20,20 @@ import torch
 from agents.language_model.distributed import Gradients, put_together, shared_scores
 from agents.language_model.encoding import EncodedTasks
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
-from rl_forecast.differentiable import scores_leaf
-from rl_forecast.loss import one_sided_anchor
+from rl_forecast.loss.forecastability import one_sided_anchor
+from rl_forecast.loss.tail_fit import scores_leaf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agents.language_model.prompts import PromptTask
-    from rl_forecast.loss import ForecastabilityTerms
+    from rl_forecast.loss.forecastability import ForecastabilityTerms
 
 __all__ = ["ForecastObjective", "ObjectiveReport", "RefreshPolicy", "TaskWeights"]
 
 
 class TaskWeights(Protocol):
-    """A loss of scores that knows its own gradient: :class:`rl_forecast.loss.ForecastabilityLoss`."""
+    """A loss of scores that knows its own gradient: :class:`rl_forecast.loss.forecastability.ForecastabilityLoss`."""
 
     def task_weights(
         self, psi: torch.Tensor, generator: np.random.Generator

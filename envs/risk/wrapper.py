@@ -19,8 +19,8 @@ from envs.risk.rules import (
     minigrid_lava_failure,
     table_fatal,
 )
+from rl_forecast.errors import unknown_name
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
-from rl_forecast.usage import unknown_name
 
 __all__ = ["RiskWrapper", "disjoint_splits"]
 

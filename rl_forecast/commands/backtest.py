@@ -19,7 +19,7 @@ from rl_forecast.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from rl_forecast.split_backtest import SplitBacktest
+    from rl_forecast.forecasting.backtest import SplitBacktest
 
 __all__ = ["main"]
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     parser = Parser(
         "backtest",
@@ -64,8 +64,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, - for standard output")
     args = parser.parse_args(argv)
 
+    from rl_forecast.forecasting.backtest import split_backtest
     from rl_forecast.io import read_psi
-    from rl_forecast.split_backtest import split_backtest
 
     psi = read_psi(args.files, read_options(args))
     with _bar(args.splits) as advance:

@@ -16,10 +16,10 @@ from rl_forecast.commands.options import (
     read,
     writing,
 )
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
-    from rl_forecast.comparison import Comparison
+    from rl_forecast.forecasting.compare import Comparison
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     parser = Parser(
         "compare",
@@ -58,11 +58,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, - for standard output")
     args = parser.parse_args(argv)
     if len(args.files) < 2:
-        raise UsageError(f"there is nothing to compare with {args.files[0]}: name at least two files")
+        raise InputError(f"there is nothing to compare with {args.files[0]}: name at least two files")
     args.group_by = "file"
     results = read(args)
 
-    from rl_forecast.comparison import compare
+    from rl_forecast.forecasting.compare import compare
 
     found: Comparison = forecast_or_usage_error(
         lambda: compare(

@@ -18,13 +18,13 @@ from rl_forecast.commands.options import (
     read,
     writing,
 )
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from rl_forecast.forecasting import Forecast
+    from rl_forecast.forecasting.forecast import Forecast
 
 __all__ = ["main"]
 
@@ -83,21 +83,21 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     args = _parser().parse_args(argv)
     sizes = list(args.n_deploy or [])
     if args.at is not None and args.at not in sizes:
         sizes.append(args.at)
     if not sizes:
-        raise UsageError("how many deployment queries? Add -n, for example -n 1e4 1e6")
+        raise InputError("how many deployment queries? Add -n, for example -n 1e4 1e6")
     if args.fail_above is None and args.at is not None:
-        raise UsageError("--at is the size for a gate: add --fail-above P")
+        raise InputError("--at is the size for a gate: add --fail-above P")
     _check_plot_suffix(args.plot)
     results = read(args)
 
     from rl_forecast.commands.printing import print_forecasts
-    from rl_forecast.forecasting import forecast
+    from rl_forecast.forecasting.forecast import forecast
 
     forecasts: dict[str, Forecast] = {}
     for name, result in results.items():
@@ -153,11 +153,11 @@ def _write_json(
 
 def _check_plot_suffix(path: str | None) -> None:
     if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--plot {path}: the suffix must be .png, .svg or .pdf")
+        raise InputError(f"--plot {path}: the suffix must be .png, .svg or .pdf")
 
 
 def _plot(forecasts: dict[str, Forecast], args: argparse.Namespace) -> None:
-    from rl_forecast.plots import save_figure
+    from rl_forecast.forecasting.plots import save_figure
 
     for name, fc in forecasts.items():
         path = Path(args.plot)

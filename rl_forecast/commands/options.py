@@ -10,7 +10,7 @@ import sys
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rl_forecast.usage import UsageError, closest
+from rl_forecast.errors import InputError, closest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ _SHOW_PROGRESS_ROWS = 30_000_000
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises :class:`UsageError` and guesses mistyped options."""
+    """An argument parser that raises :class:`InputError` and guesses mistyped options."""
 
     def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
             message += f": did you mean {near}?" if near else " (see --help)"
         if message.startswith("argument -n"):
             message += "; files go before -n"
-        raise UsageError(message)
+        raise InputError(message)
 
 
 def count(text: str) -> int:
@@ -127,7 +127,7 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
     from rl_forecast.io import ReadOptions
 
     if args.capacity < 2:
-        raise UsageError(f"--capacity must be at least 2, it is {args.capacity}")
+        raise InputError(f"--capacity must be at least 2, it is {args.capacity}")
     return ReadOptions(
         column=args.column,
         kind=args.kind,
@@ -185,7 +185,7 @@ def forecast_or_usage_error(make: Callable[[], Any]) -> Any:
     try:
         return make()
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise InputError(str(error)) from error
 
 
 class writing:
@@ -200,7 +200,7 @@ class writing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Name the file that could not be written."""
         if isinstance(error, OSError):
-            raise UsageError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
 def unique_names(names: Sequence[str]) -> Iterator[str]:

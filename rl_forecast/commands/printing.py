@@ -12,7 +12,7 @@ from rl_forecast.scores import psi_from_p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rl_forecast.forecasting import Forecast
+    from rl_forecast.forecasting.forecast import Forecast
 
 __all__ = ["interval_words", "print_forecasts", "print_lines", "table"]
 

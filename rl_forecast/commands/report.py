@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     parser = Parser(
         "report", "RUN [RUN ...] [--out DIR]", "Write a report on runs and sweeps that people can read.", _EPILOG

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rl_forecast.commands.options import Parser, count, number
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     args = _parser().parse_args(argv)
     way = _way(args)
@@ -124,22 +124,22 @@ def _way(args: argparse.Namespace) -> Way:
     """The way that was asked for; options of another way are refused rather than ignored."""
     judged = args.judge is not None or args.judge_regex is not None
     if args.judge is not None and args.judge_regex is not None:
-        raise UsageError("--judge and --judge-regex are two judges: give one")
+        raise InputError("--judge and --judge-regex are two judges: give one")
     way: Way = args.way or ("judge" if judged else "specific")
     sampled = way == "judge" or (way == "keyword" and not args.given)
     if judged and way != "judge":
-        raise UsageError(f"--judge and --judge-regex judge sampled outputs: they do not go with --way {way}")
+        raise InputError(f"--judge and --judge-regex judge sampled outputs: they do not go with --way {way}")
     if way == "judge" and args.forbidden:
-        raise UsageError("--forbidden does not go with --way judge: the judge says what is a failure")
+        raise InputError("--forbidden does not go with --way judge: the judge says what is a failure")
     if args.given and way != "keyword":
-        raise UsageError("--given goes with --way keyword")
+        raise InputError("--given goes with --way keyword")
     if args.temperature is not None and way != "judge":
-        raise UsageError("--temperature goes with --way judge: the other ways score the model's own distribution")
+        raise InputError("--temperature goes with --way judge: the other ways score the model's own distribution")
     for option, value in (("--samples", args.samples), ("--max-new-tokens", args.max_new_tokens)):
         if value is not None and not sampled:
-            raise UsageError(f"{option}: nothing is sampled with --way {way}{' --given' if args.given else ''}")
+            raise InputError(f"{option}: nothing is sampled with --way {way}{' --given' if args.given else ''}")
     if args.seed < 0:
-        raise UsageError(f"--seed must not be negative, it is {args.seed}")
+        raise InputError(f"--seed must not be negative, it is {args.seed}")
     if not args.out.lower().endswith((".parquet", ".pq")):
-        raise UsageError(f"--out {args.out}: the suffix must be .parquet")
+        raise InputError(f"--out {args.out}: the suffix must be .parquet")
     return way

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rl_forecast.commands.options import Parser, count
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 __all__ = ["main"]
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     parser = Parser(
         "show",
@@ -40,15 +40,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-o", "--out", metavar="FILE", help="picture to write (.png, .svg or .pdf)")
     args = parser.parse_args(argv)
     if args.worst is not None and args.agent is None:
-        raise UsageError("--worst needs the agent whose tasks to show: add --agent RUN_FOLDER")
+        raise InputError("--worst needs the agent whose tasks to show: add --agent RUN_FOLDER")
     if args.worst is not None and args.task is not None:
-        raise UsageError("--worst chooses the tasks itself: leave out --task")
+        raise InputError("--worst chooses the tasks itself: leave out --task")
     if args.name is not None and args.agent is None:
-        raise UsageError("--name is an agent of a run: add --agent RUN_FOLDER")
+        raise InputError("--name is an agent of a run: add --agent RUN_FOLDER")
     if args.agent is None and args.env is None:
-        raise UsageError("name an environment, such as RiskGrid/Recolor-v0, or a run with --agent RUN_FOLDER")
+        raise InputError("name an environment, such as RiskGrid/Recolor-v0, or a run with --agent RUN_FOLDER")
     if args.agent is not None and args.env is not None:
-        raise UsageError(f"the run knows its environment: leave out {args.env!r}")
+        raise InputError(f"the run knows its environment: leave out {args.env!r}")
     from rl_forecast.experiments.gridworld.show import show_agents, show_environment, show_worst
 
     if args.agent is None:

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
 
     :param argv: its arguments
     :return: exit code
-    :raises UsageError: bad usage or input
+    :raises InputError: bad usage or input
     """
     parser = Parser(
         "summarize",

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 
 import jsonargparse
 
-from rl_forecast.usage import UsageError, closest
+from rl_forecast.errors import InputError, closest
 
 __all__ = [
     "Parser",
@@ -28,14 +28,14 @@ ConfigT = TypeVar("ConfigT")
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse's parser without abbreviations, every error of which is a :class:`UsageError`."""
+    """jsonargparse's parser without abbreviations, every error of which is a :class:`InputError`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
-        raise UsageError(message) from ex
+        raise InputError(message) from ex
 
 
 def preset_names() -> list[str]:
@@ -77,7 +77,7 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
     :param prog: name of the command in its help
     :param description: first lines of the help
     :param epilog: last lines of the help
-    :raises UsageError: unknown name, wrong value or unreadable file, in one line naming the closest valid one
+    :raises InputError: unknown name, wrong value or unreadable file, in one line naming the closest valid one
     """
     parser = Parser(
         prog=prog,
@@ -91,7 +91,7 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
     first.add_argument("--preset", nargs="?")
     preset = first.parse_known_args(argv)[0].preset
     if preset is not None and preset not in preset_names():
-        raise UsageError(f"unknown preset {preset!r}: {_hint(preset, preset_names())}")
+        raise InputError(f"unknown preset {preset!r}: {_hint(preset, preset_names())}")
     defaults = [] if preset is None else ["--config", str(preset_path(preset))]
     return parse_fields(parser, cls, defaults + argv)[0]
 
@@ -106,7 +106,7 @@ def parse_fields(
     :param argv: command-line arguments
     :param defaults: values of the fields that are not given, those of the class if ``None``
     :return: the dataclass, and the namespace with the parser's own arguments
-    :raises UsageError: as for :func:`parse_config`
+    :raises InputError: as for :func:`parse_config`
     """
     options = option_names(cls)
     argv = _spelt_out(normalised(argv), options)
@@ -118,8 +118,8 @@ def parse_fields(
     try:
         namespace = parser.parse_args(argv)
         instance = parser.instantiate(namespace)
-    except (UsageError, argparse.ArgumentError, TypeError, ValueError) as error:
-        raise UsageError(_one_line(str(error), options)) from error
+    except (InputError, argparse.ArgumentError, TypeError, ValueError) as error:
+        raise InputError(_one_line(str(error), options)) from error
     return cls(**{f.name: getattr(instance, f.name) for f in fields(cls)}), instance  # type: ignore[arg-type]
 
 
@@ -142,7 +142,7 @@ def _spelt_out(argv: list[str], options: dict[str, Any]) -> list[str]:
         value = value if equals else next(arguments, "")
         pairs = [pair.partition("=") for pair in value.split(",")]
         if not all(key and sign for key, sign, _ in pairs):
-            raise UsageError(
+            raise InputError(
                 f"{name} takes settings such as {name} {_first_leaf(name[2:], options)}=..., not {value!r}"
             )
         for key, _, setting in pairs:
@@ -162,7 +162,7 @@ def _check_names(argv: list[str], options: dict[str, Any], own: set[str]) -> Non
         if argument.startswith("--"):
             name = argument[2:].partition("=")[0]
             if name not in known:
-                raise UsageError(f"unknown option --{name}: {_closest_option(name, options)}")
+                raise InputError(f"unknown option --{name}: {_closest_option(name, options)}")
 
 
 def _closest_option(name: str, options: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from rl_forecast.backtest import HeldOutErrors, held_out_errors
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, held_out_errors
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rl_forecast.experiments.config import EvaluationConfig
     from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
+    from rl_forecast.experiments.settings import EvaluationConfig
 
 __all__ = [
     "COLUMNS",

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
+from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.experiments.command_line import normalised, preset_path
-from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.language_model.config import LanguageConfig
-from rl_forecast.usage import UsageError, unknown_name
+from rl_forecast.experiments.settings import Config
 
 __all__ = ["JOBS", "AnyConfig", "config_class", "job_of_file"]
 
@@ -29,7 +29,7 @@ def config_class(argv: list[str]) -> type[Config] | type[LanguageConfig]:
     """Configuration of the job that a command line asks for.
 
     :param argv: command-line arguments
-    :raises UsageError: an unknown job
+    :raises InputError: an unknown job
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--preset", "--job", "--model", "--prompts"):
@@ -45,7 +45,7 @@ def config_class(argv: list[str]) -> type[Config] | type[LanguageConfig]:
     if named is None:
         named = "language" if given.model or given.prompts else "gridworld"
     if named not in JOBS:
-        raise UsageError(unknown_name("job", str(named), JOBS))
+        raise InputError(unknown_name("job", str(named), JOBS))
     return JOBS[named]
 
 

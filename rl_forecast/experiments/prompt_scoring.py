@@ -24,9 +24,9 @@ from agents.language_model.loading import load_language_model, model_fingerprint
 from agents.language_model.prompts import PromptTask, read_prompts
 from agents.language_model.sampling import sample_outputs
 from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.judges import Judge, load_judge
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +94,7 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
     :param console: where progress is shown
     :param restart: forget what was done before
     :return: the table that was written to ``settings.out``
-    :raises UsageError: bad prompts or settings, or shards of other settings
+    :raises InputError: bad prompts or settings, or shards of other settings
     """
     out, parts = Path(settings.out), Path(f"{settings.out}.parts")
     try:
@@ -121,9 +121,9 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
             _run(parts, shards, missing, score, console)
         return _merge(out, parts, len(shards), identity)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise InputError(str(error)) from error
     except OSError as error:
-        raise UsageError(f"{error.filename or settings.out}: {error.strerror or error}") from error
+        raise InputError(f"{error.filename or settings.out}: {error.strerror or error}") from error
 
 
 def _run(

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from rl_forecast.experiments.config import Config
     from rl_forecast.experiments.language_model.config import LanguageConfig
+    from rl_forecast.experiments.settings import Config
 
 __all__ = ["RunFolder", "plain"]
 
@@ -72,7 +72,7 @@ class RunFolder:
         :param config: the resolved configuration
         :param command: the command line as typed
         :param prepare: writes what the run starts from, before there is a run that could be gone on with
-        :raises UsageError: the folder cannot be made
+        :raises InputError: the folder cannot be made
         """
         name = f"{config.preset}-{config.seed}"
         log_dir = Path(config.log_dir)
@@ -87,7 +87,7 @@ class RunFolder:
                     counter += 1
                     path = log_dir / f"{name}-{counter}"
         except OSError as error:
-            raise UsageError(f"cannot make a run folder in {config.log_dir!r}: {error.strerror}") from error
+            raise InputError(f"cannot make a run folder in {config.log_dir!r}: {error.strerror}") from error
         folder = cls(path)
         folder.write_text("command.txt", shlex.join(command) + "\n")
         folder.write_json("versions.json", _versions())
@@ -100,11 +100,11 @@ class RunFolder:
     def open(cls, path: str) -> RunFolder:
         """An existing run folder.
 
-        :raises UsageError: there is no run
+        :raises InputError: there is no run
         """
         folder = cls(Path(path))
         if not (folder.path / "config.yaml").is_file():
-            raise UsageError(f"{path!r} is not a run folder: it has no config.yaml")
+            raise InputError(f"{path!r} is not a run folder: it has no config.yaml")
         return folder
 
     @property
@@ -126,7 +126,7 @@ class RunFolder:
 
         The lock is the operating system's: that of a killed process is free.
 
-        :raises UsageError: another process works on the run, or the folder cannot be written
+        :raises InputError: another process works on the run, or the folder cannot be written
         """
         from filelock import FileLock, Timeout
 
@@ -135,9 +135,9 @@ class RunFolder:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise UsageError(f"{str(self.path)!r} is in use{_who(holder)}: wait for that process or end it") from None
+            raise InputError(f"{str(self.path)!r} is in use{_who(holder)}: wait for that process or end it") from None
         except OSError as error:
-            raise UsageError(f"cannot write in {str(self.path)!r}: {error.strerror}") from error
+            raise InputError(f"cannot write in {str(self.path)!r}: {error.strerror}") from error
         try:
             self._remove_leftovers()
             self.write_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
@@ -226,13 +226,13 @@ class RunFolder:
     def metrics(self) -> dict[str, dict[str, Any]]:
         """``metrics.json``: agent name to metrics.
 
-        :raises UsageError: it cannot be read
+        :raises InputError: it cannot be read
         """
         path = self.path / "metrics.json"
         try:
             content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from error
+            raise InputError(f"{path} cannot be read: {error}") from error
         return content
 
     def finish(self, seconds: dict[str, float]) -> None:

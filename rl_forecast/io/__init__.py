@@ -1,7 +1,7 @@
 """Scores from files: csv, parquet, jsonl, npz, summaries, Inspect logs and lm-eval samples.
 
 Everything becomes a :class:`~rl_forecast.summary.TailSummary`, so that a billion scores need no more memory than a
-thousand. Errors are :class:`~rl_forecast.usage.UsageError`: one line that names the file, the value and the fix.
+thousand. Errors are :class:`~rl_forecast.errors.InputError`: one line that names the file, the value and the fix.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.errors import InputError
 from rl_forecast.io.source import Kind, reading
 from rl_forecast.scores import psi_from_log_p, psi_from_p
 from rl_forecast.summary import TailSummary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,17 +36,17 @@ def check_range(low: float | None, high: float | None, n_nan: int, kind: Kind, w
     :param n_nan: how many values are NaN
     :param kind: what the values are
     :param where: file and column, for the message
-    :raises UsageError: with the value and the fix
+    :raises InputError: with the value and the fix
     """
     if n_nan:
-        raise UsageError(f"{where} holds {n_nan} NaN: leave the cell empty if the query has no score")
+        raise InputError(f"{where} holds {n_nan} NaN: leave the cell empty if the query has no score")
     if low is None or high is None:
         return
     if kind == "p" and not (low >= 0 and high <= 1):
         bad = low if low < 0 else high
-        raise UsageError(f"{where} holds {bad:g}, outside [0, 1]: use --kind log_p or psi if it is one")
+        raise InputError(f"{where} holds {bad:g}, outside [0, 1]: use --kind log_p or psi if it is one")
     if kind == "log_p" and high > 0:
-        raise UsageError(f"{where} holds {high:g}; a log probability is at most 0: use --kind p or psi if it is one")
+        raise InputError(f"{where} holds {high:g}; a log probability is at most 0: use --kind p or psi if it is one")
 
 
 def to_psi(values: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
@@ -127,7 +127,7 @@ def summarise_batches(
     :param path: the file's name in error lines
     :param where: file and column, for error lines
     :param advance: called with rows done and rows in all
-    :raises UsageError: unreadable, out of range, or no score at all
+    :raises InputError: unreadable, out of range, or no score at all
     """
     import polars as pl
 
@@ -163,7 +163,7 @@ def summarise_batches(
             if summary is not None and summary.top.size == capacity:
                 floor = _value_of(float(summary.top[-1]), kind)
     if summary is None:
-        raise UsageError(f"{where} holds no score ({rows} rows)")
+        raise InputError(f"{where} holds no score ({rows} rows)")
     return replace(summary, n_unscored=summary.n_unscored + unscored)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.io.source import KIND_OF_COLUMN, Kind, ReadOptions, reading
-from rl_forecast.usage import UsageError, unknown_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,7 +21,7 @@ class Columns:
     :param table: the table
     :param path: its name in error lines
     :param options: what the user said about its columns
-    :raises UsageError: a column that does not exist, or one that does not say what it holds
+    :raises InputError: a column that does not exist, or one that does not say what it holds
     """
 
     def __init__(self, table: pl.LazyFrame, path: str, options: ReadOptions) -> None:
@@ -38,13 +38,13 @@ class Columns:
 
     def _named(self, name: str) -> str:
         if name not in self.names:
-            raise UsageError(f"{self.path}: {unknown_name('column', name, self.names)}")
+            raise InputError(f"{self.path}: {unknown_name('column', name, self.names)}")
         return name
 
     def _counts(self, options: ReadOptions) -> tuple[str, str] | None:
         if options.failures or options.samples:
             if not (options.failures and options.samples):
-                raise UsageError("--failures and --samples belong together: name both columns")
+                raise InputError("--failures and --samples belong together: name both columns")
             return self._named(options.failures), self._named(options.samples)
         if options.column is None and set(_COUNT_COLUMNS) <= set(self.names):
             return _COUNT_COLUMNS
@@ -60,11 +60,11 @@ class Columns:
                 name = self.names[0]
             else:
                 what = f"{' and '.join(known)} could be the scores" if known else "no column is named p, log_p or psi"
-                raise UsageError(f"{self.path}: {what}; name it with --column; columns: {', '.join(self.names[:12])}")
+                raise InputError(f"{self.path}: {what}; name it with --column; columns: {', '.join(self.names[:12])}")
         name = self._named(name)
         kind = options.kind or KIND_OF_COLUMN.get(name.casefold())
         if kind is None:
-            raise UsageError(
+            raise InputError(
                 f"{self.path}: column {name!r} does not say what it holds: add --kind p, --kind log_p or --kind psi"
             )
         return name, kind
@@ -77,14 +77,14 @@ class Columns:
         if dtype == pl.String:
             return pl.col(name).str.strip_chars().cast(pl.Float64)
         if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
-            raise UsageError(f"{self.path}: column {name!r} holds {dtype}, not numbers")
+            raise InputError(f"{self.path}: column {name!r} holds {dtype}, not numbers")
         return pl.col(name).cast(pl.Float64)
 
 
 def refuse_text(table: pl.LazyFrame, columns: Columns, name: str) -> None:
     """Name the first value that is not a number in a column of text; numbers written as text are taken.
 
-    :raises UsageError: such a value, or nothing but empty cells
+    :raises InputError: such a value, or nothing but empty cells
     """
     import polars as pl
 
@@ -96,6 +96,6 @@ def refuse_text(table: pl.LazyFrame, columns: Columns, name: str) -> None:
         found = bad.collect()
         filled = found.height or table.filter(value.is_not_null()).select(name).head(1).collect().height
     if not filled:  # a header without rows, or empty cells only: polars calls that text
-        raise UsageError(f"{columns.path}: column {name!r} holds no score")
+        raise InputError(f"{columns.path}: column {name!r} holds no score")
     if found.height:
-        raise UsageError(f"{columns.path}: column {name!r} holds text, not numbers: found {found.item()!r}")
+        raise InputError(f"{columns.path}: column {name!r} holds text, not numbers: found {found.item()!r}")

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rl_forecast.errors import InputError
 from rl_forecast.summary import TailSummary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -57,14 +57,14 @@ class OutcomeCounter:
     def summary(self, capacity: int) -> tuple[TailSummary, tuple[str, ...]]:
         """Summary of the counts, and notes on what is not among them.
 
-        :raises UsageError: no rule for failure, or no scored sample
+        :raises InputError: no rule for failure, or no scored sample
         """
         shown = ", ".join(f"{value} ({times})" for value, times in self.seen.most_common(8))
         if not self.seen:
             lost = f" ({self.n_errored} errored, {self.n_unscored} unscored)" if self.samples else ""
-            raise UsageError(f"{self.what}: no sample has a score{lost}")
+            raise InputError(f"{self.what}: no sample has a score{lost}")
         if self.outcome is None:
-            raise UsageError(f"which value of {self.what} means failure? Add --fails VALUE; values seen: {shown}")
+            raise InputError(f"which value of {self.what} means failure? Add --fails VALUE; values seen: {shown}")
         notes = []
         if self.n_errored:
             notes.append(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_forecast.errors import InputError
 from rl_forecast.io.source import reading
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +23,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson"
 def open_table(path: str) -> pl.LazyFrame:
     """Lazy table from a file or, for ``-``, from standard input.
 
-    :raises UsageError: no such file, another format, empty, or damaged
+    :raises InputError: no such file, another format, empty, or damaged
     """
     import polars as pl
 
@@ -36,7 +36,7 @@ def open_table(path: str) -> pl.LazyFrame:
         if Path(path).is_dir():
             raise IsADirectoryError(path)
         if Path(path).stat().st_size == 0:
-            raise UsageError(f"{path}: is empty")
+            raise InputError(f"{path}: is empty")
         if suffix in (".parquet", ".pq"):
             return pl.scan_parquet(path, glob=False)
         if suffix in (".jsonl", ".ndjson"):
@@ -48,7 +48,7 @@ def open_table(path: str) -> pl.LazyFrame:
                 options = _csv_options(file.readline(10_000), suffix)
             return pl.scan_csv(path, infer_schema_length=10_000, glob=False, **options)
     known = ", ".join(TABLE_SUFFIXES)
-    raise UsageError(f"{path}: unknown format {suffix or 'without a suffix'}; known are {known}, .eval and .json")
+    raise InputError(f"{path}: unknown format {suffix or 'without a suffix'}; known are {known}, .eval and .json")
 
 
 def _csv_options(first: bytes, suffix: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _from_bytes(data: bytes) -> pl.LazyFrame:
     import polars as pl
 
     if not data.strip():
-        raise UsageError("standard input: is empty")
+        raise InputError("standard input: is empty")
     if data[:4] == b"PAR1":
         return pl.read_parquet(io.BytesIO(data)).lazy()
     if data.lstrip()[:1] == b"{":
@@ -86,7 +86,7 @@ def _from_numpy(path: str) -> pl.LazyFrame:
     vectors = {name: x for name, x in arrays.items() if x.ndim == 1 and x.dtype.kind in "fiub"}
     if not vectors:
         shapes = ", ".join(f"{name} {x.shape} {x.dtype}" for name, x in arrays.items()) or "no array"
-        raise UsageError(f"{path}: holds no vector of numbers ({shapes})")
+        raise InputError(f"{path}: holds no vector of numbers ({shapes})")
     # arrays of another length are other things; the columns asked for are checked to be of one length when chosen
     longest = max(x.size for x in vectors.values())
     return pl.LazyFrame({name: x for name, x in vectors.items() if x.size == longest})

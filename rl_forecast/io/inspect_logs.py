@@ -9,9 +9,9 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.io.counting import OutcomeCounter
 from rl_forecast.io.source import ReadOptions, ReadResult, parse_outcome, reading
-from rl_forecast.usage import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,13 +26,13 @@ def read_inspect(paths: Sequence[str], options: ReadOptions) -> ReadResult:
 
     :param paths: log files
     :param options: ``scorer`` (may be left out where there is one), ``fails``
-    :raises UsageError: inspect-ai missing, an unreadable log, an unknown scorer, logs of several models
+    :raises InputError: inspect-ai missing, an unreadable log, an unknown scorer, logs of several models
     """
     outcome = parse_outcome(options.fails) if options.fails is not None else None
     logs = [(path, *_read_log(path)) for path in paths]
     models = sorted({model for _, _, model, _ in logs})
     if len(models) > 1:
-        raise UsageError(
+        raise InputError(
             f"the logs are of {len(models)} models ({', '.join(models)}), whose failures differ: add --group-by file"
         )
     scorer, key = _choose_scorer([s for _, _, _, samples in logs for s in samples], options.scorer, paths[0])
@@ -55,7 +55,7 @@ def _read_log(path: str) -> tuple[str, str, list[Any]]:
     try:
         from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
     except ImportError as error:
-        raise UsageError(
+        raise InputError(
             f"{path}: Inspect logs are read with inspect-ai: pip install 'rl-forecast[eval-logs]'"
         ) from error
     with reading(path), warnings.catch_warnings():
@@ -66,7 +66,7 @@ def _read_log(path: str) -> tuple[str, str, list[Any]]:
         header = read_eval_log(path, header_only=True)
         samples = read_eval_log_sample_summaries(path)
     if not samples:
-        raise UsageError(f"{path}: the log holds no sample (its status is {header.status!r})")
+        raise InputError(f"{path}: the log holds no sample (its status is {header.status!r})")
     return header.eval.task, header.eval.model, list(samples)
 
 
@@ -75,17 +75,17 @@ def _choose_scorer(samples: list[Any], wanted: str | None, path: str) -> tuple[s
     names = sorted({name for s in samples for name in (s.scores or {})})
     if not names:
         errored = sum(s.error is not None for s in samples)
-        raise UsageError(f"{path}: no sample has a score ({errored} of {len(samples)} errored)")
+        raise InputError(f"{path}: no sample has a score ({errored} of {len(samples)} errored)")
     if wanted is None:
         if len(names) > 1:
-            raise UsageError(f"{path}: several scorers: choose one with --scorer: {', '.join(names)}")
+            raise InputError(f"{path}: several scorers: choose one with --scorer: {', '.join(names)}")
         return names[0], None
     if wanted in names:
         return wanted, None
     scorer, _, key = wanted.rpartition("/")
     if scorer in names:
         return scorer, key
-    raise UsageError(f"{path}: {unknown_name('scorer', wanted, names)}")
+    raise InputError(f"{path}: {unknown_name('scorer', wanted, names)}")
 
 
 def _plain_value(value: Any, scorer: str, key: str | None, path: str) -> object:
@@ -93,16 +93,16 @@ def _plain_value(value: Any, scorer: str, key: str | None, path: str) -> object:
     if isinstance(value, dict):
         if key is None:
             keys = ", ".join(f"{scorer}/{k}" for k in value)
-            raise UsageError(f"{path}: scorer {scorer!r} returns several values: choose one with --scorer: {keys}")
+            raise InputError(f"{path}: scorer {scorer!r} returns several values: choose one with --scorer: {keys}")
         if key not in value:
-            raise UsageError(f"{path}: {unknown_name('key', key, [str(k) for k in value])}")
+            raise InputError(f"{path}: {unknown_name('key', key, [str(k) for k in value])}")
         return value[key]
     if isinstance(value, list):
         if key is None or not key.isdigit() or int(key) >= len(value):
-            raise UsageError(
+            raise InputError(
                 f"{path}: scorer {scorer!r} returns a list of {len(value)}: choose one with --scorer {scorer}/0"
             )
         return value[int(key)]
     if key is not None:
-        raise UsageError(f"{path}: scorer {scorer!r} returns single values, it has no key {key!r}")
+        raise InputError(f"{path}: scorer {scorer!r} returns single values, it has no key {key!r}")
     return value

@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.io.counting import OutcomeCounter
 from rl_forecast.io.source import ReadOptions, ReadResult, parse_outcome, reading
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.summary import TailSummary
-from rl_forecast.usage import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ def read_lm_eval(paths: Sequence[str], options: ReadOptions) -> ReadResult:
 
     :param paths: sample files; several of the same task are repeated runs
     :param options: ``metric`` and ``fails``, or ``response_log_prob``; ``filter`` where a file holds several
-    :raises UsageError: a damaged line, an unknown metric or filter, a log-likelihood above 0
+    :raises InputError: a damaged line, an unknown metric or filter, a log-likelihood above 0
     """
     if options.response_log_prob is not None:
         return _read_log_likelihoods(paths, options, options.response_log_prob)
@@ -53,10 +53,10 @@ def read_lm_eval(paths: Sequence[str], options: ReadOptions) -> ReadResult:
                 metric = counter.what.split("'")[1]
             value = row.get(metric)
             if isinstance(value, list | dict):
-                raise UsageError(f"{path}: line {number}: metric {metric!r} is not a single value: {str(value)[:60]}")
+                raise InputError(f"{path}: line {number}: metric {metric!r} is not a single value: {str(value)[:60]}")
             counter.scored((_task(path), str(row["doc_id"])), value)
     if counter is None:
-        raise UsageError(f"{paths[0]}: holds no row")
+        raise InputError(f"{paths[0]}: holds no row")
     summary, notes = counter.summary(options.capacity)
     return ReadResult(summary, notes)
 
@@ -67,7 +67,7 @@ def _read_log_likelihoods(paths: Sequence[str], options: ReadOptions, index: int
         for number, row in _rows(path, options.filter):
             log_p.append(_log_likelihood(row, index, f"{path}: line {number}"))
     if not log_p:
-        raise UsageError(f"{paths[0]}: holds no row")
+        raise InputError(f"{paths[0]}: holds no row")
     return ReadResult(TailSummary.from_scores(psi_from_log_p(log_p), options.capacity))
 
 
@@ -75,7 +75,7 @@ def _log_likelihood(row: dict[str, Any], index: int, where: str) -> float:
     responses = row.get("filtered_resps") or row.get("resps")
     if not isinstance(responses, list) or not 0 <= index < len(responses):
         count = len(responses) if isinstance(responses, list) else 0
-        raise UsageError(f"{where}: no response {index}: the row has {count}, counted from 0")
+        raise InputError(f"{where}: no response {index}: the row has {count}, counted from 0")
     value = responses[index]
     # [logprob, is_greedy], as numbers or as text, with one list around it for each repeat
     while isinstance(value, list) and value:
@@ -83,9 +83,9 @@ def _log_likelihood(row: dict[str, Any], index: int, where: str) -> float:
     try:
         found = float(value)
     except (TypeError, ValueError):
-        raise UsageError(f"{where}: response {index} holds no log-likelihood: {str(value)[:60]!r}") from None
+        raise InputError(f"{where}: response {index} holds no log-likelihood: {str(value)[:60]!r}") from None
     if not found <= 0:
-        raise UsageError(f"{where}: log-likelihood {found!r} is not at most 0")
+        raise InputError(f"{where}: log-likelihood {found!r} is not at most 0")
     return found
 
 
@@ -100,18 +100,18 @@ def _rows(path: str, wanted: str | None) -> Iterator[tuple[int, dict[str, Any]]]
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                raise UsageError(f"{path}: line {number} is not JSON: {line.strip()[:60]!r}") from None
+                raise InputError(f"{path}: line {number} is not JSON: {line.strip()[:60]!r}") from None
             if not isinstance(row, dict) or "doc_id" not in row:
-                raise UsageError(f"{path}: line {number} has no doc_id: not a sample of lm-eval")
+                raise InputError(f"{path}: line {number} has no doc_id: not a sample of lm-eval")
             name = str(row.get("filter", "none"))
             filters.add(name)
             if wanted is None and len(filters) > 1:
-                raise UsageError(f"{path}: several filters: choose one with --filter: {', '.join(sorted(filters))}")
+                raise InputError(f"{path}: several filters: choose one with --filter: {', '.join(sorted(filters))}")
             if wanted is None or name == wanted:
                 found += 1
                 yield number, row
         if not found and filters:
-            raise UsageError(f"{path}: {unknown_name('filter', str(wanted), sorted(filters))}")
+            raise InputError(f"{path}: {unknown_name('filter', str(wanted), sorted(filters))}")
 
 
 def _choose_metric(row: dict[str, Any], wanted: str | None, path: str) -> str:
@@ -124,9 +124,9 @@ def _choose_metric(row: dict[str, Any], wanted: str | None, path: str) -> str:
     if wanted is None:
         if len(names) == 1:
             return names[0]
-        raise UsageError(f"{path}: choose a metric with --metric: {', '.join(names) or 'none found'}")
+        raise InputError(f"{path}: choose a metric with --metric: {', '.join(names) or 'none found'}")
     if wanted not in row:
-        raise UsageError(f"{path}: {unknown_name('metric', wanted, names)}")
+        raise InputError(f"{path}: {unknown_name('metric', wanted, names)}")
     return wanted
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.errors import InputError
 from rl_forecast.io.source import ReadOptions, ReadResult, reading
 from rl_forecast.io.summaries import load_summary, looks_like_summary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ __all__ = ["file_format", "read_groups", "read_psi"]
 def file_format(path: str) -> str:
     """Format of a file: ``table``, ``summary``, ``inspect`` or ``lm_eval``.
 
-    :raises UsageError: it does not exist or cannot be opened
+    :raises InputError: it does not exist or cannot be opened
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".eval":
@@ -50,7 +50,7 @@ def read_groups(
     :param paths: files; ``-`` is standard input
     :param options: what to read
     :param advance: called with path, rows done and rows in all while a long file is read
-    :raises UsageError: bad input
+    :raises InputError: bad input
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def read_groups(
     (3, array([-0.83, -1.36, -1.76]))
     """
     if not paths:
-        raise UsageError("no file given: name one or more score files, or - for standard input")
+        raise InputError("no file given: name one or more score files, or - for standard input")
     if options.group_by == "file":
         from dataclasses import replace
 
@@ -71,7 +71,7 @@ def read_groups(
     for path in paths:
         by_format.setdefault(file_format(path), []).append(path)
     if options.group_by and set(by_format) != {"table"}:
-        raise UsageError(
+        raise InputError(
             f"--group-by {options.group_by!r} names a column, but not every file is a table: use --group-by file"
         )
     found: dict[str, list[ReadResult]] = {}
@@ -109,7 +109,7 @@ def _merge(groups: list[ReadResult]) -> ReadResult:
         try:
             summary = summary.merge(group.summary)
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            raise InputError(str(error)) from error
     return ReadResult(summary, tuple(note for group in groups for note in group.notes))
 
 
@@ -122,13 +122,13 @@ def _short_names(paths: Sequence[str]) -> dict[str, str]:
 def read_psi(paths: Sequence[str], options: ReadOptions) -> NDArray[np.float64]:
     """All psi scores of some tables, for what needs more than a summary.
 
-    :raises UsageError: bad input, or a file that is not a table
+    :raises InputError: bad input, or a file that is not a table
     """
     from rl_forecast.io.tables import read_table_psi
 
     if not paths:
-        raise UsageError("no file given: name one or more score files, or - for standard input")
+        raise InputError("no file given: name one or more score files, or - for standard input")
     for path in paths:
         if file_format(path) != "table":
-            raise UsageError(f"{path}: every single score is needed here: give a csv, parquet, jsonl or npz table")
+            raise InputError(f"{path}: every single score is needed here: give a csv, parquet, jsonl or npz table")
     return np.concatenate([read_table_psi(path, options) for path in paths])

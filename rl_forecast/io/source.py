@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from rl_forecast.errors import InputError
 from rl_forecast.io.native import native_stderr
 from rl_forecast.summary import TailSummary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ class Outcome:
     def is_failure(self, value: object) -> bool:
         """Whether a value means failure.
 
-        :raises UsageError: a comparison with something that is not a number
+        :raises InputError: a comparison with something that is not a number
         """
         if self.operator == "=":
             number = _number(value)
@@ -99,7 +99,7 @@ class Outcome:
         number = _number(value)
         assert isinstance(self.operand, float)
         if number is None:
-            raise UsageError(
+            raise InputError(
                 f"--fails {self.text!r} compares numbers, but a value is {value!r}: name the value instead"
             )
         return {
@@ -113,13 +113,13 @@ class Outcome:
 def parse_outcome(text: str) -> Outcome:
     """Rule from the text of ``--fails``.
 
-    :raises UsageError: a comparison without a number
+    :raises InputError: a comparison without a number
     """
     for operator in ("<=", ">=", "<", ">"):
         if text.startswith(operator):
             number = _number(text[len(operator) :].strip())
             if number is None:
-                raise UsageError(f"--fails {text!r}: {operator} needs a number after it, such as '{operator}0.5'")
+                raise InputError(f"--fails {text!r}: {operator} needs a number after it, such as '{operator}0.5'")
             return Outcome(text, operator, number)
     number = _number(text)
     return Outcome(text, "=", text if number is None else number)
@@ -150,24 +150,24 @@ def reading(path: str) -> Iterator[None]:
     native_stderr.hold()
     try:
         yield
-    except UsageError:
+    except InputError:
         raise
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
+        raise InputError(f"{path}: no such file") from error
     except IsADirectoryError as error:
-        raise UsageError(f"{path}: is a folder: name the files in it") from error
+        raise InputError(f"{path}: is a folder: name the files in it") from error
     except PermissionError as error:
-        raise UsageError(f"{path}: no permission to read it") from error
+        raise InputError(f"{path}: no permission to read it") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
+        raise InputError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
     except MemoryError:
         raise
     except Exception as error:  # a reader of foreign bytes can raise anything
-        raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+        raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
     except BaseException as error:
         panicked = type(error).__name__ == "PanicException"  # polars' panics are no Exception
         if panicked:
-            raise UsageError(f"{path}: cannot be read, it is damaged: {first_line(error)}") from error
+            raise InputError(f"{path}: cannot be read, it is damaged: {first_line(error)}") from error
         raise
     finally:
         native_stderr.release(panicked)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl_forecast.errors import InputError
 from rl_forecast.io.source import reading
 from rl_forecast.summary import SCHEMA, TailSummary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,7 +28,7 @@ def save_summary(summary: TailSummary, path: str | PathLike[str]) -> None:
 def load_summary(path: str | PathLike[str]) -> TailSummary:
     """Read a summary written by :func:`save_summary`.
 
-    :raises UsageError: not a summary, or a damaged one
+    :raises InputError: not a summary, or a damaged one
     """
     with reading(str(path)):
         text = Path(path).read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def load_summary(path: str | PathLike[str]) -> TailSummary:
                 raise ValueError("not a tail summary: a JSON object is expected")
             return TailSummary.from_dict(state)
         except (ValueError, OverflowError, RecursionError) as error:
-            raise UsageError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
 
 
 def looks_like_summary(path: str) -> bool:

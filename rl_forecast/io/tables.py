@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_forecast.errors import InputError
 from rl_forecast.io.batches import check_range, summarise_batches, to_psi
 from rl_forecast.io.columns import Columns, refuse_text
 from rl_forecast.io.formats import open_table
 from rl_forecast.io.source import Kind, ReadOptions, ReadResult, reading
 from rl_forecast.scores import psi_from_counts
 from rl_forecast.summary import TailSummary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def _summarise_scores(table: pl.LazyFrame, columns: Columns, capacity: int, wher
     row = statistics.row(0, named=True)
     check_range(row["lowest"], row["highest"], row["nan"], columns.kind, where)
     if row["rows"] == row["missing"]:
-        raise UsageError(f"{where} holds no score ({row['rows']} rows)")
+        raise InputError(f"{where} holds no score ({row['rows']} rows)")
     largest = np.sort(top["x"].drop_nulls().to_numpy())[::-1]
     return _summary(row, to_psi(largest, columns.kind), capacity)
 
@@ -109,13 +109,13 @@ def _summarise_counts(table: pl.LazyFrame, columns: Columns, capacity: int, wher
     scored = grouped.filter(pl.col("f").is_not_null() & pl.col("j").is_not_null() & (pl.col("j") != 0))
     missing = int(grouped["repeats"].sum()) - int(scored["repeats"].sum())
     if not scored.height:
-        raise UsageError(f"{where} holds no query with samples")
+        raise InputError(f"{where} holds no query with samples")
     try:
         return TailSummary.from_count_table(
             scored["f"].to_numpy(), scored["j"].to_numpy(), scored["repeats"].to_numpy(), capacity, missing
         )
     except ValueError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def read_table(
@@ -126,7 +126,7 @@ def read_table(
     :param path: file, or ``-`` for standard input
     :param options: which columns
     :param advance: called with rows done and rows in all while a long parquet file is read
-    :raises UsageError: bad input
+    :raises InputError: bad input
     """
     import polars as pl
 
@@ -142,7 +142,7 @@ def read_table(
         with reading(shown):
             names = table.select(pl.col(columns.group).unique()).collect(engine="streaming").to_series().to_list()
         if len(names) > 1_000:
-            raise UsageError(
+            raise InputError(
                 f"{shown}: column {columns.group!r} holds {len(names)} groups; at most 1000 are forecast at once"
             )
         parts = {str(name): table.filter(pl.col(columns.group).eq_missing(pl.lit(name))) for name in names}
@@ -159,7 +159,7 @@ def read_table(
 def read_table_psi(path: str, options: ReadOptions) -> NDArray[np.float64]:
     """All psi scores of one table, in file order; queries without a score are left out.
 
-    :raises UsageError: bad input
+    :raises InputError: bad input
     """
     import polars as pl
 
@@ -176,7 +176,7 @@ def read_table_psi(path: str, options: ReadOptions) -> NDArray[np.float64]:
         try:
             return psi_from_counts(*(frame[c].to_numpy() for c in columns.counts))
         except ValueError as error:
-            raise UsageError(f"{where}: {error}") from error
+            raise InputError(f"{where}: {error}") from error
     row = frame.select(_statistics(columns.kind, pl.col(columns.score))).row(0, named=True)
     check_range(row["lowest"], row["highest"], row["nan"], columns.kind, where)
     return to_psi(frame[columns.score].to_numpy(), columns.kind)

@@ -25,7 +25,7 @@ from agents import DegeneracyCallback, ForecastEvalCallback, ForecastPPO, Traini
 from agents.action_probability import log_action_probability
 from agents.forecast_ppo.checkpoint import load_training_state
 from envs import GridVecEnv, RecolorWorld, exact_risk
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.scores import psi_from_log_p
 
 N_ENVS, N_STEPS = 64, 32

@@ -15,7 +15,7 @@ from agents import DegeneracyCallback, ForecastPPO
 from agents.forecast_ppo.health import TermHealth, symptoms
 from agents.forecast_ppo.objective import TaskObjective
 from envs import GridVecEnv, RecolorWorld
-from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 
 FIRST = TermHealth(mean_risk=1e-3, success=0.98, share_risen=0.0)
 

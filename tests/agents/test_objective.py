@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.baselines import LagrangianPPO
 from agents.forecast_ppo.objective import TaskObjective, risk_penalty
-from rl_forecast.loss import ForecastabilityLoss, one_sided_anchor
+from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
 from tests.agents.contract_env import Bridge
 
 

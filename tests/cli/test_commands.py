@@ -14,8 +14,8 @@ import pytest
 
 from rl_forecast import forecast
 from rl_forecast.cli import COMMANDS
+from rl_forecast.forecasting.backtest import split_backtest
 from rl_forecast.io import load_summary
-from rl_forecast.split_backtest import split_backtest
 
 from .conftest import Cli, run_process
 

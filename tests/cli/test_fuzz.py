@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rl_forecast.cli import main
-from rl_forecast.forecasting import summarize_scores
+from rl_forecast.forecasting.forecast import summarize_scores
 from rl_forecast.io import ReadOptions, read_groups, save_summary
 
 SETTINGS = settings(

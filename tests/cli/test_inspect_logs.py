@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rl_forecast.errors import InputError
 from rl_forecast.io import ReadOptions, read_groups
-from rl_forecast.usage import UsageError
 
 inspect_ai = pytest.importorskip("inspect_ai")
 
@@ -154,7 +154,7 @@ def test_compressed_or_not(logs: dict[str, Path], tmp_path: Path, level: str) ->
     ],
 )
 def test_what_is_missing_is_asked_for(logs: dict[str, Path], options: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(InputError, match=message):
         read_groups([str(logs["eval"])], ReadOptions(**options))  # type: ignore[arg-type]
 
 
@@ -168,14 +168,14 @@ def test_damaged_logs_are_one_line(logs: dict[str, Path], tmp_path: Path) -> Non
     for name, content in [("cut.eval", data[: len(data) // 2]), ("text.eval", b"hello"), ("other.json", b'{"a": 1}')]:
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(UsageError, match=name) as caught:
+        with pytest.raises(InputError, match=name) as caught:
             read_groups([str(path)], ReadOptions(scorer="match", fails="I"))
         assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_groups([str(tmp_path / "none.eval")], ReadOptions())
 
 
 def test_without_inspect_the_way_to_get_it_is_named(logs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
-    with pytest.raises(UsageError, match=r"pip install 'rl-forecast\[eval-logs\]'"):
+    with pytest.raises(InputError, match=r"pip install 'rl-forecast\[eval-logs\]'"):
         read_groups([str(logs["eval"])], ReadOptions(scorer="match", fails="I"))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rl_forecast import TailSummary
+from rl_forecast.errors import InputError
 from rl_forecast.io import ReadOptions, read_groups
 from rl_forecast.scores import psi_from_log_p
-from rl_forecast.usage import UsageError
 
 
 def row(doc_id: int, acc: float, log_likelihoods: list[float], **extra: object) -> dict[str, object]:
@@ -58,11 +58,11 @@ def test_log_likelihoods_are_probabilities(tmp_path: Path) -> None:
 def test_filters_are_chosen_not_mixed(tmp_path: Path) -> None:
     rows = [row(i, acc, [-1], filter=name) for i in range(4) for name, acc in (("strict", 0.0), ("flexible", 1.0))]
     path = write(tmp_path / "samples_t.jsonl", rows)
-    with pytest.raises(UsageError, match="several filters: choose one with --filter: flexible, strict"):
+    with pytest.raises(InputError, match="several filters: choose one with --filter: flexible, strict"):
         read_groups([path], ReadOptions(metric="acc", fails="0"))
     found = read_groups([path], ReadOptions(metric="acc", fails="0", filter="strict"))[""].summary
     assert found.count_table == {(1, 1): 4}
-    with pytest.raises(UsageError, match="did you mean 'strict'"):
+    with pytest.raises(InputError, match="did you mean 'strict'"):
         read_groups([path], ReadOptions(metric="acc", fails="0", filter="strickt"))
 
 
@@ -77,16 +77,16 @@ def test_filters_are_chosen_not_mixed(tmp_path: Path) -> None:
 )
 def test_what_is_missing_is_asked_for(tmp_path: Path, options: dict[str, str], message: str) -> None:
     path = write(tmp_path / "samples_t.jsonl", [row(0, 1.0, [-1]), row(1, 1.0, [-1]), row(2, 0.0, [-1])])
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(InputError, match=message):
         read_groups([path], ReadOptions(**options))  # type: ignore[arg-type]
 
 
 def test_damaged_lines_are_named(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "samples_t.jsonl", [row(0, 1.0, [-1]), row(1, 0.0, [0.5])]))
-    with pytest.raises(UsageError, match=r"line 2: log-likelihood 0\.5"):
+    with pytest.raises(InputError, match=r"line 2: log-likelihood 0\.5"):
         read_groups([str(path)], ReadOptions(response_log_prob=0))
     path.write_text(path.read_text() + '{"doc_id": 3, ')
-    with pytest.raises(UsageError, match="line 3 is not JSON"):
+    with pytest.raises(InputError, match="line 3 is not JSON"):
         read_groups([str(path)], ReadOptions(metric="acc", fails="0"))
 
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from rl_forecast import TailSummary
+from rl_forecast.errors import InputError
 from rl_forecast.io import ReadOptions, batches, read_groups, read_psi
 from rl_forecast.scores import log_p_from_psi, psi_from_counts
-from rl_forecast.usage import UsageError
 
 
 def assert_same(found: TailSummary, expected: TailSummary) -> None:
@@ -117,7 +117,7 @@ def test_bad_tables_are_refused_in_one_line(
 ) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(content)
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_groups([str(path)], ReadOptions(**options))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert "bad.csv" in str(caught.value) or "belong" in message
@@ -127,7 +127,7 @@ def test_damaged_and_missing_files(tmp_path: Path, files: Path) -> None:
     for name in ("scores.parquet", "scores.npz"):
         damaged = tmp_path / name
         damaged.write_bytes((files / name).read_bytes()[:700])
-        with pytest.raises(UsageError, match=f"{name}: cannot be read"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read"):
             read_groups([str(damaged)], ReadOptions())
     (tmp_path / "not.parquet").write_text("p\n0.1\n")
     (tmp_path / "x.docx").write_text("p\n0.1\n")
@@ -139,7 +139,7 @@ def test_damaged_and_missing_files(tmp_path: Path, files: Path) -> None:
         ("matrix.npz", "holds no vector of numbers"),
         ("", "folder"),
     ]:
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(InputError, match=message):
             read_groups([str(tmp_path / name)], ReadOptions())
 
 
@@ -147,7 +147,7 @@ def test_panics_of_native_readers_are_one_line_and_other_messages_pass() -> None
     program = """
 import os, sys
 from rl_forecast.io.source import reading
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 class PanicException(BaseException): pass
 with reading("good.parquet"):
     os.write(2, b"a native warning\\n")
@@ -156,7 +156,7 @@ try:
         with reading("bad.parquet"):
             os.write(2, b"stack backtrace\\n")
             raise PanicException("Thrift out of range\\nmore")
-except UsageError as error:
+except InputError as error:
     print(error)
 os.write(2, b"after\\n")
 """

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from rl_forecast.backtest import HeldOutErrors, held_out_errors
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, held_out_errors
+from rl_forecast.forecasting.methods import make_forecaster
 
 
 def _psi(p: float) -> float:

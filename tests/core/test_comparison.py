@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rl_forecast import TailSummary
-from rl_forecast.comparison import compare
+from rl_forecast.forecasting.compare import compare
 
 
 def sources(*shifts: float, m: int = 500) -> dict[str, TailSummary]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rl_forecast.decomposition import TRAINABLE, curvature_bias, finite_k_terms, missed_mode, slope_moments
+from rl_forecast.forecasting.decomposition import TRAINABLE, curvature_bias, finite_k_terms, missed_mode, slope_moments
 
 TAU = [  # k, tau (rank), sd, tau (midpoint), tau (expected)
     (2, 1.442695, 1.4427, 0.9102, 1.0000),

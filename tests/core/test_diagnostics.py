@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rl_forecast import TailSummary, forecast
-from rl_forecast.diagnostics import k_stability
-from rl_forecast.forecasters import ExponentialPivot, LogNormal
+from rl_forecast.forecasting.diagnostics import k_stability
+from rl_forecast.forecasting.methods import ExponentialPivot, LogNormal
 from rl_forecast.formatting import format_count, format_probability
 from rl_forecast.scores import psi_from_log_p, psi_from_p
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rl_forecast.decomposition import finite_k_terms
-from rl_forecast.error_split import error_split, log_linear_error
+from rl_forecast.forecasting.decompose_error import error_split, log_linear_error
+from rl_forecast.forecasting.decomposition import finite_k_terms
 
 K, M, N = 10, 200, 4000
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rl_forecast.expected_loss import ExpectedQuadraticLoss, blup_coefficients, quadratic_form
-from rl_forecast.partitions import draw_partitions
+from rl_forecast.loss.expected_loss import ExpectedQuadraticLoss, blup_coefficients, quadratic_form
+from rl_forecast.loss.partitions import draw_partitions
 
 QQ = (0.9, -0.3, 1.7, -0.8)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from rl_forecast.forecasters.exponential_pivot import (
+from rl_forecast.forecasting.methods.exponential_pivot import (
     ExponentialPivot,
     exact_pivot_quantile,
     mean_unbiased_factor,

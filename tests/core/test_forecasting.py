@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from rl_forecast import TailSummary, forecast
-from rl_forecast.forecasters import GPD, GumbelTail
+from rl_forecast.forecasting.methods import GPD, GumbelTail
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 from rl_forecast.summary import log_survival_from_psi
 

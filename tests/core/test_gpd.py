@@ -6,8 +6,8 @@ import pytest
 from openturns.usecases import coles
 from scipy import stats
 
-from rl_forecast.forecasters import GPD, NoTailError
-from rl_forecast.forecasters.gpd import fit_generalised_pareto
+from rl_forecast.forecasting.methods import GPD, NoTailError
+from rl_forecast.forecasting.methods.gpd import fit_generalised_pareto
 from rl_forecast.summary import TailSummary
 
 

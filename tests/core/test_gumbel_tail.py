@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rl_forecast.forecasters.gumbel_tail import (
+from rl_forecast.forecasting.methods.gumbel_tail import (
     GumbelTail,
     PlottingPosition,
     line_draws,

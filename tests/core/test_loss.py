@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rl_forecast.differentiable import ErrorSpace, gumbel_tail_forecast, to_error_space
-from rl_forecast.expected_loss import ExpectedQuadraticLoss
-from rl_forecast.forecasters import GumbelTail
-from rl_forecast.loss import ForecastabilityLoss, GradientMode, Penalty, one_sided_anchor
-from rl_forecast.partitions import Partitions
+from rl_forecast.forecasting.methods import GumbelTail
+from rl_forecast.loss.expected_loss import ExpectedQuadraticLoss
+from rl_forecast.loss.forecastability import ForecastabilityLoss, GradientMode, Penalty, one_sided_anchor
+from rl_forecast.loss.partitions import Partitions
+from rl_forecast.loss.tail_fit import ErrorSpace, gumbel_tail_forecast, to_error_space
 from rl_forecast.summary import TailSummary
 
 SPACES: tuple[ErrorSpace, ...] = ("psi", "log10_p", "log_odds")

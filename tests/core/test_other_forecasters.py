@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from rl_forecast.forecasters import FORECASTERS, BinomialTail, LogNormal, NoTailError, make_forecaster
-from rl_forecast.forecasters.certain_failures import CertainFailureFit
+from rl_forecast.forecasting.methods import FORECASTERS, BinomialTail, LogNormal, NoTailError, make_forecaster
+from rl_forecast.forecasting.methods.certain_failures import CertainFailureFit
 from rl_forecast.scores import psi_from_p
 from rl_forecast.summary import TailSummary
 
@@ -31,7 +31,7 @@ def test_binomial_tail_likelihood_is_the_integral() -> None:
     """One grid point of the likelihood against scipy's adaptive quadrature."""
     from scipy import integrate
 
-    from rl_forecast.forecasters.binomial_tail import _Likelihood
+    from rl_forecast.forecasting.methods.binomial_tail import _Likelihood
 
     u, log_mass, s = psi_from_p(0.05), np.log(0.2), 0.4
     j, f, repeats = np.array([10, 10, 10]), np.array([0, 3, 6]), np.array([90, 7, 2])

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rl_forecast import ForecastabilityLoss
-from rl_forecast.forecasters.exponential_pivot import mean_unbiased_factor
-from rl_forecast.partition_count import choose_n_partitions, gradient_noise
+from rl_forecast.forecasting.methods.exponential_pivot import mean_unbiased_factor
+from rl_forecast.loss.partition_count import choose_n_partitions, gradient_noise
 
 
 def test_known_noise() -> None:

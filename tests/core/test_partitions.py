@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from rl_forecast.partitions import PartitionMethod, Partitions, draw_partitions
+from rl_forecast.loss.partitions import PartitionMethod, Partitions, draw_partitions
 
 METHODS: tuple[PartitionMethod, ...] = ("exact", "sobol")
 
@@ -215,5 +215,5 @@ def test_sizes_that_do_not_fit_are_refused(arguments: dict[str, object], message
 
 
 def test_partitions_do_not_import_torch() -> None:
-    code = "import sys, rl_forecast.partitions; sys.exit('torch' in sys.modules)"
+    code = "import sys, rl_forecast.loss.partitions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

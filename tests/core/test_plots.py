@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rl_forecast import forecast
-from rl_forecast.plots import return_level_curve, tail_curve
+from rl_forecast.forecasting.plots import return_level_curve, tail_curve
 
 PSI = np.random.default_rng(0).exponential(size=1_000)
 

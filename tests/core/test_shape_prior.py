@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rl_forecast.forecasters import ExponentialPivot, NoTailError, ShapePrior
-from rl_forecast.forecasters.shape_prior import default_tail_k
+from rl_forecast.forecasting.methods import ExponentialPivot, NoTailError, ShapePrior
+from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 from rl_forecast.summary import TailSummary
 
 

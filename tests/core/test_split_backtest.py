@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rl_forecast import TailSummary, make_forecaster
+from rl_forecast.forecasting.backtest import split_backtest
 from rl_forecast.scores import log_p_from_psi
-from rl_forecast.split_backtest import split_backtest
 
 PSI = np.random.default_rng(0).exponential(0.5, size=3_000) - 2.0
 

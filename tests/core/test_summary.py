@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_forecast.forecasting import forecast
+from rl_forecast.forecasting.forecast import forecast
 from rl_forecast.summary import TailSummary, log_survival_from_psi
 
 scores = st.lists(

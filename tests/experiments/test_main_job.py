@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import ForecastPPO
 from benchmarks.kill_and_resume import small_run
 from envs import GridVecEnv, RecolorWorld
-from rl_forecast.experiments.config import AGENTS, BaseConfig
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.worlds import score_tasks
 from rl_forecast.experiments.run_folder import RunFolder
+from rl_forecast.experiments.settings import AGENTS, BaseConfig
 from rl_forecast.tasks import SPLITS
 from tests.forked import run_module
 
@@ -204,7 +204,7 @@ def test_a_log_dir_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_config_files_override_presets_and_options_override_both(tmp_path: Path) -> None:
     from rl_forecast.experiments.command_line import parse_config
-    from rl_forecast.experiments.config import Config
+    from rl_forecast.experiments.settings import Config
 
     (tmp_path / "my.yaml").write_text("seed: 5\nworld:\n  pool_size: 123\nforecast:\n  coef: 2.5\n")
     arguments: list[Any] = ["--preset", "smoke", "--config", str(tmp_path / "my.yaml"), "--world.pool-size", "77"]

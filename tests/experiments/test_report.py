@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from rl_forecast.cli import main
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.report.reading import read_inputs
-from rl_forecast.usage import UsageError
 
 
 class _Page(html.parser.HTMLParser):
@@ -142,15 +142,15 @@ def test_other_settings_are_another_setting(runs: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_run_is_refused_in_one_line(tmp_path: Path, runs: Path) -> None:
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         read_inputs([str(tmp_path / "nothing")])
-    with pytest.raises(UsageError, match="is no run and holds none"):
+    with pytest.raises(InputError, match="is no run and holds none"):
         read_inputs([str(tmp_path)])
-    with pytest.raises(UsageError, match=r"nothing to report in .*not finished"):
+    with pytest.raises(InputError, match=r"nothing to report in .*not finished"):
         read_inputs([str(runs / "smoke-2")])
     shutil.copytree(runs / "smoke-0", tmp_path / "damaged")
     (tmp_path / "damaged" / "scores.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UsageError, match=r"scores\.parquet cannot be read"):
+    with pytest.raises(InputError, match=r"scores\.parquet cannot be read"):
         read_inputs([str(tmp_path / "damaged")])
     (tmp_path / "file").write_text("")
     assert main(["report", str(runs / "smoke-0"), "--out", str(tmp_path / "file")]) == 2

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rl_forecast.experiments.config import Config, EvaluationConfig
 from rl_forecast.experiments.report.coverage import unit_coverage
 from rl_forecast.experiments.report.degenerate import cautions_of
 from rl_forecast.experiments.report.metrics import summaries
@@ -23,6 +22,7 @@ from rl_forecast.experiments.report.statistics import (
     stratified_bootstrap,
 )
 from rl_forecast.experiments.report.worst import sample_rows
+from rl_forecast.experiments.settings import Config, EvaluationConfig
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 
 

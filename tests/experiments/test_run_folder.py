@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rl_forecast.experiments.config import Config
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError
+from rl_forecast.experiments.settings import Config
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_taken_name_gets_a_counter(tmp_path: Path) -> None:
     paths = [RunFolder.create(config, ["python"]).path.name for _ in range(3)]
     assert paths == ["p-3", "p-3-2", "p-3-3"]
     assert RunFolder.open(str(tmp_path / "p-3")).path.name == "p-3"
-    with pytest.raises(UsageError, match="is not a run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         RunFolder.open(str(tmp_path))
 
 

@@ -22,9 +22,9 @@ from benchmarks.kill_and_resume import small_run
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast import cli
 from rl_forecast.evaluate import main as evaluate
-from rl_forecast.experiments.config import BaseConfig
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.run_folder import RunFolder
+from rl_forecast.experiments.settings import BaseConfig
 from rl_forecast.train import main as train
 
 JOB = small_run("gridworld", 2048)

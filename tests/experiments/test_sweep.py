@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 import yaml
 
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.config import Config
+from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import (
     MethodConfig,
     SweepConfig,
@@ -24,7 +25,6 @@ from rl_forecast.experiments.sweep.config import (
 )
 from rl_forecast.experiments.sweep.report import sign_flip_p
 from rl_forecast.experiments.sweep.selection import choose_weights
-from rl_forecast.usage import UsageError
 from tests.experiments.conftest import SWEEP
 from tests.forked import run_module
 
@@ -70,7 +70,7 @@ def test_the_record_of_a_sweep_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(older))
     assert read_settings(tmp_path / "sweep.yaml") == wanted
     (tmp_path / "sweep.yaml").write_text("methods: [{nam: x}]")
-    with pytest.raises(UsageError, match="is not the record of a sweep"):
+    with pytest.raises(InputError, match="is not the record of a sweep"):
         read_settings(tmp_path / "sweep.yaml")
 
 
@@ -109,7 +109,7 @@ def _sweep(**changes: object) -> SweepConfig:
     ],
 )
 def test_unfair_or_impossible_sweeps_are_refused(sweep: SweepConfig, message: str) -> None:
-    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
         check_sweep(sweep)
 
 
@@ -121,7 +121,7 @@ def test_presets_are_fair(preset: str) -> None:
 def test_options_reach_their_fields() -> None:
     config = with_options(Config(), {"forecast.coef": 3.0, "world.family": "gale", "seed": 5})
     assert (config.forecast.coef, config.world.family, config.seed) == (3.0, "gale", 5)
-    with pytest.raises(UsageError, match="has no part 'x'"):
+    with pytest.raises(InputError, match="has no part 'x'"):
         with_options(Config(), {"seed.x": 1})
 
 

@@ -18,7 +18,7 @@ from agents.language_model import (
     RefreshPolicy,
     psi_from_model_log_p,
 )
-from rl_forecast.loss import ForecastabilityLoss, one_sided_anchor
+from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
 from tests.language_model.models import tiny_gpt2, tiny_llama, word_tokenizer
 from tests.language_model.test_scorer import word_tasks
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from agents.language_model import ContinuationScorer, ForecastObjective, RefreshPolicy
-from rl_forecast.loss import ForecastabilityLoss
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 from tests.language_model.models import tiny_llama, word_tokenizer
 from tests.language_model.test_scorer import word_tasks
 

@@ -7,7 +7,7 @@ from agents.forecast_ppo.estimators.direct import DirectEstimator
 from agents.forecast_ppo.estimators.exact import ExactEstimator
 from agents.forecast_ppo.estimators.failures import FailuresEstimator
 from agents.forecast_ppo.estimators.flow import FlowEstimator
-from rl_forecast.usage import unknown_name
+from rl_forecast.errors import unknown_name
 
 __all__ = [
     "ESTIMATORS",

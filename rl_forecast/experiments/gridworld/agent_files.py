@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from rl_forecast.experiments.config import BaseConfig
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.gridworld.models import policy_kwargs
-from rl_forecast.usage import UsageError
+from rl_forecast.experiments.settings import BaseConfig
 
 if TYPE_CHECKING:
     import torch
@@ -71,14 +71,14 @@ def load_agent(folder: RunFolder, name: str, model: PPO) -> None:
     :param folder: run folder
     :param name: name of the agent
     :param model: made as the saved one was
-    :raises UsageError: the agent's files are missing, damaged, or of other settings
+    :raises InputError: the agent's files are missing, damaged, or of other settings
     """
     description, state = _read(folder, name)
     _fill(model.policy, state, name)
     try:
         model.num_timesteps = int(description["num_timesteps"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"agent {name!r}: {_DESCRIPTION} has no number of steps ({error})") from error
+        raise InputError(f"agent {name!r}: {_DESCRIPTION} has no number of steps ({error})") from error
 
 
 def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPolicy:
@@ -87,16 +87,16 @@ def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPo
     :param folder: run folder
     :param name: name of the agent
     :param base: configuration of the run's networks
-    :raises UsageError: the agent's files are missing or damaged, or do not fit each other or the configuration
+    :raises InputError: the agent's files are missing or damaged, or do not fit each other or the configuration
     """
     description, state = _read(folder, name)
     try:
         dimension, n_actions = int(description["observation_dimension"]), int(description["n_actions"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"agent {name!r}: {_DESCRIPTION} does not tell its spaces ({error})") from error
+        raise InputError(f"agent {name!r}: {_DESCRIPTION} does not tell its spaces ({error})") from error
     first, last = state.get("mlp_extractor.policy_net.0.weight"), state.get("action_net.bias")
     if first is not None and last is not None and (found := (first.shape[1], len(last))) != (dimension, n_actions):
-        raise UsageError(
+        raise InputError(
             f"agent {name!r}: {_DESCRIPTION} tells of {dimension} observed values and {n_actions} actions, its weights "
             f"are for {found[0]} and {found[1]}"
         )
@@ -119,22 +119,22 @@ def _read(folder: RunFolder, name: str) -> tuple[dict[str, Any], dict[str, torch
         weights = (home / _WEIGHTS).read_bytes()
     except OSError as error:
         missing = Path(str(error.filename)).name
-        raise UsageError(f"agent {name!r} cannot be read from {folder.path}: {missing}: {error.strerror}") from error
+        raise InputError(f"agent {name!r} cannot be read from {folder.path}: {missing}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"agent {name!r}: {home / _DESCRIPTION} is damaged: {error}") from error
+        raise InputError(f"agent {name!r}: {home / _DESCRIPTION} is damaged: {error}") from error
     if not isinstance(description, dict) or description.get("format", _FORMAT) != _FORMAT:
-        raise UsageError(f"agent {name!r}: {home / _DESCRIPTION} is of another format than {_FORMAT}")
+        raise InputError(f"agent {name!r}: {home / _DESCRIPTION} is of another format than {_FORMAT}")
     # Agents written before there was a hash have none.
     found = hashlib.sha256(weights).hexdigest()
     if description.get("sha256", found) != found:
-        raise UsageError(
+        raise InputError(
             f"agent {name!r}: {home / _WEIGHTS} is not the file that {_DESCRIPTION} describes (its sha256 is another): "
             "it was damaged or exchanged"
         )
     try:
         return description, load(weights)
     except SafetensorError as error:
-        raise UsageError(f"agent {name!r}: {home / _WEIGHTS} holds no weights: {error}") from error
+        raise InputError(f"agent {name!r}: {home / _WEIGHTS} holds no weights: {error}") from error
 
 
 def _fill(policy: ActorCriticPolicy, state: dict[str, torch.Tensor], name: str) -> None:
@@ -143,7 +143,7 @@ def _fill(policy: ActorCriticPolicy, state: dict[str, torch.Tensor], name: str) 
     found = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
-            raise UsageError(
+            raise InputError(
                 f"the weights of agent {name!r} do not fit config.yaml: {key} is "
                 f"{_shape(found.get(key))}, the configuration wants {_shape(wanted.get(key))}"
             )

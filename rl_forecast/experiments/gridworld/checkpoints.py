@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from agents.callbacks import TrainingStateCallback
 from agents.forecast_ppo.checkpoint import restore_training_state, training_state
-from rl_forecast.usage import UsageError, one_line
+from rl_forecast.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ def restore_checkpoint(path: Path, model: PPO) -> dict[str, float]:
     :param path: of the checkpoint
     :param model: made as that of the checkpoint was
     :return: what had been recorded and was not yet in TensorBoard
-    :raises UsageError: the file is damaged, or of an agent with other settings
+    :raises InputError: the file is damaged, or of an agent with other settings
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -77,5 +77,5 @@ def restore_checkpoint(path: Path, model: PPO) -> dict[str, float]:
         restore_training_state(model, tensors, values)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = one_line(str(error), 200)
-        raise UsageError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
+        raise InputError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
     return recorded

@@ -12,15 +12,15 @@ import polars as pl
 import torch
 from rich.console import Console
 
+from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.held_out import PARTS, agent_result, evaluation_title, held_out_tasks, print_metrics
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.usage import UsageError, one_line
 
 if TYPE_CHECKING:
-    from rl_forecast.experiments.config import Config, EvaluationConfig
     from rl_forecast.experiments.run_folder import RunFolder
+    from rl_forecast.experiments.settings import Config, EvaluationConfig
 
 __all__ = ["run_evaluation"]
 
@@ -42,7 +42,7 @@ def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConf
     :param config: its configuration
     :param evaluation: what to evaluate now
     :return: agent name to metrics
-    :raises UsageError: the run is not finished, or its files cannot be read
+    :raises InputError: the run is not finished, or its files cannot be read
     """
     known = _known_scores(folder)
     # As in training: results depend on the number of threads in their last digits.
@@ -69,11 +69,11 @@ def _known_scores(folder: RunFolder) -> pl.DataFrame:
     try:
         known = pl.read_parquet(path)
     except FileNotFoundError as error:
-        raise UsageError(f"the run is not finished: python -m rl_forecast.train --resume {folder.path}") from error
+        raise InputError(f"the run is not finished: python -m rl_forecast.train --resume {folder.path}") from error
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{path} is damaged: {one_line(str(error), 200)}") from error
+        raise InputError(f"{path} is damaged: {one_line(str(error), 200)}") from error
     if dict(known.schema) != _SCHEMA or "base" not in known["agent"]:
-        raise UsageError(f"{path} is not the table of a run: it lacks a column, the base agent, or has other types")
+        raise InputError(f"{path} is not the table of a run: it lacks a column, the base agent, or has other types")
     return known
 
 

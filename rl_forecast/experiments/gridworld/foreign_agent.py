@@ -6,14 +6,14 @@ import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rl_forecast.usage import UsageError, one_line
+from rl_forecast.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stable_baselines3 import PPO
 
-    from rl_forecast.experiments.config import Config
+    from rl_forecast.experiments.settings import Config
 
 __all__ = ["check_trust", "with_agent_of"]
 
@@ -23,18 +23,18 @@ def check_trust(path: Path, trusted: bool) -> None:
 
     :param path: the zip
     :param trusted: whether ``--trust`` was given
-    :raises UsageError: why, and what to do
+    :raises InputError: why, and what to do
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"--base-zip {str(path)!r} cannot be read: {reason}") from error
+        raise InputError(f"--base-zip {str(path)!r} cannot be read: {reason}") from error
     if not {"data", "policy.pth"} <= set(names):
-        raise UsageError(f"--base-zip {str(path)!r} is not a zip that Stable-Baselines3 has saved")
+        raise InputError(f"--base-zip {str(path)!r} is not a zip that Stable-Baselines3 has saved")
     if not trusted:
-        raise UsageError(
+        raise InputError(
             f"{str(path)!r} holds pickles, as every Stable-Baselines3 zip does, and loading one runs whatever code was "
             "put into it: add --trust if you know where it comes from"
         )
@@ -46,7 +46,7 @@ def with_agent_of(path: Path, config: Config) -> tuple[Config, PPO]:
     :param path: zip of ``PPO.save``
     :param config: configuration of the run
     :return: the configuration with the agent's network, and the agent in the run's world
-    :raises UsageError: it cannot be loaded, or is no agent for this world
+    :raises InputError: it cannot be loaded, or is no agent for this world
     """
     from stable_baselines3 import PPO
 
@@ -58,13 +58,13 @@ def with_agent_of(path: Path, config: Config) -> tuple[Config, PPO]:
     try:
         found = PPO.load(path, device="cpu", custom_objects=schedules)
     except Exception as error:  # whatever a foreign pickle raises
-        raise UsageError(f"--base-zip {str(path)!r} cannot be loaded: {one_line(str(error), 300)}") from error
+        raise InputError(f"--base-zip {str(path)!r} cannot be loaded: {one_line(str(error), 300)}") from error
     config = replace(config, base=replace(config.base, **_network(path, found)))
     model = make_base(config, make_world(config.world))
     for what in ("observation_space", "action_space"):
         own, wanted = getattr(found, what), getattr(model, what)
         if own.shape != wanted.shape or getattr(own, "n", None) != getattr(wanted, "n", None):
-            raise UsageError(
+            raise InputError(
                 f"the agent of {str(path)!r} has the {what} {own}, the world {config.world.family} {wanted}"
             )
     model.policy.load_state_dict(found.policy.state_dict())
@@ -80,12 +80,12 @@ def _network(path: Path, found: PPO) -> dict[str, Any]:
 
     policy = found.policy
     if type(policy) is not ActorCriticPolicy or not isinstance(policy.features_extractor, FlattenExtractor):
-        raise UsageError(f"the agent of {str(path)!r} is no MlpPolicy: only those can be the base agent of a run")
+        raise InputError(f"the agent of {str(path)!r} is no MlpPolicy: only those can be the base agent of a run")
     names: dict[Any, Literal["relu", "tanh"]] = {nn.ReLU: "relu", nn.Tanh: "tanh"}
     layers: Any = policy.net_arch
     actor, critic = (layers["pi"], layers["vf"]) if isinstance(layers, dict) else (layers, layers)
     if policy.activation_fn not in names or list(actor) != list(critic) or not actor:
-        raise UsageError(
+        raise InputError(
             f"the network of {str(path)!r} has the layers {layers} and {policy.activation_fn.__name__}: only equal "
             "hidden layers of actor and critic with ReLU or Tanh can be the base agent of a run"
         )

@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 
 from agents.callbacks import ForecastEvalCallback
-from rl_forecast.experiments.config import Config
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.event_files import outcome_logger, training_logger
+from rl_forecast.experiments.figures import survival_figure
 from rl_forecast.experiments.gridworld.agent_files import has_agent, load_agent, save_agent
 from rl_forecast.experiments.gridworld.checkpoints import KeepCheckpoint, checkpoint_path, restore_checkpoint
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
@@ -27,11 +28,10 @@ from rl_forecast.experiments.held_out import (
     print_metrics,
 )
 from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, drawn, record_outcome
-from rl_forecast.figures import survival_figure
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
 
     from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.config import AgentName
     from rl_forecast.experiments.run_folder import RunFolder
+    from rl_forecast.experiments.settings import AgentName
 
 __all__ = ["print_outcome", "run_gridworld_job"]
 
@@ -102,7 +102,7 @@ class _Job:
             self.device = torch.device(config.device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"--device {config.device!r} is not available here: use cpu") from error
+            raise InputError(f"--device {config.device!r} is not available here: use cpu") from error
         self.world: GridWorld = make_world(config.world)
 
     def run(self) -> dict[AgentName, AgentResult]:
@@ -292,4 +292,4 @@ def _read_table(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; delete it to score this agent again") from error
+        raise InputError(f"{path} cannot be read: {error}; delete it to score this agent again") from error

@@ -17,7 +17,7 @@ from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
     from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.config import AgentName, BaseConfig, Config
+    from rl_forecast.experiments.settings import AgentName, BaseConfig, Config
 
 __all__ = ["make_base", "make_fine_tuned", "policy_kwargs"]
 

@@ -9,8 +9,8 @@ import polars as pl
 
 import envs
 from rl_forecast.commands.options import writing
+from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.task_pictures import (
     TaskPicture,
@@ -22,7 +22,7 @@ from rl_forecast.experiments.gridworld.task_pictures import (
 from rl_forecast.experiments.gridworld.worlds import make_world
 from rl_forecast.experiments.held_out import TITLES
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError, unknown_name
+from rl_forecast.experiments.settings import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def show_environment(env_id: str, task_id: int, out: str | None) -> list[str]:
     :param task_id: the task
     :param out: file to write, None for a name made of id and task
     :return: lines to print
-    :raises UsageError: unknown environment, or one that cannot be drawn
+    :raises InputError: unknown environment, or one that cannot be drawn
     """
     out = out or f"{env_id.replace('/', '-').removesuffix('-v0')}-{task_id}.png"
     if env_id in envs.REGISTERED:
@@ -55,11 +55,11 @@ def _foreign(env_id: str, task_id: int) -> tuple[TaskPicture, str]:
         env = gymnasium.make(env_id, render_mode="rgb_array")
     except gymnasium.error.Error as error:
         risk_grids = [name for name in gymnasium.registry if name.startswith("RiskGrid/")]
-        raise UsageError(unknown_name("environment", env_id, risk_grids)) from error
+        raise InputError(unknown_name("environment", env_id, risk_grids)) from error
     env.reset(seed=task_id)
     frame: Any = env.render()
     if getattr(frame, "ndim", 0) != 3:
-        raise UsageError(f"{env_id} gives no picture: it does not support render_mode='rgb_array'")
+        raise InputError(f"{env_id} gives no picture: it does not support render_mode='rgb_array'")
     title = f"seed {task_id} of {env_id}"
     drawn = env.unwrapped.pprint_grid() if hasattr(env.unwrapped, "pprint_grid") else ""
     env.close()
@@ -74,7 +74,7 @@ def show_agents(run: str, name: str | None, task_id: int, out: str | None) -> li
     :param task_id: the task
     :param out: file to write, None for one in the run folder
     :return: lines to print
-    :raises UsageError: no such run or agent
+    :raises InputError: no such run or agent
     """
     folder, config, agents = _open(run)
     world = make_world(config.world)
@@ -98,7 +98,7 @@ def show_worst(run: str, name: str | None, n: int, out: str | None) -> list[str]
     :param n: number of tasks
     :param out: file to write, None for one in the run folder
     :return: lines to print
-    :raises UsageError: no such run or agent, or the run has no scores
+    :raises InputError: no such run or agent, or the run has no scores
     """
     folder, config, agents = _open(run)
     name = ("forecast_ppo" if "forecast_ppo" in agents else agents[-1]) if name is None else _known(name, agents)
@@ -106,7 +106,7 @@ def show_worst(run: str, name: str | None, n: int, out: str | None) -> list[str]
     try:
         scores = pl.read_parquet(path).filter(pl.col("agent") == name)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{path} cannot be read, so the run is not finished or damaged: run it again") from error
+        raise InputError(f"{path} cannot be read, so the run is not finished or damaged: run it again") from error
     world, policy = make_world(config.world), load_policy(folder, name, config.base)
     figure = worst_tasks_sheet(
         world, scores["task_id"].to_numpy(), scores["psi"].to_numpy(), policy, TITLES.get(name, name), n
@@ -131,19 +131,19 @@ def _open(run: str) -> tuple[RunFolder, Config, list[str]]:
         name for name in config.agents if (folder.path / "agents" / name / "policy.safetensors").is_file()
     ]
     if not agents:
-        raise UsageError(f"{run!r} has no finished agent yet")
+        raise InputError(f"{run!r} has no finished agent yet")
     return folder, config, agents
 
 
 def _known(name: str, agents: list[str]) -> str:
     if name not in agents:
-        raise UsageError(unknown_name("agent", name, agents))
+        raise InputError(unknown_name("agent", name, agents))
     return name
 
 
 def _save(figure: Figure, out: str) -> str:
     if not out.endswith(_SUFFIXES):
-        raise UsageError(f"a picture ends in {', '.join(_SUFFIXES)}, not as {out!r}")
+        raise InputError(f"a picture ends in {', '.join(_SUFFIXES)}, not as {out!r}")
     with writing(out):
         figure.savefig(out, dpi=150)
     return f"saved {out}"

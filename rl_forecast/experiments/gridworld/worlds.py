@@ -13,9 +13,9 @@ import torch
 from agents.action_probability import log_action_probability
 from envs.gridworld.exact_risk import exact_risk
 from envs.gridworld.families import FAMILIES
-from rl_forecast.experiments.config import WorldConfig
+from rl_forecast.errors import InputError
+from rl_forecast.experiments.settings import WorldConfig
 from rl_forecast.scores import psi_from_log_p
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ _CHUNK = 500
 def make_world(config: WorldConfig) -> GridWorld:
     """The configured world.
 
-    :raises UsageError: a setting is out of range, or the family does not have it
+    :raises InputError: a setting is out of range, or the family does not have it
     """
     family = FAMILIES[config.family]
     own = {f.name for f in fields(family)}
@@ -42,12 +42,12 @@ def make_world(config: WorldConfig) -> GridWorld:
         if value is None:
             continue
         if name not in own:
-            raise UsageError(f"world.{name} is not a setting of the family {config.family}: leave it out")
+            raise InputError(f"world.{name} is not a setting of the family {config.family}: leave it out")
         settings[name] = value
     try:
         return family(**settings)
     except ValueError as error:
-        raise UsageError(f"world.{error}") from error
+        raise InputError(f"world.{error}") from error
 
 
 def score_tasks(

@@ -19,9 +19,9 @@ from agents.language_model.scorer import ContinuationScorer
 from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
 from envs.password_game.model import make_model
 from envs.password_game.tokenizer import make_tokenizer
+from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.language_model.sources import make_game
 from rl_forecast.tasks import SPLITS
-from rl_forecast.usage import UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,12 +46,12 @@ def load_model(name: str, device: torch.device) -> tuple[Any, Any]:
 
     :param name: folder or hub id
     :param device: torch device
-    :raises UsageError: it cannot be loaded, in one line
+    :raises InputError: it cannot be loaded, in one line
     """
     try:
         return load_language_model(name, device=str(device))
     except ValueError as error:
-        raise UsageError(f"--model: {error}") from error
+        raise InputError(f"--model: {error}") from error
 
 
 def without_progress_bars() -> None:
@@ -92,7 +92,7 @@ def cached_base(config: LanguageConfig, say: Say, report: Callable[[float], None
         home.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=home, prefix=".base-"))
     except OSError as error:
-        raise UsageError(f"base models cannot be kept in {home}: {error.strerror}; set RL_FORECAST_CACHE") from error
+        raise InputError(f"base models cannot be kept in {home}: {error.strerror}; set RL_FORECAST_CACHE") from error
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -136,7 +136,7 @@ def train_base(
     try:
         model = make_model(tokenizer, seed, config.hidden_size, config.n_layers, config.n_heads)
     except ValueError as error:
-        raise UsageError(f"base: {one_line(str(error).splitlines()[0])}") from error
+        raise InputError(f"base: {one_line(str(error).splitlines()[0])}") from error
     scorer = ContinuationScorer(model, tokenizer)
     validation = game.clear(SPLITS["validation"].task_ids(_N_VALIDATION, seed))
     reached, updates = 0.0, 0

@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 
 from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.held_out import defined, evaluation_title, print_metrics
 from rl_forecast.experiments.language_model.base_model import load_model
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, score_table
 from rl_forecast.experiments.language_model.methods import TITLES
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.language_model.config import LanguageConfig, LanguageEvaluationConfig
@@ -39,13 +39,13 @@ def run_language_evaluation(
     :param config: its configuration
     :param evaluation: what to evaluate now
     :return: agent name to metrics
-    :raises UsageError: the run is not finished, or its files cannot be read
+    :raises InputError: the run is not finished, or its files cannot be read
     """
     try:
         known = pl.read_parquet(folder.path / "scores.parquet")
         metrics_of_run = json.loads((folder.path / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise UsageError(
+        raise InputError(
             f"{folder.path} has no readable scores, so the run is not finished: go on with it by --resume"
         ) from error
     torch.set_num_threads(config.threads)

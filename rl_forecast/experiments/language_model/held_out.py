@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from rl_forecast.backtest import held_out_errors
 from rl_forecast.experiments.held_out import AgentResult, Columns, finite
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.scores import psi_from_log_p
 
 if TYPE_CHECKING:

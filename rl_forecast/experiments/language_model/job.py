@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger
 
 from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.event_files import outcome_logger, training_logger
+from rl_forecast.experiments.figures import survival_figure
 from rl_forecast.experiments.held_out import AgentResult, defined, evaluation_title, finite, print_metrics
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model, without_progress_bars
 from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
@@ -23,8 +25,6 @@ from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.tensorboard import LANGUAGE_LAYOUT, drawn, record_outcome
-from rl_forecast.figures import survival_figure
-from rl_forecast.usage import UsageError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Proce
     :param folder: a new run folder, or that of an interrupted run
     :param processes: one process or several
     :return: agent name to metrics, as in ``metrics.json``
-    :raises UsageError: prompts, model or settings that cannot be used
+    :raises InputError: prompts, model or settings that cannot be used
     """
     console = Console(quiet=not processes.is_main)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
@@ -56,7 +56,7 @@ def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Proce
             results = job.run()
         except ValueError as error:
             # The scorer and the encoder name the prompt and the fix in one line.
-            raise UsageError(str(error)) from error
+            raise InputError(str(error)) from error
     metrics = {name: result.metrics for name, result in results.items()}
     if processes.is_main:
         _print(console, job.config, folder, metrics)
@@ -244,4 +244,4 @@ def _load_checkpoint(path: Path, tuner: FineTuner) -> None:
         tuner.load_state(tensors, text)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = one_line(str(error), 200)
-        raise UsageError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
+        raise InputError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error

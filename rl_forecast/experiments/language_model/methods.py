@@ -11,8 +11,8 @@ from agents.language_model.baselines import MeanPenalty, TopScorePenalty, no_pen
 from agents.language_model.fine_tune import FineTuner, FineTuneSettings, Term
 from agents.language_model.objective import ForecastObjective, RefreshPolicy
 from agents.language_model.scorer import ContinuationScorer
-from rl_forecast.loss import ForecastabilityLoss
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
+from rl_forecast.loss.forecastability import ForecastabilityLoss
 
 if TYPE_CHECKING:
     from agents.language_model.objective import ScoreLoss, TaskWeights
@@ -72,7 +72,7 @@ def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSour
     :param config: configuration of the run
     :param source: prompts
     :param base: the base model
-    :raises UsageError: the prompts lack what the method needs, or peft is missing
+    :raises InputError: the prompts lack what the method needs, or peft is missing
     """
     tune = config.fine_tune
     model = _trainable(config, base.model)
@@ -91,10 +91,10 @@ def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSour
     extra = None
     if name == "refusal_sft":
         if not source.refusals(0, 1):
-            raise UsageError("refusal_sft needs prompts with both forbidden and answer; leave it out of --agents")
+            raise InputError("refusal_sft needs prompts with both forbidden and answer; leave it out of --agents")
         extra = config.weights.refusal_sft, partial(source.refusals, count=tune.batch_size)
     if name == "sft" and examples is None:
-        raise UsageError("sft needs prompts with an answer; leave it out of --agents")
+        raise InputError("sft needs prompts with an answer; leave it out of --agents")
     term = None
     if name not in ("sft", "refusal_sft"):
         term = _term(name, config, source, None if has_lora else base.scorer, scorer)
@@ -107,7 +107,7 @@ def _trainable(config: LanguageConfig, base: Any) -> Any:
         try:
             import peft
         except ImportError as error:
-            raise UsageError("--lora needs peft: pip install rl-forecast[lm]") from error
+            raise InputError("--lora needs peft: pip install rl-forecast[lm]") from error
         adapter = peft.LoraConfig(
             r=config.lora.r, lora_alpha=config.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
@@ -170,4 +170,4 @@ def _loss(name: MethodName, config: LanguageConfig, n_pool: int) -> TaskWeights 
             penalty=forecast.penalty,
         )
     except ValueError as error:
-        raise UsageError(f"forecast: {error}") from error
+        raise InputError(f"forecast: {error}") from error

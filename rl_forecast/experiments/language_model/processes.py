@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 __all__ = ["Processes"]
 
@@ -32,20 +32,20 @@ class Processes:
         """Meet the other processes, if there are any.
 
         :param device: torch device asked for
-        :raises UsageError: the device is not there, or accelerate is not installed
+        :raises InputError: the device is not there, or accelerate is not installed
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             try:
                 from accelerate import PartialState
             except ImportError as error:
-                raise UsageError("several processes need accelerate: pip install rl-forecast[lm]") from error
+                raise InputError("several processes need accelerate: pip install rl-forecast[lm]") from error
             state = PartialState(cpu=device == "cpu")
             return cls(state.process_index, state.num_processes, state.device)
         try:
             found = torch.device(device)
             torch.empty(0, device=found)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"--device {device!r} is not available here: use cpu") from error
+            raise InputError(f"--device {device!r} is not available here: use cpu") from error
         return cls(0, 1, found)
 
     @property

@@ -15,8 +15,8 @@ import numpy as np
 
 from agents.language_model.prompts import PromptTask, read_prompts
 from envs.password_game.game import Example, PasswordGame
+from rl_forecast.errors import InputError
 from rl_forecast.tasks import SPLITS
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class PromptSource(Protocol):
 def make_game(config: GameConfig) -> PasswordGame:
     """The configured game.
 
-    :raises UsageError: a setting is out of range
+    :raises InputError: a setting is out of range
     """
     try:
         return PasswordGame(
@@ -79,13 +79,13 @@ def make_game(config: GameConfig) -> PasswordGame:
             n_phrases=config.n_phrases,
         )
     except ValueError as error:
-        raise UsageError(f"game.{error}") from error
+        raise InputError(f"game.{error}") from error
 
 
 def make_source(config: LanguageConfig) -> PromptSource:
     """The prompts that a run asks for.
 
-    :raises UsageError: a setting is out of range, or a file that cannot be used
+    :raises InputError: a setting is out of range, or a file that cannot be used
     """
     if config.prompts:
         return FileSource.read(config.prompts, config.seed)
@@ -170,12 +170,12 @@ class FileSource:
     def read(cls, path: str, seed: int) -> FileSource:
         """Read and split a jsonl file.
 
-        :raises UsageError: the file cannot be read, or a split has no attack
+        :raises InputError: the file cannot be read, or a split has no attack
         """
         try:
             tasks = read_prompts(path)
         except (OSError, ValueError) as error:
-            raise UsageError(f"--prompts: {error}") from error
+            raise InputError(f"--prompts: {error}") from error
         attacks: dict[str, list[PromptTask]] = {split: [] for split in SPLITS}
         answered: dict[str, list[Example]] = {split: [] for split in SPLITS}
         for task in tasks:
@@ -186,7 +186,7 @@ class FileSource:
                 answered[split].append(Example(task.prompt, task.answer, kind="file"))  # type: ignore[arg-type]
         for split in ("train", "held_out"):
             if len(attacks[split]) < 20:
-                raise UsageError(
+                raise InputError(
                     f"--prompts: {path} gives {len(attacks[split])} prompts with forbidden texts to the "
                     f"{split.replace('_', '-')} part, at least 20 are needed: give more prompts"
                 )
@@ -227,7 +227,7 @@ class FileSource:
         n_evaluation = evaluation.n_eval * evaluation.n_eval_sets
         n_deployment = evaluation.n_deploy * evaluation.n_deploy_sets
         if n_evaluation + n_deployment > len(items):
-            raise UsageError(
+            raise InputError(
                 f"the {split.replace('_', '-')} part has {len(items)} prompts, evaluation and deployment sets need "
                 f"{n_evaluation + n_deployment}: lower --evaluation.n-eval, n-eval-sets, n-deploy or n-deploy-sets"
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_forecast.experiments.report.statistics import Estimate, estimate
-from rl_forecast.forecasters import NoTailError, make_forecaster
+from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.error_split import error_split
 from rl_forecast.experiments.report.metrics import title_of
 from rl_forecast.experiments.report.tables import Cell, Table
+from rl_forecast.forecasting.decompose_error import error_split
 
 if TYPE_CHECKING:
-    from rl_forecast.error_split import ErrorSplit
     from rl_forecast.experiments.report.reading import Setting, Unit
+    from rl_forecast.forecasting.decompose_error import ErrorSplit
 
 __all__ = ["error_terms_table"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_forecast.experiments.figures import probability_ticks
 from rl_forecast.experiments.report.metrics import SPECS, title_of, values_of
 from rl_forecast.experiments.report.statistics import estimate
-from rl_forecast.figures import probability_ticks
-from rl_forecast.forecasters import NoTailError, make_forecaster
+from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 from rl_forecast.formatting import format_probability
 from rl_forecast.scores import psi_from_p
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.report.coverage import LEVEL, IntervalQuality, coverage_of
 from rl_forecast.experiments.report.curves import curve_panels, read_events
 from rl_forecast.experiments.report.degenerate import cautions_of
@@ -36,7 +37,6 @@ from rl_forecast.experiments.report.tables import (
 )
 from rl_forecast.experiments.report.worst import has_policy, sample_rows, worst_task_panels
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.report.reading import Inputs, Setting
@@ -74,13 +74,13 @@ def write_report(paths: Sequence[str], out: str | Path) -> Path:
     :param paths: run folders of train, sweep folders, folders of both
     :param out: folder to write into, made if it is not there
     :return: the page
-    :raises UsageError: nothing to report, or the folder cannot be written
+    :raises InputError: nothing to report, or the folder cannot be written
     """
     inputs = read_inputs(paths)
     try:
         return _Report(inputs, [str(p) for p in paths], RunFolder(Path(out))).write()
     except OSError as error:
-        raise UsageError(f"cannot write the report into {str(out)!r}: {error.strerror or error}") from error
+        raise InputError(f"cannot write the report into {str(out)!r}: {error.strerror or error}") from error
 
 
 class _Report:

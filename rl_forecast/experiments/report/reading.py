@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from rl_forecast.backtest import HeldOutErrors, errors_of_summaries
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.jobs import JOBS, job_of_file
 from rl_forecast.experiments.language_model.config import LanguageConfig
+from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import read_settings, with_options
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, errors_of_summaries
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.summary import TailSummary
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from rl_forecast.experiments.config import EvaluationConfig
     from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
+    from rl_forecast.experiments.settings import EvaluationConfig
     from rl_forecast.experiments.sweep.config import SweepConfig
 
 __all__ = ["Inputs", "Kind", "Setting", "Unit", "read_inputs"]
@@ -171,7 +171,7 @@ def read_inputs(paths: Sequence[str]) -> Inputs:
     """Read run folders of train, sweep folders, and folders of both.
 
     :param paths: the folders
-    :raises UsageError: a folder is neither, or nothing in them is finished
+    :raises InputError: a folder is neither, or nothing in them is finished
     """
     found: list[_Found] = []
     notes: list[str] = []
@@ -183,7 +183,7 @@ def read_inputs(paths: Sequence[str]) -> Inputs:
             found += _read_run(folder, notes)
     if not found:
         left_out = f": {notes[0]}" if notes else ""
-        raise UsageError(f"there is nothing to report in {', '.join(paths)}{left_out}")
+        raise InputError(f"there is nothing to report in {', '.join(paths)}{left_out}")
     return Inputs(tuple(_group(found, notes)), tuple(notes), tuple(weights))
 
 
@@ -193,10 +193,10 @@ def _folders(paths: Sequence[str]) -> Iterable[Path]:
     for name in paths:
         path = Path(name)
         if not path.is_dir():
-            raise UsageError(f"{name!r} is not a folder: name run folders of train, or the folder of a sweep")
+            raise InputError(f"{name!r} is not a folder: name run folders of train, or the folder of a sweep")
         inside = [path] if _is_run(path) else sorted(child for child in path.iterdir() if _is_run(child))
         if not inside:
-            raise UsageError(f"{name!r} is no run and holds none: it has neither config.yaml nor sweep.yaml")
+            raise InputError(f"{name!r} is no run and holds none: it has neither config.yaml nor sweep.yaml")
         for folder in inside:
             seen.setdefault(folder.resolve(), folder)
     return seen.values()
@@ -210,7 +210,7 @@ def _read_table(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{path} cannot be read, the file is damaged: delete it and run the job again") from error
+        raise InputError(f"{path} cannot be read, the file is damaged: delete it and run the job again") from error
 
 
 # -- runs of train --------------------------------------------------------------------------------------------------
@@ -224,13 +224,13 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
     kind: Kind = "language" if job_of_file(folder / "config.yaml") == "language" else "gridworld"
     try:
         config: Config | LanguageConfig = parse_config(JOBS[kind], ["--config", str(folder / "config.yaml")], "", "")
-    except UsageError as error:
+    except InputError as error:
         notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
         return []
     try:
         metrics: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path} cannot be read, the file is damaged: {error}") from error
+        raise InputError(f"{path} cannot be read, the file is damaged: {error}") from error
     scores = _read_table(folder / "scores.parquet")
     agents = scores["agent"].unique(maintain_order=True).to_list()
     tables = scores.partition_by("agent", as_dict=True)

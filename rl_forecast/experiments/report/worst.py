@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.experiments.config import Config
 from rl_forecast.experiments.report.figures import Panel, file_stem
 from rl_forecast.experiments.report.metrics import title_of
+from rl_forecast.experiments.settings import Config
 from rl_forecast.formatting import format_probability
 
 if TYPE_CHECKING:

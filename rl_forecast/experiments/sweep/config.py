@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from rl_forecast.experiments.config import AgentName, Config, check_config
-from rl_forecast.usage import UsageError, unknown_name
+from rl_forecast.errors import InputError, unknown_name
+from rl_forecast.experiments.settings import AgentName, Config, check_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def with_options(config: Config, options: dict[str, Any]) -> Config:
 
     :param config: the configuration
     :param options: dotted names to values
-    :raises UsageError: an unknown name
+    :raises InputError: an unknown name
     """
     for name, value in options.items():
         config = _with_option(config, name, name, value)
@@ -89,11 +89,11 @@ def with_options(config: Config, options: dict[str, Any]) -> Config:
 def _with_option(part: Any, whole_name: str, name: str, value: Any) -> Any:
     head, _, rest = name.partition(".")
     if head not in {f.name for f in fields(part)}:
-        raise UsageError(unknown_name("option", whole_name, [f.name for f in fields(part)]))
+        raise InputError(unknown_name("option", whole_name, [f.name for f in fields(part)]))
     inner = getattr(part, head)
     if rest:
         if not is_dataclass(inner):
-            raise UsageError(f"option {whole_name!r} has no part {rest!r}")
+            raise InputError(f"option {whole_name!r} has no part {rest!r}")
         return replace(part, **{head: _with_option(inner, whole_name, rest, value)})
     return replace(part, **{head: value})
 
@@ -111,7 +111,7 @@ def read_settings(path: Path) -> SweepConfig:
     """The inverse of :func:`settings_text`; a field that a file of an earlier version lacks has its default.
 
     :param path: the file
-    :raises UsageError: it is not the record of a sweep
+    :raises InputError: it is not the record of a sweep
     """
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def read_settings(path: Path) -> SweepConfig:
         run = with_options(Config(), _flat(settings.pop("run")))
         return SweepConfig(**settings, methods=methods, run=run)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not the record of a sweep of this version: {error}") from error
+        raise InputError(f"{path} is not the record of a sweep of this version: {error}") from error
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -145,35 +145,35 @@ def _plain(value: Any) -> Any:
 def check_sweep(config: SweepConfig) -> None:
     """Refuse what could not run or would not be a fair comparison, before anything is made.
 
-    :raises UsageError: names the field and the fix
+    :raises InputError: names the field and the fix
     """
     check_config(config.run)
     if config.n_jobs < 1:
-        raise UsageError(f"n_jobs must be at least 1, it is {config.n_jobs}")
+        raise InputError(f"n_jobs must be at least 1, it is {config.n_jobs}")
     if config.retries < 0:
-        raise UsageError(f"retries must not be negative, it is {config.retries}")
+        raise InputError(f"retries must not be negative, it is {config.retries}")
     if config.address and config.backend != "ray":
-        raise UsageError("--address is that of a Ray cluster: add --backend ray")
+        raise InputError("--address is that of a Ray cluster: add --backend ray")
     for name in ("worlds", "seeds", "methods"):
         values = getattr(config, name)
         if not values:
-            raise UsageError(f"{name} is empty")
+            raise InputError(f"{name} is empty")
         if len({getattr(v, "name", v) for v in values}) < len(values):
-            raise UsageError(f"{name} holds something twice")
+            raise InputError(f"{name} holds something twice")
     both = set(config.seeds) & set(config.tuning_seeds)
     if both:
-        raise UsageError(
+        raise InputError(
             f"seed {min(both)} is in seeds and in tuning_seeds: weights are never chosen on the comparison's"
         )
     if "task_only" not in {method.name for method in config.methods}:
-        raise UsageError("methods must hold one named task_only, against which the cost in success is measured")
+        raise InputError("methods must hold one named task_only, against which the cost in success is measured")
     tuned = [method for method in config.methods if method.weights]
     if tuned and not config.tuning_seeds:
-        raise UsageError("tuning_seeds is empty, but there are weights to choose")
+        raise InputError("tuning_seeds is empty, but there are weights to choose")
     if len({len(method.weights) for method in tuned}) > 1:
-        raise UsageError("every method that is tuned must try equally many weights")
+        raise InputError("every method that is tuned must try equally many weights")
     for method in config.methods:
         if bool(method.weight) != bool(method.weights):
-            raise UsageError(f"method {method.name!r} needs both weight and weights, or neither")
+            raise InputError(f"method {method.name!r} needs both weight and weights, or neither")
         options = method.options | ({method.weight: method.weights[0]} if method.weight else {})
         check_config(with_options(config.run, options))

@@ -12,20 +12,20 @@ from safetensors.torch import load_file, save_file
 
 from agents.action_probability import log_action_probability
 from envs.gridworld.vec_env import GridVecEnv
-from rl_forecast.backtest import held_out_errors
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.held_out import PARTS, agent_result, held_out_tasks
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
-from rl_forecast.forecasters import make_forecaster
+from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
 
     from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.config import Config
     from rl_forecast.experiments.run_folder import RunFolder
+    from rl_forecast.experiments.settings import Config
 
 __all__ = ["BaseJob", "FineTuneJob"]
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.sweep.config import read_settings, settings_text
@@ -18,7 +19,6 @@ from rl_forecast.experiments.sweep.jobs import BaseJob, FineTuneJob
 from rl_forecast.experiments.sweep.selection import Choice, choose_weights
 from rl_forecast.experiments.sweep.workers import Failure, run_jobs, workers_of
 from rl_forecast.experiments.tensorboard import record_sweep
-from rl_forecast.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,19 +43,19 @@ class JobsFailedError(Exception):
 def open_sweep(sweep: SweepConfig) -> RunFolder:
     """The sweep's folder, made if it is not there.
 
-    :raises UsageError: the folder belongs to a sweep with other settings
+    :raises InputError: the folder belongs to a sweep with other settings
     """
     folder = RunFolder(Path(sweep.log_dir) / sweep.name)
     known = folder.path / "sweep.yaml"
     if known.is_file():
         if settings_text(read_settings(known)) != settings_text(sweep):
-            raise UsageError(f"{folder.path} holds a sweep with other settings: give this one another --name")
+            raise InputError(f"{folder.path} holds a sweep with other settings: give this one another --name")
         return folder
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_text("sweep.yaml", settings_text(sweep))
     except OSError as error:
-        raise UsageError(f"cannot make {str(folder.path)!r}: {error.strerror}") from error
+        raise InputError(f"cannot make {str(folder.path)!r}: {error.strerror}") from error
     return folder
 
 
@@ -65,7 +65,7 @@ def run_sweep(sweep: SweepConfig, folder: RunFolder) -> pl.DataFrame:
     :param sweep: the sweep
     :param folder: its folder
     :return: one row per world, seed and method, also written as ``results.parquet``
-    :raises UsageError: another process works on the sweep, or there are no workers
+    :raises InputError: another process works on the sweep, or there are no workers
     :raises JobsFailedError: jobs failed as often as they were tried; every job that does not need them is done
     """
     console = Console()

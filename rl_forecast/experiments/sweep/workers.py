@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.usage import UsageError, one_line
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.sweep.config import SweepConfig
@@ -172,7 +172,7 @@ class RayWorkers:
 
     :param n: cores of the cluster that is started where none is named
     :param address: of a running cluster; empty for that of $RAY_ADDRESS, or else one of this process
-    :raises UsageError: Ray is not installed, or the cluster cannot be reached
+    :raises InputError: Ray is not installed, or the cluster cannot be reached
     """
 
     #: Ray queues what it has no core for, and an autoscaler sees it.
@@ -182,7 +182,7 @@ class RayWorkers:
         try:
             import ray
         except ImportError as error:
-            raise UsageError("--backend ray needs Ray: pip install rl-forecast[ray]") from error
+            raise InputError("--backend ray needs Ray: pip install rl-forecast[ray]") from error
         self._ray = ray
         address = address or os.environ.get("RAY_ADDRESS", "")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -194,7 +194,7 @@ class RayWorkers:
                 ray.init(address="local", num_cpus=n, include_dashboard=False, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = one_line(" ".join(str(error).split()), 200)
-            raise UsageError(f"there is no Ray cluster at {address or 'this machine'!r}: {reason}") from error
+            raise InputError(f"there is no Ray cluster at {address or 'this machine'!r}: {reason}") from error
         if threading.current_thread() is threading.main_thread():
             # Ray puts its own in the place of ours, which aborts the process with a trace of its stack.
             signal.signal(signal.SIGTERM, handler)
@@ -244,7 +244,7 @@ def workers_of(sweep: SweepConfig) -> Workers:
     """Workers that a sweep asks for.
 
     :param sweep: the sweep
-    :raises UsageError: they cannot be had
+    :raises InputError: they cannot be had
     """
     return RayWorkers(sweep.n_jobs, sweep.address) if sweep.backend == "ray" else LocalWorkers(sweep.n_jobs)
 

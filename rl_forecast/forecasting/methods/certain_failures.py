@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from rl_forecast.forecasters.base import FittedTail
-from rl_forecast.forecasters.ensemble import TailEnsemble, order_statistic_log_cdf
+from rl_forecast.forecasting.methods.base import FittedTail
+from rl_forecast.forecasting.methods.ensemble import TailEnsemble, order_statistic_log_cdf
 
 if TYPE_CHECKING:
     from rl_forecast.summary import TailSummary

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasters.binomial_tail import BinomialTailFit
-from rl_forecast.forecasters.ensemble import TailEnsemble, beta_nodes
+from rl_forecast.forecasting.methods.binomial_tail import BinomialTailFit
+from rl_forecast.forecasting.methods.ensemble import TailEnsemble, beta_nodes
 from rl_forecast.scores import psi_from_p
 from rl_forecast.summary import log_survival_from_psi
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasters.base import FittedTail
+    from rl_forecast.forecasting.methods.base import FittedTail
     from rl_forecast.summary import TailSummary
 
 __all__ = ["RiskEstimate", "aggregate_risk", "behavior_frequency", "clopper_pearson"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from rl_forecast.backtest import HeldOutErrors
+    from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors
 
 __all__ = ["probability_ticks", "survival_figure"]
 

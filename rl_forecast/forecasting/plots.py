@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rl_forecast.forecasters.log_normal import LogNormal
+from rl_forecast.forecasting.methods.log_normal import LogNormal
 from rl_forecast.formatting import format_count, format_probability
 from rl_forecast.scores import psi_from_log_p
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasting import Forecast
+    from rl_forecast.forecasting.forecast import Forecast
 
 __all__ = [
     "Curve",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["UsageError", "closest", "one_line", "run_command", "stop_output", "unknown_name"]
+__all__ = ["InputError", "closest", "one_line", "run_command", "stop_output", "unknown_name"]
 
 
-class UsageError(Exception):
+class InputError(Exception):
     """Bad input or bad usage. Command lines print its message and exit with code 2, never with a traceback."""
 
 
@@ -64,7 +64,7 @@ def run_command(command: Callable[[], int], name: str = "") -> int:
 
     :param command: does the work and returns an exit code
     :param name: begins the line where one program has many commands
-    :return: the command's code; 2 after a :class:`UsageError`; 1 where the operating system refused something (a full
+    :return: the command's code; 2 after a :class:`InputError`; 1 where the operating system refused something (a full
         disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
     """
     begin, error_begin = (f"{name}: ", f"{name}: ") if name else ("", "error: ")
@@ -72,7 +72,7 @@ def run_command(command: Callable[[], int], name: str = "") -> int:
     try:
         with _terminable(received):
             return command()
-    except UsageError as error:
+    except InputError as error:
         return _end(2, error_begin + _told(error), error)
     except KeyboardInterrupt as error:
         if received:

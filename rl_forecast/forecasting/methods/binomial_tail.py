@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasters.base import EnsembleFit, NoTailError
-from rl_forecast.forecasters.ensemble import GeneralisedParetoTails, TailEnsemble
-from rl_forecast.forecasters.generalised_pareto import grid_ensemble_weights
+from rl_forecast.forecasting.methods.base import EnsembleFit, NoTailError
+from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
+from rl_forecast.forecasting.methods.generalised_pareto import grid_ensemble_weights
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 
 if TYPE_CHECKING:

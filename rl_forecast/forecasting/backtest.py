@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_forecast.forecasters import NoTailError, make_forecaster
+from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 from rl_forecast.scores import log_p_from_psi
 from rl_forecast.summary import TailSummary
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.forecasters import NoTailError
+from rl_forecast.forecasting.methods import NoTailError
 from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
 from rl_forecast.summary import TailSummary
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasters import Forecaster
+    from rl_forecast.forecasting.methods import Forecaster
 
 __all__ = [
     "ERROR_SPACES",

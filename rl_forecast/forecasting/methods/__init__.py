@@ -1,17 +1,17 @@
-"""Forecasters of the worst score: one method to a file, one interface (:mod:`rl_forecast.forecasters.base`)."""
+"""Forecasters of the worst score: one method to a file, one interface (:mod:`rl_forecast.forecasting.methods.base`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rl_forecast.forecasters.base import FittedTail, Forecaster, NoTailError
-from rl_forecast.forecasters.binomial_tail import BinomialTail
-from rl_forecast.forecasters.exponential_pivot import ExponentialPivot
-from rl_forecast.forecasters.gpd import GPD
-from rl_forecast.forecasters.gumbel_tail import GumbelTail
-from rl_forecast.forecasters.log_normal import LogNormal
-from rl_forecast.forecasters.shape_prior import ShapePrior
-from rl_forecast.usage import unknown_name
+from rl_forecast.errors import unknown_name
+from rl_forecast.forecasting.methods.base import FittedTail, Forecaster, NoTailError
+from rl_forecast.forecasting.methods.binomial_tail import BinomialTail
+from rl_forecast.forecasting.methods.exponential_pivot import ExponentialPivot
+from rl_forecast.forecasting.methods.gpd import GPD
+from rl_forecast.forecasting.methods.gumbel_tail import GumbelTail
+from rl_forecast.forecasting.methods.log_normal import LogNormal
+from rl_forecast.forecasting.methods.shape_prior import ShapePrior
 
 __all__ = [
     "FORECASTERS",

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_forecast.decomposition import missed_mode
-from rl_forecast.forecasters import NoTailError, ShapePrior
-from rl_forecast.forecasters.certain_failures import without_certain_failures
-from rl_forecast.forecasters.shape_prior import default_tail_k
+from rl_forecast.forecasting.decomposition import missed_mode
+from rl_forecast.forecasting.methods import NoTailError, ShapePrior
+from rl_forecast.forecasting.methods.certain_failures import without_certain_failures
+from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rl_forecast.forecasters.base import FittedTail, Forecaster
-    from rl_forecast.forecasters.shape_prior import ShapePriorFit
+    from rl_forecast.forecasting.methods.base import FittedTail, Forecaster
+    from rl_forecast.forecasting.methods.shape_prior import ShapePriorFit
     from rl_forecast.summary import TailSummary
 
 __all__ = ["MODE_SHIFT", "Diagnostics", "StabilityPoint", "diagnose", "k_stability"]

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rl_forecast.diagnostics import MODE_SHIFT
-from rl_forecast.forecasters import BinomialTail, ExponentialPivot, GumbelTail
+from rl_forecast.forecasting.diagnostics import MODE_SHIFT
+from rl_forecast.forecasting.methods import BinomialTail, ExponentialPivot, GumbelTail
 from rl_forecast.formatting import format_count, format_probability
 from rl_forecast.scores import log_p_from_psi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rl_forecast.diagnostics import Diagnostics
-    from rl_forecast.forecasters.base import FittedTail
+    from rl_forecast.forecasting.diagnostics import Diagnostics
+    from rl_forecast.forecasting.methods.base import FittedTail
     from rl_forecast.summary import TailSummary
 
 __all__ = ["ForecastWarning", "warn"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasters.base import NoTailError
-from rl_forecast.forecasters.certain_failures import FitsFiniteScores
-from rl_forecast.forecasters.ensemble import NormalTails, TailEnsemble
+from rl_forecast.forecasting.methods.base import NoTailError
+from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
+from rl_forecast.forecasting.methods.ensemble import NormalTails, TailEnsemble
 
 if TYPE_CHECKING:
     from rl_forecast.summary import TailSummary

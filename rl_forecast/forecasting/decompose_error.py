@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.backtest import held_out_errors
-from rl_forecast.forecasters.gumbel_tail import GumbelTail, line_draws, log_plotting_positions
+from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
+from rl_forecast.forecasting.methods.gumbel_tail import GumbelTail, line_draws, log_plotting_positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def error_split(
     :param deployment_rare: the same shape
     :param tail_k: number k of largest scores the forecast is fitted to
     :param total: mean absolute error of all scores, psi, where it is known already; computed if ``None``
-    :raises ValueError: shapes that do not fit, or as for :func:`rl_forecast.backtest.held_out_errors`
+    :raises ValueError: shapes that do not fit, or as for :func:`~evaluate_forecasts.held_out_errors`
     """
     if evaluation.shape != evaluation_rare.shape or deployment.shape != deployment_rare.shape:
         raise ValueError(

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rl_forecast.differentiable import (
+from rl_forecast.loss.partition_count import automatic_n_partitions
+from rl_forecast.loss.partitions import PartitionMethod, Partitions, draw_partitions
+from rl_forecast.loss.tail_fit import (
     ErrorSpace,
     error_space_bounds,
     gumbel_tail_forecast,
@@ -29,8 +31,6 @@ from rl_forecast.differentiable import (
     sorted_window,
     to_error_space,
 )
-from rl_forecast.partition_count import automatic_n_partitions
-from rl_forecast.partitions import PartitionMethod, Partitions, draw_partitions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +112,7 @@ class ForecastabilityLoss:
     :param tail_k: number k of largest evaluation scores the tail is fitted to, at least 2 (Jones et al. use 10)
     :param n_partitions: number R of partitions per call, a power of two for best spread; or ``"auto"``, the smallest
         one whose gradient noise is below a tenth of the noise of drawing the tasks
-        (:mod:`rl_forecast.partition_count`, seconds once for given sizes). From about 64 on
+        (:mod:`rl_forecast.loss.partition_count`, seconds once for given sizes). From about 64 on
         fresh tasks are worth more than more partitions.
     :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` with p
         floored at 1e-6, or ``"log_odds"`` (nats) with p clipped to [1e-6, 1 - 1e-3]. Beyond a bound the error has no
@@ -124,7 +124,7 @@ class ForecastabilityLoss:
         the tasks to certain failure.
     :param psi_cap: upper cap on the scores, straight-through: values are capped, gradients pass as if they were not,
         so that a task at certain failure neither dominates the loss nor is lost to it. ``None`` for no cap.
-    :param method: partition sampler, see :func:`rl_forecast.partitions.draw_partitions`
+    :param method: partition sampler, see :func:`rl_forecast.loss.partitions.draw_partitions`
     :raises ValueError: a setting outside its range
 
     >>> psi = torch.linspace(-3.0, 3.0, 1_200, requires_grad=True)

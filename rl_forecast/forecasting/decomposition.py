@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasters.exponential_pivot import mean_unbiased_factor
-from rl_forecast.forecasters.gumbel_tail import PlottingPosition, line_draws, log_plotting_positions
+from rl_forecast.forecasting.methods.exponential_pivot import mean_unbiased_factor
+from rl_forecast.forecasting.methods.gumbel_tail import PlottingPosition, line_draws, log_plotting_positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +65,7 @@ def slope_moments(
     exponential with rates ``1 + t w``: the moments are one-dimensional integrals of determinants and traces.
 
     :param tail_k: number k of scores, at least 2
-    :param plotting_position: see :func:`rl_forecast.forecasters.gumbel_tail.log_plotting_positions`
+    :param plotting_position: see :func:`rl_forecast.forecasting.methods.gumbel_tail.log_plotting_positions`
     :param n_eval: number m; matters only to reject k > m, since a common shift of the positions changes no slope
     :return: ``tau_k = E T / sigma`` and ``sd(T) / sigma``, accurate to 1e-8
     :raises ValueError: k below 2 or above m
@@ -163,7 +163,7 @@ def finite_k_terms(
     :param tail_k: number k of largest scores, at least 2
     :param n_eval: number m of evaluation scores, at least k
     :param n_deploy: number n of deployment scores
-    :param plotting_position: see :func:`rl_forecast.forecasters.gumbel_tail.log_plotting_positions`
+    :param plotting_position: see :func:`rl_forecast.forecasting.methods.gumbel_tail.log_plotting_positions`
     :raises ValueError: k outside [2, m] or n below 1
 
     >>> terms = finite_k_terms(tail_k=10, n_eval=1_000, n_deploy=10_000)

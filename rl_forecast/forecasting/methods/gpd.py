@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import optimize, special
 
-from rl_forecast.forecasters.base import NoTailError, top_finite
-from rl_forecast.forecasters.certain_failures import FitsFiniteScores
-from rl_forecast.forecasters.ensemble import GeneralisedParetoTails, TailEnsemble
-from rl_forecast.forecasters.generalised_pareto import grid_ensemble_weights, log_likelihood
+from rl_forecast.forecasting.methods.base import NoTailError, top_finite
+from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
+from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
+from rl_forecast.forecasting.methods.generalised_pareto import grid_ensemble_weights, log_likelihood
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rl_forecast.cautions import ForecastWarning, warn
-from rl_forecast.diagnostics import Diagnostics, diagnose
-from rl_forecast.forecasters import NoTailError, make_forecaster
-from rl_forecast.forecasters.shape_prior import default_tail_k
-from rl_forecast.risks import RiskEstimate, aggregate_risk, behavior_frequency
+from rl_forecast.forecasting.diagnostics import Diagnostics, diagnose
+from rl_forecast.forecasting.methods import NoTailError, make_forecaster
+from rl_forecast.forecasting.methods.shape_prior import default_tail_k
+from rl_forecast.forecasting.risks import RiskEstimate, aggregate_risk, behavior_frequency
+from rl_forecast.forecasting.warnings import ForecastWarning, warn
 from rl_forecast.scores import is_tensor, log_p_from_psi, psi_from_log_p, psi_from_p
 from rl_forecast.summary import TailSummary
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasters import FittedTail, Forecaster
+    from rl_forecast.forecasting.methods import FittedTail, Forecaster
 
 __all__ = ["Forecast", "choose_method", "forecast", "summarize_scores"]
 
@@ -127,7 +127,7 @@ class Forecast:
         return n / (n + self.summary.count)
 
     def behavior_frequency(self, tau: float, level: float = 0.90) -> RiskEstimate:
-        """Share of queries with failure probability above ``tau``; see :func:`rl_forecast.risks.behavior_frequency`.
+        """Share of queries with failure probability above ``tau``; see :func:`.risks.behavior_frequency`.
 
         :param tau: probability in (0, 1)
         :param level: coverage of the interval, probability
@@ -136,7 +136,7 @@ class Forecast:
         return behavior_frequency(self.summary, self.fitted, tau, level)
 
     def aggregate_risk(self, level: float = 0.90) -> RiskEstimate:
-        """P(at least one failure in n queries asked once each); see :func:`rl_forecast.risks.aggregate_risk`.
+        """P(at least one failure in n queries asked once each); see :func:`.risks.aggregate_risk`.
 
         :param level: coverage of the interval, probability
         """

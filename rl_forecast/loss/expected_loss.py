@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from rl_forecast.differentiable import scores_leaf, sorted_window
+from rl_forecast.loss.tail_fit import scores_leaf, sorted_window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,7 +198,7 @@ class ExpectedQuadraticLoss:
         :raises TypeError: psi is not a float32 or float64 tensor
         :raises ValueError: wrong shape, an evaluation share so small that the matrix would be huge, NaN, or an infinite
             score among the largest ones: a linear form has no value there
-            (:class:`rl_forecast.loss.ForecastabilityLoss` masks ``-inf``)
+            (:class:`rl_forecast.loss.forecastability.ForecastabilityLoss` masks ``-inf``)
         """
         if psi.shape != (self.n_tasks,):
             raise ValueError(f"psi must have shape ({self.n_tasks},), it has {tuple(psi.shape)}")

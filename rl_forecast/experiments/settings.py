@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from rl_forecast.usage import UsageError
+from rl_forecast.errors import InputError
 
 __all__ = [
     "AGENTS",
@@ -291,7 +291,7 @@ def check_config(config: Any, prefix: str = "") -> None:
 
     :param config: a configuration or a part of it
     :param prefix: dotted name of the part, ending in a dot
-    :raises UsageError: names the field, its value and the bound
+    :raises InputError: names the field, its value and the bound
     """
     for f in fields(config):
         name, value = prefix + f.name, getattr(config, f.name)
@@ -304,6 +304,6 @@ def check_config(config: Any, prefix: str = "") -> None:
             low, high = _BOUNDS.get(name, (1 if isinstance(number, int) else 0, math.inf))
             if math.isnan(number) or number < low:
                 rule = "not be negative" if low == 0 else f"be at least {low:g}"
-                raise UsageError(f"{name} must {rule}, it is {number:g}")
+                raise InputError(f"{name} must {rule}, it is {number:g}")
             if number > high:
-                raise UsageError(f"{name} must be at most {high:g}, it is {number:g}")
+                raise InputError(f"{name} must be at most {high:g}, it is {number:g}")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.forecasting import forecast
+from rl_forecast.forecasting.forecast import forecast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rl_forecast.forecasting import Forecast
+    from rl_forecast.forecasting.forecast import Forecast
     from rl_forecast.summary import TailSummary
 
 __all__ = ["Comparison", "compare"]
@@ -55,8 +55,8 @@ def compare(
     :param summaries: evaluations of at least two sources, by name
     :param budget: what may be spent on each source
     :param costs: cost of one query for each source, in the same unit; None: 1 each
-    :param method: as in :func:`rl_forecast.forecasting.forecast`
-    :param tail_k: as in :func:`rl_forecast.forecasting.forecast`
+    :param method: as in :func:`rl_forecast.forecasting.forecast.forecast`
+    :param tail_k: as in :func:`rl_forecast.forecasting.forecast.forecast`
     :raises ValueError: fewer than two sources, other than one cost each, a budget that buys no query, or no tail
 
     Ten times as many queries of the cheap source do not make up for scores five tail scales lower:

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasters.ensemble import TailEnsemble
+    from rl_forecast.forecasting.methods.ensemble import TailEnsemble
     from rl_forecast.summary import TailSummary
 
 __all__ = ["EnsembleFit", "FittedTail", "Forecaster", "NoTailError", "top_finite"]

@@ -1,0 +1,1 @@
+"""Forecast the worst failure of a deployment from the scores of an evaluation."""
