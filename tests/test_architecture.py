@@ -25,7 +25,8 @@ def _loaded(code: str) -> set[str]:
     "code",
     [
         "import rl_forecast",
-        "import rl_forecast.forecasting.methods, rl_forecast.forecasting.evaluate_forecasts, rl_forecast.loss.partitions",
+        "import rl_forecast.forecasting.methods, rl_forecast.loss.partitions",
+        "import rl_forecast.forecasting.evaluate_forecasts",
         "import rl_forecast.experiments.figures",
         "import rl_forecast.train, rl_forecast.evaluate",
     ],

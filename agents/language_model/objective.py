@@ -4,7 +4,7 @@ Pass 1 scores a pool of prompts; the loss of those scores gives a weight ``dL/dp
 runs only the prompts with a weight, batch by batch, and adds ``sum_i weight_i d psi_i / d theta`` to the gradients:
 the gradient of full backpropagation, at the memory of one batch.
 
-An anchor to the base model (:func:`~rl_forecast.loss.forecastability.one_sided_anchor`) goes the same way: forecasting becomes
+An anchor to the base model (``one_sided_anchor`` of the loss) goes the same way: forecasting becomes
 easier when middling failures rise to meet a rare bad mode, and the anchor makes that cost something.
 """
 

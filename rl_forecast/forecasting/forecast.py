@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rl_forecast.findings import Finding
 from rl_forecast.forecasting.diagnostics import Diagnostics, diagnose
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 from rl_forecast.forecasting.risks import RiskEstimate, aggregate_risk, behavior_frequency
-from rl_forecast.forecasting.warnings import ForecastWarning, warn
+from rl_forecast.forecasting.warnings import forecast_warnings
 from rl_forecast.scores import is_tensor, log_p_from_psi, psi_from_log_p, psi_from_p
 from rl_forecast.summary import TailSummary
 
@@ -149,16 +150,16 @@ class Forecast:
         return diagnose(self.summary, self.fitted, self.forecaster, self.n_deploy)
 
     @cached_property
-    def warnings(self) -> tuple[ForecastWarning, ...]:
+    def warnings(self) -> tuple[Finding, ...]:
         """What the reader should know; the missed-mode note is always the last."""
-        found = warn(self.summary, self.fitted, self.method, self.tail_k, self.n_deploy, self.diagnostics)
+        found = forecast_warnings(self.summary, self.fitted, self.method, self.tail_k, self.n_deploy, self.diagnostics)
         if self.fitted is not None:
             return found
         sentence = (
             f"No forecast: {self.reason}. Without one this much remains: one of n new queries is strictly worse than "
             f"all {self.summary.count} seen with probability at most n / (n + m)."
         )
-        return (ForecastWarning("degenerate", "error", sentence, {}), *found)
+        return (Finding("degenerate", "error", sentence, {}), *found)
 
     def to_dict(self, level: float = 0.90) -> dict[str, Any]:
         """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.findings import Finding
 from rl_forecast.forecasting.diagnostics import MODE_SHIFT
 from rl_forecast.forecasting.methods import BinomialTail, ExponentialPivot, GumbelTail
 from rl_forecast.formatting import format_count, format_probability
@@ -19,41 +19,19 @@ if TYPE_CHECKING:
     from rl_forecast.forecasting.methods.base import FittedTail
     from rl_forecast.summary import TailSummary
 
-__all__ = ["ForecastWarning", "warn"]
-
-Severity = Literal["note", "warning", "error"]
+__all__ = ["forecast_warnings"]
 
 _FEW_DISTINCT = 6
 
 
-@dataclass(frozen=True)
-class ForecastWarning:
-    """Something a reader of the forecast should know.
-
-    :param code: stable name for programs
-    :param severity: ``"note"`` holds for every forecast, ``"warning"`` for this one, ``"error"`` forbids it
-    :param sentence: for people
-    :param values: the numbers in the sentence
-    """
-
-    code: str
-    severity: Severity
-    sentence: str
-    values: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
-
-def warn(
+def forecast_warnings(
     summary: TailSummary,
     fitted: FittedTail | None,
     method: str,
     tail_k: int | None,
     n_deploy: Sequence[int],
     diagnostics: Diagnostics,
-) -> tuple[ForecastWarning, ...]:
+) -> tuple[Finding, ...]:
     """All warnings of a forecast: on the scores, the fit, the extrapolation, the target; the missed-mode note last.
 
     :param summary: the evaluation
@@ -72,7 +50,7 @@ def warn(
     return (*found, _missed_mode_note(summary, fitted, n_deploy, diagnostics))
 
 
-def _about_scores(summary: TailSummary, tail_k: int | None) -> list[ForecastWarning]:
+def _about_scores(summary: TailSummary, tail_k: int | None) -> list[Finding]:
     m, found = summary.count, []
     if summary.n_unscored:
         share = summary.n_unscored / (m + summary.n_unscored)
@@ -115,9 +93,9 @@ def _about_scores(summary: TailSummary, tail_k: int | None) -> list[ForecastWarn
     return found
 
 
-def _about_ties(summary: TailSummary, method: str, diagnostics: Diagnostics) -> list[ForecastWarning]:
+def _about_ties(summary: TailSummary, method: str, diagnostics: Diagnostics) -> list[Finding]:
     """Coarse scores, for the methods that take every difference between them at its word."""
-    found: list[ForecastWarning] = []
+    found: list[Finding] = []
     if method == BinomialTail.name:
         return found
     distinct, shown = diagnostics.n_distinct_top10, min(10, summary.top.size)
@@ -135,7 +113,7 @@ def _about_ties(summary: TailSummary, method: str, diagnostics: Diagnostics) -> 
     return found
 
 
-def _about_fit(summary: TailSummary, fitted: FittedTail, method: str) -> list[ForecastWarning]:
+def _about_fit(summary: TailSummary, fitted: FittedTail, method: str) -> list[Finding]:
     """A method whose own model finds the largest score seen next to impossible does not describe these scores."""
     finite = summary.top[np.isfinite(summary.top)]
     chance = fitted.ensemble.maximum_exceedance(float(finite[0]), summary.count)
@@ -148,9 +126,7 @@ def _about_fit(summary: TailSummary, fitted: FittedTail, method: str) -> list[Fo
     return [_warning("poor_fit", sentence, probability=chance)]
 
 
-def _about_extrapolation(
-    summary: TailSummary, method: str, n_deploy: Sequence[int], d: Diagnostics
-) -> list[ForecastWarning]:
+def _about_extrapolation(summary: TailSummary, method: str, n_deploy: Sequence[int], d: Diagnostics) -> list[Finding]:
     m, largest, found = summary.count, max(n_deploy), []
     inside = [n for n in n_deploy if n < m]
     if inside:
@@ -210,7 +186,7 @@ def _about_extrapolation(
     return found
 
 
-def _about_target(summary: TailSummary, method: str) -> list[ForecastWarning]:
+def _about_target(summary: TailSummary, method: str) -> list[Finding]:
     if not summary.count_table:
         return []
     samples = [j for j, _ in summary.count_table]
@@ -226,7 +202,7 @@ def _about_target(summary: TailSummary, method: str) -> list[ForecastWarning]:
 
 def _missed_mode_note(
     summary: TailSummary, fitted: FittedTail | None, n_deploy: Sequence[int], d: Diagnostics
-) -> ForecastWarning:
+) -> Finding:
     m, n = summary.count, max(n_deploy)
     sentence = (
         f"No method sees what the evaluation did not: a kind of failure rarer than 3/m = {d.missed_weight:.2g} of "
@@ -242,8 +218,8 @@ def _missed_mode_note(
             f"from p = {format_probability(point)} to {format_probability(lifted)}"
         )
         values["lifted_risk"] = float(np.exp(log_p_from_psi(lifted)))
-    return ForecastWarning("missed_mode", "note", sentence + ".", values)
+    return Finding("missed_mode", "note", sentence + ".", values)
 
 
-def _warning(code: str, sentence: str, **values: float) -> ForecastWarning:
-    return ForecastWarning(code, "warning", sentence, values)
+def _warning(code: str, sentence: str, **values: float) -> Finding:
+    return Finding(code, "warning", sentence, values)
