@@ -10,65 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
 
-from rl_forecast.lazy import lazy_names
+from rl_forecast.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from envs.gridworld.exact_risk import ExactRisk, exact_risk
-    from envs.gridworld.families import (
-        FAMILIES,
-        BridgeWorld,
-        ControlWorld,
-        GaleWorld,
-        MixedWorld,
-        RecolorWorld,
-        ShiftWorld,
-        SlipWorld,
-    )
-    from envs.gridworld.minigrid_env import MiniGridObservation, RiskGridEnv
-    from envs.gridworld.vec_env import GridVecEnv
-    from envs.gridworld.vector_env import GridVectorEnv
-    from envs.gridworld.world import GridWorld
-    from envs.risk.check import check_risk_env
-    from envs.risk.wrapper import RiskWrapper, disjoint_splits
+    from envs.gridworld.exact_risk import ExactRisk as ExactRisk
+    from envs.gridworld.exact_risk import exact_risk as exact_risk
+    from envs.gridworld.families import FAMILIES as FAMILIES
+    from envs.gridworld.families import BridgeWorld as BridgeWorld
+    from envs.gridworld.families import ControlWorld as ControlWorld
+    from envs.gridworld.families import GaleWorld as GaleWorld
+    from envs.gridworld.families import MixedWorld as MixedWorld
+    from envs.gridworld.families import RecolorWorld as RecolorWorld
+    from envs.gridworld.families import ShiftWorld as ShiftWorld
+    from envs.gridworld.families import SlipWorld as SlipWorld
+    from envs.gridworld.minigrid_env import MiniGridObservation as MiniGridObservation
+    from envs.gridworld.minigrid_env import RiskGridEnv as RiskGridEnv
+    from envs.gridworld.vec_env import GridVecEnv as GridVecEnv
+    from envs.gridworld.vector_env import GridVectorEnv as GridVectorEnv
+    from envs.gridworld.world import GridWorld as GridWorld
+    from envs.risk.check import check_risk_env as check_risk_env
+    from envs.risk.wrapper import RiskWrapper as RiskWrapper
+    from envs.risk.wrapper import disjoint_splits as disjoint_splits
 
-__all__ = [
-    "FAMILIES",
-    "REGISTERED",
-    "BridgeWorld",
-    "ControlWorld",
-    "ExactRisk",
-    "GaleWorld",
-    "GridVecEnv",
-    "GridVectorEnv",
-    "GridWorld",
-    "MiniGridObservation",
-    "MixedWorld",
-    "RecolorWorld",
-    "RiskGridEnv",
-    "RiskWrapper",
-    "ShiftWorld",
-    "SlipWorld",
-    "check_risk_env",
-    "disjoint_splits",
-    "exact_risk",
-]
-
-_HOME = {
-    "ExactRisk": "envs.gridworld.exact_risk",
-    "FAMILIES": "envs.gridworld.families",
-    "GridVecEnv": "envs.gridworld.vec_env",
-    "GridVectorEnv": "envs.gridworld.vector_env",
-    "GridWorld": "envs.gridworld.world",
-    "MiniGridObservation": "envs.gridworld.minigrid_env",
-    "RiskGridEnv": "envs.gridworld.minigrid_env",
-    "RiskWrapper": "envs.risk.wrapper",
-    "check_risk_env": "envs.risk.check",
-    "disjoint_splits": "envs.risk.wrapper",
-    "exact_risk": "envs.gridworld.exact_risk",
-} | {
-    f"{family}World": "envs.gridworld.families"
-    for family in ("Bridge", "Control", "Gale", "Mixed", "Recolor", "Shift", "Slip")
-}
 
 #: Registered id to the arguments of its environment. ``S7`` rooms have 7x7 cells and proportionally more lava.
 REGISTERED: dict[str, dict[str, Any]] = {
@@ -93,4 +56,4 @@ REGISTERED |= {
 for _id, _arguments in REGISTERED.items():
     register(id=_id, entry_point="envs.gridworld.minigrid_env:RiskGridEnv", kwargs=_arguments)
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME, present=["REGISTERED"])
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__, present=["REGISTERED"])

@@ -8,71 +8,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rl_forecast.lazy import lazy_names
+from rl_forecast.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from agents import (
-        ContinuationScorer,
-        DegeneracyCallback,
-        ForecastEvalCallback,
-        ForecastObjective,
-        ForecastPPO,
-        ForecastTrainer,
-        PromptTask,
-    )
-    from envs import RiskWrapper, check_risk_env
-    from rl_forecast.forecasting.decomposition import finite_k_terms, missed_mode
-    from rl_forecast.forecasting.forecast import Forecast, forecast
-    from rl_forecast.forecasting.methods import make_forecaster
-    from rl_forecast.loss.forecastability import ForecastabilityLoss
-    from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
-    from rl_forecast.summary import TailSummary
+    from agents import ContinuationScorer as ContinuationScorer
+    from agents import DegeneracyCallback as DegeneracyCallback
+    from agents import ForecastEvalCallback as ForecastEvalCallback
+    from agents import ForecastObjective as ForecastObjective
+    from agents import ForecastPPO as ForecastPPO
+    from agents import ForecastTrainer as ForecastTrainer
+    from agents import PromptTask as PromptTask
+    from envs import RiskWrapper as RiskWrapper
+    from envs import check_risk_env as check_risk_env
+    from rl_forecast.forecasting.decomposition import finite_k_terms as finite_k_terms
+    from rl_forecast.forecasting.decomposition import missed_mode as missed_mode
+    from rl_forecast.forecasting.forecast import Forecast as Forecast
+    from rl_forecast.forecasting.forecast import forecast as forecast
+    from rl_forecast.forecasting.methods import make_forecaster as make_forecaster
+    from rl_forecast.loss.forecastability import ForecastabilityLoss as ForecastabilityLoss
+    from rl_forecast.scores import psi_from_counts as psi_from_counts
+    from rl_forecast.scores import psi_from_log_p as psi_from_log_p
+    from rl_forecast.scores import psi_from_p as psi_from_p
+    from rl_forecast.summary import TailSummary as TailSummary
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "ContinuationScorer": "agents.language_model",
-    "DegeneracyCallback": "agents.callbacks",
-    "ForecastObjective": "agents.language_model",
-    "ForecastTrainer": "agents.language_model",
-    "PromptTask": "agents.language_model",
-    "RiskWrapper": "envs",
-    "check_risk_env": "envs",
-    "Forecast": "rl_forecast.forecasting.forecast",
-    "ForecastEvalCallback": "agents.callbacks",
-    "ForecastPPO": "agents.forecast_ppo",
-    "ForecastabilityLoss": "rl_forecast.loss.forecastability",
-    "TailSummary": "rl_forecast.summary",
-    "finite_k_terms": "rl_forecast.forecasting.decomposition",
-    "forecast": "rl_forecast.forecasting.forecast",
-    "make_forecaster": "rl_forecast.forecasting.methods",
-    "missed_mode": "rl_forecast.forecasting.decomposition",
-    "psi_from_counts": "rl_forecast.scores",
-    "psi_from_log_p": "rl_forecast.scores",
-    "psi_from_p": "rl_forecast.scores",
-}
-
-__all__ = [
-    "ContinuationScorer",
-    "DegeneracyCallback",
-    "Forecast",
-    "ForecastEvalCallback",
-    "ForecastObjective",
-    "ForecastPPO",
-    "ForecastTrainer",
-    "ForecastabilityLoss",
-    "PromptTask",
-    "RiskWrapper",
-    "TailSummary",
-    "__version__",
-    "check_risk_env",
-    "finite_k_terms",
-    "forecast",
-    "make_forecaster",
-    "missed_mode",
-    "psi_from_counts",
-    "psi_from_log_p",
-    "psi_from_p",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOME, present=["__version__"])
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__, present=["__version__"])

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import ast
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-__all__ = ["lazy_names"]
+__all__ = ["lazy_exports"]
 
 
-def lazy_names(
-    package: str, home: Mapping[str, str], present: Iterable[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``.
+def lazy_exports(
+    package: str, file: str, present: Iterable[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """A package's ``__getattr__``, ``__dir__`` and ``__all__``, from what type checkers read anyway.
 
-    Type checkers need the same names once more, imported under ``TYPE_CHECKING``.
+    The exports are the lines ``from module import name as name`` under the package's ``if TYPE_CHECKING``.
 
     :param package: name of the package
-    :param home: public name to the module that defines it
+    :param file: its ``__init__.py``
     :param present: public names that the package defines itself
     """
+    blocks = [node for node in ast.parse(Path(file).read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
+    lines = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom)]
+    home = {alias.asname: line.module or "" for line in lines for alias in line.names if alias.asname}
+    names = sorted([*home, *present])
 
     def __getattr__(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(home[name]), name)
 
-    def __dir__() -> list[str]:
-        return sorted([*home, *present])
-
-    return __getattr__, __dir__
+    return __getattr__, lambda: names, names

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rl_forecast.lazy import lazy_names
+from rl_forecast.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from agents.language_model.encoding import EncodedTasks
-    from agents.language_model.objective import ForecastObjective, ObjectiveReport, RefreshPolicy
-    from agents.language_model.prompts import PromptTask, read_prompts
-    from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
-    from agents.language_model.trainer import ForecastTrainer
+    from agents.language_model.encoding import EncodedTasks as EncodedTasks
+    from agents.language_model.objective import ForecastObjective as ForecastObjective
+    from agents.language_model.objective import ObjectiveReport as ObjectiveReport
+    from agents.language_model.objective import RefreshPolicy as RefreshPolicy
+    from agents.language_model.prompts import PromptTask as PromptTask
+    from agents.language_model.prompts import read_prompts as read_prompts
+    from agents.language_model.scorer import ContinuationScorer as ContinuationScorer
+    from agents.language_model.scorer import psi_from_model_log_p as psi_from_model_log_p
+    from agents.language_model.trainer import ForecastTrainer as ForecastTrainer
 
-__all__ = [
-    "ContinuationScorer",
-    "EncodedTasks",
-    "ForecastObjective",
-    "ForecastTrainer",
-    "ObjectiveReport",
-    "PromptTask",
-    "RefreshPolicy",
-    "psi_from_model_log_p",
-    "read_prompts",
-]
 
-_HOME = {
-    "ContinuationScorer": "agents.language_model.scorer",
-    "EncodedTasks": "agents.language_model.encoding",
-    "ForecastObjective": "agents.language_model.objective",
-    "ForecastTrainer": "agents.language_model.trainer",
-    "ObjectiveReport": "agents.language_model.objective",
-    "PromptTask": "agents.language_model.prompts",
-    "RefreshPolicy": "agents.language_model.objective",
-    "psi_from_model_log_p": "agents.language_model.scorer",
-    "read_prompts": "agents.language_model.prompts",
-}
-
-__getattr__, __dir__ = lazy_names(__name__, _HOME)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)
