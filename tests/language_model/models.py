@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -81,3 +82,17 @@ def tiny_gpt2(vocabulary: int, seed: int = 0, **kwargs: Any) -> GPT2LMHeadModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GPT2LMHeadModel(GPT2Config(**(settings | kwargs)))
+
+
+def assert_close(actual: Any, expected: Any, n_terms: int = 200) -> None:
+    """Equal but for the order in which float32 adds up.
+
+    A sum of n terms may be off by n roundings of the largest partial sum, and kernels add in another order for another
+    batch or machine. A score is a sum over at most 4 tokens of a logit minus the log of a sum over about 50 words: 200
+    terms. Errors of a logit do not shrink with its result, so they are measured by the largest value, not by each.
+    """
+    actual, expected = (
+        x.detach().double().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in (actual, expected)
+    )
+    tolerance = n_terms * np.finfo(np.float32).eps * np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=0.0)

@@ -51,11 +51,11 @@ def test_supervised_loss_is_the_expectation_under_both_answers(scorer: Continuat
             total = total - (1 - e.weight) * _token_log_p(scorer, e.prompt, e.alternative)[0]
     batch = encode_examples(scorer, examples)
     assert batch.n_targets == n
-    assert supervised_loss(scorer.model, batch).item() == pytest.approx((total / n).item(), rel=1e-5)
+    assert supervised_loss(scorer.model, batch).item() == pytest.approx((total / n).item(), rel=1e-4)
     # Two halves of a batch, divided by what all of it has, add up to the whole.
     halves = [batch.rows(np.arange(len(batch))[i::2]) for i in range(2)]
     parts = sum(supervised_loss(scorer.model, half, n).item() for half in halves)
-    assert parts == pytest.approx((total / n).item(), rel=1e-5)
+    assert parts == pytest.approx((total / n).item(), rel=1e-4)
 
 
 def test_log_odds_error_is_zero_at_the_right_probabilities_only(scorer: ContinuationScorer) -> None:

@@ -13,7 +13,7 @@ import torch
 from agents.language_model import ContinuationScorer
 from agents.language_model.keywords import keyword_log_hazards, keyword_log_p
 from agents.language_model.sampling import sample_outputs
-from tests.language_model.models import bpe_tokenizer, tiny_gpt2, tiny_llama
+from tests.language_model.models import assert_close, bpe_tokenizer, tiny_gpt2, tiny_llama
 
 VOCABULARY, END = 6, 1
 
@@ -56,7 +56,7 @@ def holds(output: tuple[int, ...], keyword: tuple[int, ...]) -> bool:
 def test_hazards_follow_the_chain_rule(scorer: ContinuationScorer) -> None:
     prompt, path, keywords = [0, 2], [3, 4, 2, 5], [[4, 2], [5], [5, 3], [2, 2, 3]]
     short, log_h = keyword_log_hazards(scorer, prompt, [path[:2], path], keywords)
-    np.testing.assert_allclose(short, log_h[:2], atol=1e-6)
+    assert_close(short, log_h[:2])
     for t in range(4):
         head = [*prompt, *path[:t]]
         expected = 0.0
@@ -65,7 +65,7 @@ def test_hazards_follow_the_chain_rule(scorer: ContinuationScorer) -> None:
             for i, token in enumerate(keyword):
                 p *= next_p(scorer, [*head, *keyword[:i]])[token]
             expected += p
-        assert math.exp(log_h[t]) == pytest.approx(expected, rel=1e-5)
+        assert math.exp(log_h[t]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_pass_tells_every_position(scorer: ContinuationScorer) -> None:
@@ -73,7 +73,7 @@ def test_one_pass_tells_every_position(scorer: ContinuationScorer) -> None:
     (single,) = keyword_log_hazards(scorer, prompt, [path], [[4], [3]])
     for t in range(5):
         p = next_p(scorer, [*prompt, *path[:t]])
-        assert math.exp(single[t]) == pytest.approx(p[4] + p[3], rel=1e-5)
+        assert math.exp(single[t]) == pytest.approx(p[4] + p[3], rel=1e-4)
 
 
 def test_a_single_token_keyword_is_estimated_without_bias(scorer: ContinuationScorer) -> None:
@@ -87,7 +87,7 @@ def test_a_single_token_keyword_is_estimated_without_bias(scorer: ContinuationSc
     assert error < 0.02
     # the mean is of probabilities
     log_h = keyword_log_hazards(scorer, prompt, drawn[:50], [[4]])
-    assert math.exp(keyword_log_p(log_h)) == pytest.approx(each[:50].mean(), rel=1e-6)
+    assert math.exp(keyword_log_p(log_h)) == pytest.approx(each[:50].mean(), rel=1e-4)
 
 
 def test_samples_follow_the_whole_distribution(scorer: ContinuationScorer) -> None:
@@ -169,4 +169,4 @@ def test_all_outputs_of_two_tokens_exactly(scorer: ContinuationScorer) -> None:
             p = next_p(scorer, [*prompt, *cut[:t]])
             q *= p[token] / (1 - p[keyword])
         total += q * math.exp(keyword_log_p(keyword_log_hazards(scorer, prompt, [cut], [[keyword]])))
-    assert total == pytest.approx(exact, rel=1e-5)
+    assert total == pytest.approx(exact, rel=1e-4)

@@ -19,7 +19,7 @@ from agents.language_model import (
     psi_from_model_log_p,
 )
 from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
-from tests.language_model.models import tiny_gpt2, tiny_llama, word_tokenizer
+from tests.language_model.models import assert_close, tiny_gpt2, tiny_llama, word_tokenizer
 from tests.language_model.test_scorer import word_tasks
 
 LOSS = ForecastabilityLoss(n_eval=40, n_deploy=160, tail_k=5, n_partitions=16, penalty="huber")
@@ -42,15 +42,17 @@ def frozen_base(scorer: ContinuationScorer, shift: float = 0.02) -> Continuation
     return ContinuationScorer(base, scorer.tokenizer)
 
 
-def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
-    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters() if p.requires_grad]
+def gradients(model: torch.nn.Module) -> torch.Tensor:
+    """All of them in one vector, and cleared."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad.clone()).flatten() for p in parameters])
     model.zero_grad()
     return found
 
 
 def full_backpropagation(
     scorer: ContinuationScorer, encoded: EncodedTasks, base: ContinuationScorer, anchored: list[int], seed: int
-) -> tuple[list[torch.Tensor], float, float]:
+) -> tuple[torch.Tensor, float, float]:
     """Loss and anchor of all prompts in one graph."""
     psi = psi_from_model_log_p(scorer.log_p(encoded))
     loss = LOSS(psi, np.random.default_rng(seed)).loss
@@ -71,13 +73,11 @@ def test_equals_full_backpropagation(make: Any, dtype: torch.dtype) -> None:
     two_pass = gradients(scorer.model)
     # anchored are all prompts: what was drawn needs no guessing
     full, loss, anchor = full_backpropagation(scorer, encoded, base, list(range(N)), seed=3)
-    scale = max(float(g.abs().max()) for g in full)
-    tolerance = 1e-6 if dtype == torch.float32 else 1e-13
-    for a, b in zip(two_pass, full, strict=True):
-        assert float((a - b).abs().max()) <= tolerance * scale
-    assert report.loss == pytest.approx(loss, rel=1e-5)
-    assert report.anchor == pytest.approx(anchor, rel=1e-4)
-    assert report.grad_norm == pytest.approx(float(torch.cat([g.flatten() for g in full]).norm()), rel=1e-5)
+    # sums over N prompts
+    assert float((two_pass - full).abs().max()) <= N * torch.finfo(dtype).eps * float(full.abs().max())
+    assert report.loss == pytest.approx(loss, rel=1e-4)
+    assert report.anchor == pytest.approx(anchor, rel=1e-3)
+    assert report.grad_norm == pytest.approx(float(full.norm()), rel=1e-4)
     assert report.anchor > 0
     assert report.n_scored == N
 
@@ -101,8 +101,7 @@ def test_only_prompts_with_weight_are_run_and_gradients_are_added() -> None:
     task = gradients(scorer.model)
     scorer.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
     ForecastObjective(scorer, LOSS, anchor_weight=0).backward(encoded, weight=0.5)
-    for a, b, c in zip(gradients(scorer.model), task, once, strict=True):
-        torch.testing.assert_close(a, b + 0.5 * c, atol=1e-6, rtol=1e-5)
+    assert_close(gradients(scorer.model), task + 0.5 * once)
 
 
 def test_any_penalty_goes_the_same_way() -> None:
@@ -117,9 +116,8 @@ def test_any_penalty_goes_the_same_way() -> None:
     two_pass = gradients(scorer.model)
     value = scorer.log_p(encoded).topk(20).values.mean()
     value.backward()
-    assert report.loss == pytest.approx(float(value.detach()), rel=1e-5)
-    for a, b in zip(two_pass, gradients(scorer.model), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert report.loss == pytest.approx(float(value.detach()), rel=1e-4)
+    assert_close(two_pass, gradients(scorer.model))
 
 
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:
@@ -138,8 +136,7 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
     # attention ran once more in the backward pass: the layers really were recomputed; dropout stayed off
     assert len(attention_modes) > len(calls)
     assert not any(attention_modes)
-    for a, b in zip(gradients(scorer.model), expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert_close(gradients(scorer.model), expected)
 
 
 def lora(scorer: ContinuationScorer) -> ContinuationScorer:
@@ -161,12 +158,11 @@ def test_lora_anchors_to_the_model_without_its_adapter() -> None:
     report = ForecastObjective(adapted, LOSS, seed=1).backward(encoded)
     own = gradients(adapted.model)
     copied = ForecastObjective(adapted, LOSS, seed=1, base=frozen).backward(encoded)
-    assert report.anchor == pytest.approx(copied.anchor, rel=1e-6)
+    assert report.anchor == pytest.approx(copied.anchor, rel=1e-4)
     assert report.anchor > 0
-    for a, b in zip(own, gradients(adapted.model), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert_close(own, gradients(adapted.model))
     known = ForecastObjective(adapted, LOSS, seed=1).backward(encoded, base_log_p=frozen.score(encoded))
-    assert known.anchor == pytest.approx(copied.anchor, rel=1e-5)
+    assert known.anchor == pytest.approx(copied.anchor, rel=1e-4)
 
 
 def test_an_anchor_needs_a_base() -> None:
@@ -206,8 +202,8 @@ def test_stale_scores_are_refreshed_by_policy() -> None:
         step(scorer)
     assert [r.n_scored for r in reports] == [N, 0, 0, N // 2, 0, 0, N // 2]
     # on the second call the scores are those from before the first update
-    assert (reports[1].psi - reports[0].psi).abs().max() < 1e-5
-    assert (reports[1].psi - last_fresh).abs().max() > 1e-4
+    assert_close(reports[1].psi, reports[0].psi)
+    assert (reports[1].psi - last_fresh).abs().max() > 1e-3
     # a new pool is scored whole
     assert objective.backward(encoded[np.arange(N)]).n_scored == N
 
@@ -222,7 +218,7 @@ def test_prompts_that_were_run_are_refreshed_for_nothing() -> None:
     third = objective.backward(encoded)
     moved = (third.psi != second.psi).numpy()
     assert 0 < moved.sum() <= second.n_backward
-    np.testing.assert_allclose(third.psi[moved], at_second[moved], atol=1e-5)
+    assert_close(third.psi[moved], at_second[moved])
 
 
 def test_a_resumed_objective_goes_on_bit_for_bit() -> None:

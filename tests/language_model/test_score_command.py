@@ -20,7 +20,7 @@ from agents.language_model import ContinuationScorer, PromptTask
 from agents.language_model.sampling import sample_outputs
 from rl_forecast.experiments import prompt_scoring
 from tests.cli.conftest import Cli
-from tests.language_model.models import WORDS, bpe_tokenizer, tiny_llama, word_tokenizer
+from tests.language_model.models import WORDS, assert_close, bpe_tokenizer, tiny_llama, word_tokenizer
 
 N = 60
 
@@ -89,7 +89,7 @@ def test_specific_outputs(cli: Cli, model: Path, prompts: Path, tasks: list[Prom
     assert table["id"].to_list() == [f"q{i}" for i in range(N)]
     scorer = scorer_of(model)
     expected = scorer.score(scorer.encode(tasks))
-    np.testing.assert_allclose(table["log_p"], expected.double(), atol=1e-5)
+    assert_close(table["log_p"], expected)
     group = forecast(cli, out)
     assert group["status"] != "degenerate"
     assert group["notes"] == []
@@ -105,7 +105,7 @@ def test_keywords(cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask],
         encoded = scorer.encode([PromptTask(head, task.forbidden, None, i) for i, head in enumerate(heads)])
         h = scorer.score(encoded).double().exp().numpy()
         rows.append(math.log(1 - (1 - h[0]) * (1 - h[1])))
-    np.testing.assert_allclose(given["log_p"], rows, atol=1e-5)
+    assert_close(given["log_p"], rows)
     assert given["n_continuations"].to_list() == [1] * N
     sampled = tmp_path / "sampled.parquet"
     table = score(cli, model, prompts, sampled, "--way", "keyword", "--samples", 3, "--max-new-tokens", 4)
@@ -244,7 +244,7 @@ def test_chats_and_default_forbidden_texts(cli: Cli, tmp_path: Path) -> None:
     expected = scorer.score(
         scorer.encode([PromptTask(r["prompt"], ("hunter2", "open sesame"), None, i) for i, r in enumerate(rows)])
     )
-    np.testing.assert_allclose(pl.read_parquet(out)["log_p"], expected.double(), atol=1e-5)
+    assert_close(pl.read_parquet(out)["log_p"], expected)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer, RefreshPolicy
-from tests.language_model.models import tiny_llama, word_tokenizer
+from tests.language_model.models import assert_close, tiny_llama, word_tokenizer
 from tests.language_model.test_objective import LOSS, frozen_base, lora
 from tests.language_model.test_scorer import word_tasks
 
@@ -89,7 +89,7 @@ def test_one_update_is_the_sum_of_both_gradients(tmp_path: Path, accumulation: i
     ForecastObjective(by_hand, LOSS, base=base, seed=4).backward(encoded, weight=0.01)
     gradient = torch.cat([p.grad.flatten() for p in start.parameters()])
     assert gradient.abs().max() > 1e-3
-    torch.testing.assert_close(weights(scorer.model), weights(plain.model) - gradient, atol=1e-6, rtol=1e-4)
+    assert_close(weights(scorer.model), weights(plain.model) - gradient)
 
 
 def test_coefficient_zero_is_trainer_bit_for_bit(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_trains_with_checkpointing_and_logs(tmp_path: Path, with_lora: bool) -> 
     )
     tasks = word_tasks(30)
     again = ContinuationScorer(merged, scorer.tokenizer)
-    torch.testing.assert_close(loaded.score(loaded.encode(tasks)), again.score(again.encode(tasks)), atol=1e-5, rtol=0)
+    assert_close(loaded.score(loaded.encode(tasks)), again.score(again.encode(tasks)))
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:

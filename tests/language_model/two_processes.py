@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import torch
@@ -47,9 +45,3 @@ def main(folder: Path) -> None:
         model.save_pretrained(folder / f"model-{n_processes}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    os._exit(0)  # gloo's threads may outlive the interpreter's end
