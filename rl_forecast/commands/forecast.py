@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.commands.options import (
+from rl_forecast.commands.shared import (
     Parser,
     add_forecast_options,
     add_reading_options,

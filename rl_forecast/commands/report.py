@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rl_forecast.commands.options import Parser
+from rl_forecast.commands.shared import Parser
 
 __all__ = ["main"]
 

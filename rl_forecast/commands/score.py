@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rl_forecast.commands.options import Parser, count, number
+from rl_forecast.commands.shared import Parser, count, number
 from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rl_forecast.commands.options import Parser, count
+from rl_forecast.commands.shared import Parser, count
 from rl_forecast.errors import InputError
 
 __all__ = ["main"]

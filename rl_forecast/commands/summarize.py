@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl_forecast.commands.options import Parser, add_reading_options, read, writing
+from rl_forecast.commands.shared import Parser, add_reading_options, read, writing
 
 __all__ = ["main"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_forecast.errors import InputError
-from rl_forecast.io.source import Kind, reading
+from rl_forecast.io.records import Kind, reading
 from rl_forecast.scores import psi_from_log_p, psi_from_p
 from rl_forecast.summary import TailSummary
 

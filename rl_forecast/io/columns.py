@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.io.source import KIND_OF_COLUMN, Kind, ReadOptions, reading
+from rl_forecast.io.records import KIND_OF_COLUMN, Kind, ReadOptions, reading
 
 if TYPE_CHECKING:
     import polars as pl

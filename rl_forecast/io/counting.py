@@ -13,7 +13,7 @@ from rl_forecast.summary import TailSummary
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from rl_forecast.io.source import Outcome
+    from rl_forecast.io.records import Outcome
 
 __all__ = ["OutcomeCounter"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_forecast.errors import InputError
-from rl_forecast.io.source import reading
+from rl_forecast.io.records import reading
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.io.counting import OutcomeCounter
-from rl_forecast.io.source import ReadOptions, ReadResult, parse_outcome, reading
+from rl_forecast.io.records import ReadOptions, ReadResult, parse_outcome, reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.io.counting import OutcomeCounter
-from rl_forecast.io.source import ReadOptions, ReadResult, parse_outcome, reading
+from rl_forecast.io.records import ReadOptions, ReadResult, parse_outcome, reading
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.summary import TailSummary
 

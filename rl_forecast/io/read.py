@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_forecast.errors import InputError
-from rl_forecast.io.source import ReadOptions, ReadResult, reading
+from rl_forecast.io.records import ReadOptions, ReadResult, reading
 from rl_forecast.io.summaries import load_summary, looks_like_summary
 
 if TYPE_CHECKING:

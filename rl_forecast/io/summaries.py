@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl_forecast.errors import InputError
-from rl_forecast.io.source import reading
+from rl_forecast.io.records import reading
 from rl_forecast.summary import SCHEMA, TailSummary
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from rl_forecast.errors import InputError
 from rl_forecast.io.batches import check_range, summarise_batches, to_psi
 from rl_forecast.io.columns import Columns, refuse_text
 from rl_forecast.io.formats import open_table
-from rl_forecast.io.source import Kind, ReadOptions, ReadResult, reading
+from rl_forecast.io.records import Kind, ReadOptions, ReadResult, reading
 from rl_forecast.scores import psi_from_counts
 from rl_forecast.summary import TailSummary
 

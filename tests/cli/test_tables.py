@@ -146,7 +146,7 @@ def test_damaged_and_missing_files(tmp_path: Path, files: Path) -> None:
 def test_panics_of_native_readers_are_one_line_and_other_messages_pass() -> None:
     program = """
 import os, sys
-from rl_forecast.io.source import reading
+from rl_forecast.io.records import reading
 from rl_forecast.errors import InputError
 class PanicException(BaseException): pass
 with reading("good.parquet"):

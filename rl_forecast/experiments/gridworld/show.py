@@ -8,7 +8,7 @@ import gymnasium
 import polars as pl
 
 import envs
-from rl_forecast.commands.options import writing
+from rl_forecast.commands.shared import writing
 from rl_forecast.errors import InputError, unknown_name
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.gridworld.agent_files import load_policy
