@@ -151,24 +151,17 @@ def log_p_two_sided(p: ArrayT, q: ArrayT) -> ArrayT:
     return result
 
 
-def log_odds_from_psi(psi: Any, p_min: float = 0.0, p_max: float = 1.0) -> Any:
-    """Log-odds ``log(p / (1 - p))`` of a failure score, with ``p`` clipped to ``[p_min, p_max]``.
+def log_odds_from_psi(psi: Any) -> Any:
+    """Log-odds ``log(p / (1 - p))`` of a failure score.
 
     :param psi: psi scores, any shape
-    :param p_min: lower clip, probability
-    :param p_max: upper clip, probability
     :return: log-odds (nats), same shape
 
-    >>> log_odds_from_psi(psi_from_p([0.5, 0.9, 1e-12]), p_min=1e-6).round(2)
-    array([  0.  ,   2.2 , -13.82])
+    >>> log_odds_from_psi(psi_from_p([0.5, 0.9, 1e-12])).round(2)
+    array([  0.  ,   2.2 , -27.63])
     """
     xp, psi = _namespace(psi)
     log_p = log_p_from_psi(psi)
-    low = float(np.log(p_min)) if p_min > 0 else -np.inf
-    high = float(np.log(p_max)) if p_max < 1 else 0.0
-    log_p = xp.clip(log_p, low, high)
     # log(1 - p) = log(-expm1(log p)) keeps its digits for every p that is not 1
-    if xp is np:
-        with np.errstate(divide="ignore"):
-            return log_p - np.log(-np.expm1(log_p))
-    return log_p - xp.log(-xp.expm1(log_p))
+    with np.errstate(divide="ignore"):
+        return log_p - xp.log(-xp.expm1(log_p))

@@ -1,7 +1,7 @@
-"""Tasks: deterministic integer ids, disjoint splits, and the protocols through which worlds and agents meet.
+"""Tasks: deterministic integer ids, disjoint splits, and the contract through which environments and agents meet.
 
-``agents`` never imports ``envs`` and vice versa. What an agent may ask of a world, and an objective of a scorer, is
-written here, together with the keys of Gymnasium's ``info`` that make up the risk contract.
+``agents`` never imports ``envs`` and vice versa. What an agent may ask of an environment is written here, together with
+the keys of Gymnasium's ``info`` that make up the risk contract.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ __all__ = [
     "ExactRiskEnv",
     "ResumableEnv",
     "Split",
-    "TaskScorer",
 ]
 
 #: ``info`` key of every step and reset: float, shape (n_actions,), P(failure at the next step | current state, action),
@@ -122,23 +121,13 @@ class ExactRiskEnv(Protocol):
 
 @runtime_checkable
 class ResumableEnv(Protocol):
-    """A vectorised environment whose episodes can be gone on with in another process.
+    """A vectorised environment whose episodes can be resumed in another process.
 
     A state is a flat dictionary whose values are numpy arrays or what JSON can hold, so that no file needs a pickle.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how the episodes go on, generators included."""
+        """All that the rest of the episodes depends on, generators included."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken, instead of a reset."""
-
-
-class TaskScorer(Protocol):
-    """Anything that turns task ids into log failure probabilities and passes gradients back to its parameters."""
-
-    def score(self, task_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log failure probability of each task, without gradient, shape (n_tasks,)."""
-
-    def backward(self, task_ids: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
-        """Accumulate ``sum_i weight_i d psi_i / d theta`` in the gradients of the parameters."""
+        """Resume where :meth:`state_dict` was taken, instead of a reset."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 
+from rl_forecast.error_spaces import error_space_bounds
 from rl_forecast.loss.forecastability import ForecastabilityLoss, ForecastabilityTerms, one_sided_anchor
-from rl_forecast.loss.tail_fit import error_space_bounds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.error_spaces import error_space_bounds, to_error_space
 from rl_forecast.forecasting.methods import NoTailError
-from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
 from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
@@ -21,22 +21,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.forecasting.methods import Forecaster
 
-__all__ = [
-    "ERROR_SPACES",
-    "LOG10_FLOOR",
-    "LOG_ODDS_CLIP",
-    "HeldOutErrors",
-    "SpaceError",
-    "errors_of_summaries",
-    "held_out_errors",
-]
-
-#: Spaces in which the error of a forecast is measured.
-ERROR_SPACES = ("psi", "log10_p", "log_odds")
-#: Errors in log10 p count risks below this probability as equal.
-LOG10_FLOOR = 1e-6
-#: Errors in log-odds clip probabilities to this interval.
-LOG_ODDS_CLIP = (1e-6, 1 - 1e-3)
+__all__ = ["HeldOutErrors", "SpaceError", "errors_of_summaries", "held_out_errors"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,7 @@ class HeldOutErrors:
         return float(np.mean(realised > forecast + margin)) if forecast.size else float("nan")
 
     def in_space(self, space: str) -> SpaceError:
-        """Errors in one of :data:`ERROR_SPACES`.
+        """Errors in one of the spaces of :mod:`rl_forecast.error_spaces`.
 
         :raises ValueError: unknown space
 
@@ -112,28 +97,10 @@ class HeldOutErrors:
         (1.5, -1.5, 0.5)
         """
         forecast, realised = self._pairs()
-        low, high = -np.inf, np.inf
-        if space == "psi":
-
-            def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
-                return psi
-        elif space == "log10_p":
-            low = -float(np.log(-np.log(LOG10_FLOOR)))
-
-            def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
-                result: NDArray[np.float64] = log_p_from_psi(np.maximum(psi, low)) / np.log(10)
-                return result
-        elif space == "log_odds":
-            low, high = (-float(np.log(-np.log(p))) for p in LOG_ODDS_CLIP)
-
-            def transform(psi: NDArray[np.float64]) -> NDArray[np.float64]:
-                result: NDArray[np.float64] = log_odds_from_psi(psi, *LOG_ODDS_CLIP)
-                return result
-        else:
-            raise ValueError(f"unknown space {space!r}: choose one of {', '.join(ERROR_SPACES)}")
+        low, high = error_space_bounds(space)
         if not forecast.size:
             return SpaceError(float("nan"), float("nan"), 0.0, 0.0, 0.0, 0.0)
-        error = transform(forecast) - transform(realised)
+        error = to_error_space(forecast, space) - to_error_space(realised, space)
         return SpaceError(
             mean_absolute=float(np.abs(error).mean()),
             bias=float(error.mean()),

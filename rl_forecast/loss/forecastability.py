@@ -5,15 +5,14 @@ and a deployment part; the tail of the evaluation part forecasts the worst deplo
 arXiv 2502.16797), the deployment part realises it, ``M``; the loss is the mean penalty of ``e = f(Q) - f(M)`` over R
 such partitions. Scores are sorted once and every partition only indexes into them.
 
-Low loss is not low risk. The plain loss can be lowered by narrowing the tail, and by raising many middling scores to
-meet a few high ones: log the terms it returns (tail scale, top and middle mean, share at the clips) and consider
-:func:`one_sided_anchor`.
+Low loss is not low risk. The loss falls where the tail narrows, and where many middling scores rise to meet a few high
+ones: watch the tail scale and the mean risk, and consider :func:`one_sided_anchor`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -21,27 +20,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rl_forecast.loss.partition_count import automatic_n_partitions
-from rl_forecast.loss.partitions import PartitionMethod, Partitions, draw_partitions
-from rl_forecast.loss.tail_fit import (
-    ErrorSpace,
-    error_space_bounds,
-    gumbel_tail_forecast,
-    scores_leaf,
-    sorted_window,
-    to_error_space,
-)
+from rl_forecast.error_spaces import ErrorSpace, error_space_bounds, to_error_space
+from rl_forecast.loss.partitions import Partitions, draw_partitions
+from rl_forecast.loss.tail_fit import gumbel_tail_forecast, scores_leaf, sorted_window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = ["ForecastabilityLoss", "ForecastabilityTerms", "GradientMode", "Penalty", "one_sided_anchor"]
 
 Penalty = Literal["squared", "huber"]
 GradientMode = Literal["full", "stop_realised"]
-
-# Ranks watched for middling scores being raised to meet the top: in multiples of tail_k (50 ... 300 for k = 10).
-_MIDDLE = (5, 30)
 
 
 @dataclass(frozen=True)
@@ -58,13 +49,6 @@ class ForecastabilityTerms:
     :param valid: shape (R,), bool; a row needs two finite evaluation scores and, in the psi space, a finite M
     :param n_valid: number of valid rows, shape (), int64
     :param under_prediction_rate: share of valid rows with ``M > Q``, shape ()
-    :param share_at_upper_clip: share of the valid rows' forecasts and realised maxima (two a row) at the upper bound
-        of the error space, shape (); at 1 the loss is blind
-    :param share_at_lower_clip: the same at the lower bound
-    :param share_capped: share of all tasks whose score lies at or above ``psi_cap``, shape (); 0 without a cap
-    :param top_mean: mean of the finite ones among the k largest scores of all tasks, capped like them, shape (), psi
-    :param middle_mean: mean of the finite scores of ranks 5k to 30k, shape (), psi: it rises where the loss raises
-        middling scores; NaN where there are no such scores
     """
 
     loss: torch.Tensor
@@ -75,20 +59,6 @@ class ForecastabilityTerms:
     valid: torch.Tensor
     n_valid: torch.Tensor
     under_prediction_rate: torch.Tensor
-    share_at_upper_clip: torch.Tensor
-    share_at_lower_clip: torch.Tensor
-    share_capped: torch.Tensor
-    top_mean: torch.Tensor
-    middle_mean: torch.Tensor
-
-    @property
-    def error_over_scale(self) -> torch.Tensor:
-        """``(Q - M) / T``, shape (R,): the error with the width of the tail taken out. Infinite or NaN where T = 0."""
-        return (self.forecast - self.realised) / self.tail_scale
-
-    def detach(self) -> ForecastabilityTerms:
-        """The same terms with no graph behind ``loss``."""
-        return ForecastabilityTerms(**{f.name: getattr(self, f.name).detach() for f in fields(self)})
 
 
 class _StraightThroughCap(torch.autograd.Function):
@@ -111,20 +81,17 @@ class ForecastabilityLoss:
     :param n_deploy: deployment size n; tasks beyond ``m + n`` are left out of each partition at random
     :param tail_k: number k of largest evaluation scores the tail is fitted to, at least 2 (Jones et al. use 10)
     :param n_partitions: number R of partitions per call, a power of two for best spread; or ``"auto"``, the smallest
-        one whose gradient noise is below a tenth of the noise of drawing the tasks
-        (:mod:`rl_forecast.loss.partition_count`, seconds once for given sizes). From about 64 on
-        fresh tasks are worth more than more partitions.
+        one whose gradient noise is below a tenth of the noise of drawing the tasks (measured once for given sizes, in
+        seconds). From about 64 on fresh tasks are worth more than more partitions.
     :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` with p
         floored at 1e-6, or ``"log_odds"`` (nats) with p clipped to [1e-6, 1 - 1e-3]. Beyond a bound the error has no
         gradient.
-    :param penalty: ``"squared"`` is ``e^2``; ``"huber"`` is ``e^2 / 2`` up to ``huber_delta`` and linear beyond
-    :param huber_delta: error at which the Huber penalty turns linear, in the error space's unit
+    :param penalty: ``"squared"`` is ``e^2``; ``"huber"`` is ``e^2 / 2`` up to an error of 1 and linear beyond
     :param gradient: ``"full"``, or ``"stop_realised"``: through the forecast only. Through the realised maximum only
         is *not* offered: it lowers the error by raising the deployment's failures to the forecast, and drove a tenth of
         the tasks to certain failure.
     :param psi_cap: upper cap on the scores, straight-through: values are capped, gradients pass as if they were not,
         so that a task at certain failure neither dominates the loss nor is lost to it. ``None`` for no cap.
-    :param method: partition sampler, see :func:`rl_forecast.loss.partitions.draw_partitions`
     :raises ValueError: a setting outside its range
 
     >>> psi = torch.linspace(-3.0, 3.0, 1_200, requires_grad=True)
@@ -140,10 +107,8 @@ class ForecastabilityLoss:
     n_partitions: int | Literal["auto"] = 64
     error_space: ErrorSpace = "psi"
     penalty: Penalty = "squared"
-    huber_delta: float = 1.0
     gradient: GradientMode = "full"
     psi_cap: float | None = None
-    method: PartitionMethod = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -162,8 +127,6 @@ class ForecastabilityLoss:
                 f"unknown gradient {self.gradient!r}: choose one of {', '.join(get_args(GradientMode))}. Stopping the "
                 "forecast's gradient alone is not offered: it raises failures to meet the forecast."
             )
-        if not 0.0 < self.huber_delta < math.inf:
-            raise ValueError(f"huber_delta must be positive and finite, it is {self.huber_delta}")
         if self.psi_cap is not None and not math.isfinite(self.psi_cap):
             raise ValueError(f"psi_cap must be finite or None, it is {self.psi_cap}")
 
@@ -176,16 +139,8 @@ class ForecastabilityLoss:
         """
         r = self.n_partitions
         if r == "auto":
-            r = _automatic(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
-        return draw_partitions(
-            n_tasks,
-            self.n_eval,
-            self.n_deploy,
-            generator,
-            tail_k=self.tail_k,
-            n_partitions=r,
-            method=self.method,
-        )
+            r = _automatic_n_partitions(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
+        return draw_partitions(n_tasks, self.n_eval, self.n_deploy, generator, tail_k=self.tail_k, n_partitions=r)
 
     def __call__(self, psi: torch.Tensor, generator: np.random.Generator | Partitions) -> ForecastabilityTerms:
         """Loss of one set of scores.
@@ -202,30 +157,19 @@ class ForecastabilityLoss:
         if psi.ndim != 1:
             raise ValueError(f"psi must have shape (n_tasks,), it has {tuple(psi.shape)}")
         parts = generator if isinstance(generator, Partitions) else self.partitions(psi.shape[0], generator)
-        self._check(parts, psi)
-        n_watched = min(psi.shape[0], max(parts.window, _MIDDLE[1] * self.tail_k))
-        top = sorted_window(psi, n_watched)
-        share_capped = torch.zeros((), dtype=psi.dtype, device=psi.device)
+        sizes = (parts.n_tasks, parts.n_eval, parts.n_deploy, parts.tail_k)
+        wanted = (psi.shape[0], self.n_eval, self.n_deploy, min(self.tail_k, self.n_eval))
+        if sizes != wanted:
+            raise ValueError(f"partitions were drawn for (N, m, n, k) = {sizes}, the loss is called with {wanted}")
+        top = sorted_window(psi, parts.window)
         if self.psi_cap is not None:
-            share_capped = (psi.detach() >= self.psi_cap).to(psi.dtype).mean()
             top = _StraightThroughCap.apply(top, self.psi_cap)  # type: ignore[no-untyped-call]
         elif top[0].item() == math.inf:
             raise ValueError("psi holds +inf (p = 1): set psi_cap, or keep log p below 0")
 
         x = top[torch.as_tensor(parts.eval_rank, device=psi.device)]
         realised = top[torch.as_tensor(parts.deploy_rank, device=psi.device)]
-        return self._terms(top, x, realised, torch.as_tensor(parts.ok, device=psi.device), share_capped)
-
-    def _check(self, parts: Partitions, psi: torch.Tensor) -> None:
-        sizes = (parts.n_tasks, parts.n_eval, parts.n_deploy, parts.tail_k)
-        wanted = (psi.shape[0], self.n_eval, self.n_deploy, min(self.tail_k, self.n_eval))
-        if sizes != wanted:
-            raise ValueError(f"partitions were drawn for (N, m, n, k) = {sizes}, the loss is called with {wanted}")
-
-    def _terms(
-        self, top: torch.Tensor, x: torch.Tensor, realised: torch.Tensor, ok: torch.Tensor, share_capped: torch.Tensor
-    ) -> ForecastabilityTerms:
-        valid = ok & (x.detach()[:, 1] > -math.inf)
+        valid = torch.as_tensor(parts.ok, device=psi.device) & (x.detach()[:, 1] > -math.inf)
         if self.error_space == "psi":
             valid = valid & (realised.detach() > -math.inf)
         forecast, tail_scale = gumbel_tail_forecast(x, self.n_eval, self.n_deploy)
@@ -236,15 +180,11 @@ class ForecastabilityLoss:
         if self.penalty == "squared":
             penalty = error.square()
         else:
-            penalty = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.huber_delta)
+            penalty = functional.huber_loss(error, torch.zeros_like(error), reduction="none")
         n_valid = valid.sum()
         weight = valid.to(error.dtype) / n_valid.clamp(min=1)
         loss = (penalty * weight).sum()
         with torch.no_grad():
-            both = torch.stack([forecast, realised])
-            low, high = error_space_bounds(self.error_space)
-            watched = torch.where(top > -math.inf, top, math.nan)
-            k = self.tail_k
             nan = torch.full_like(error, math.nan)
             return ForecastabilityTerms(
                 loss=loss,
@@ -255,11 +195,6 @@ class ForecastabilityLoss:
                 valid=valid,
                 n_valid=n_valid,
                 under_prediction_rate=((realised > forecast) * weight).sum(),
-                share_at_upper_clip=((both >= high) * weight).sum() / 2,
-                share_at_lower_clip=((both <= low) * weight).sum() / 2,
-                share_capped=share_capped,
-                top_mean=watched[:k].nanmean(),
-                middle_mean=watched[_MIDDLE[0] * k : _MIDDLE[1] * k].nanmean(),
             )
 
     @overload
@@ -288,17 +223,33 @@ class ForecastabilityLoss:
         with torch.enable_grad():
             terms = self(leaf, generator)
             (weight,) = torch.autograd.grad(terms.loss, leaf)
-        return (weight if isinstance(psi, torch.Tensor) else weight.numpy()), terms.detach()
+        terms = replace(terms, loss=terms.loss.detach())
+        return (weight if isinstance(psi, torch.Tensor) else weight.numpy()), terms
 
 
 @lru_cache(maxsize=64)
-def _automatic(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int) -> int:
-    """What ``n_partitions="auto"`` means for these sizes."""
+def _automatic_n_partitions(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int, largest: int = 1024) -> int:
+    """Smallest power of two whose partition noise is below a tenth of the noise of drawing the tasks.
 
-    def gradient(psi: NDArray[np.float64], r: int, generator: np.random.Generator) -> NDArray[np.float64]:
-        return ForecastabilityLoss(n_eval, n_deploy, tail_k, n_partitions=r).task_weights(psi, generator)[0]
+    Both are measured on the gradient by rank, on standard exponential scores: a loss in psi is equivariant under shift
+    and scale, so the choice depends on the sizes alone. Scores of a policy bend and have modes, which makes the draw of
+    tasks noisier: fewer partitions would do there. The noise of every R is measured, not extrapolated from one
+    partition: with Sobol gaps it falls faster than ``1 / sqrt(R)``.
+    """
+    rng = np.random.default_rng(0)
+    # 32 replicates: the noise is then known to about an eighth, while the rule works in factors of two
+    tasks = [np.sort(rng.exponential(size=n_tasks))[::-1].copy() for _ in range(32)]
 
-    return automatic_n_partitions(gradient, n_tasks)
+    def noise(sets: Sequence[NDArray[np.float64]], r: int) -> float:
+        loss = ForecastabilityLoss(n_eval, n_deploy, tail_k, n_partitions=r)
+        gradients = np.array([loss.task_weights(psi, rng)[0] for psi in sets])
+        return float(np.sqrt(gradients.var(axis=0, ddof=1).sum()))
+
+    limit, r = 0.1 * noise(tasks, largest), 1
+    # over several task sets: how noisy partitions are depends on the few scores at the top
+    while 2 * r <= largest and np.sqrt(np.mean([noise([psi] * 8, r) ** 2 for psi in tasks[:4]])) >= limit:
+        r *= 2
+    return r
 
 
 def one_sided_anchor(psi: torch.Tensor, psi_base: torch.Tensor, worst: int = 100) -> torch.Tensor:

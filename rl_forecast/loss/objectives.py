@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from rl_forecast.error_spaces import error_space_bounds
 from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
 from rl_forecast.loss.settings import ForecastSettings
-from rl_forecast.loss.tail_fit import error_space_bounds
 
 __all__ = [
     "Objective",

@@ -19,7 +19,7 @@ so a partition costs ``tail_k + 2`` random numbers whatever ``n_tasks`` is, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
@@ -27,13 +27,11 @@ from scipy import stats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PartitionMethod", "Partitions", "draw_partitions"]
+__all__ = ["Partitions", "draw_partitions"]
 
 # Where the law of independent labels is close enough to sampling without replacement, see draw_partitions.
 _SOBOL_MIN_TASKS = 1000
 _SOBOL_MIN_PART = 5
-
-PartitionMethod = Literal["auto", "exact", "sobol"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,6 @@ class Partitions:
     :param ok: shape (R,), whether every rank of the row is below ``n_tasks``; the ranks of other rows are placeholders
         within the window and must not be used. The exact sampler never produces such a row.
     :param window: number K' of largest scores that the ``ok`` rows look at
-    :param method: sampler that drew them, ``"exact"`` or ``"sobol"``
     """
 
     n_tasks: int
@@ -58,7 +55,6 @@ class Partitions:
     deploy_rank: NDArray[np.int64]
     ok: NDArray[np.bool_]
     window: int
-    method: PartitionMethod
 
     @property
     def n_partitions(self) -> int:
@@ -79,21 +75,16 @@ def draw_partitions(
     *,
     tail_k: int = 10,
     n_partitions: int = 64,
-    method: PartitionMethod = "auto",
 ) -> Partitions:
     """Draw R random partitions as ranks.
 
-    ``"exact"`` draws from the law of simple random sampling without replacement, independently from row to row.
-    ``"sobol"`` labels every rank independently (the limit of many tasks) and spreads the R rows evenly with a
-    scrambled Sobol sequence; a power of two spreads best, other numbers take the beginning of the next longer
-    sequence. It cuts the variance of the loss by a factor of 35 to 220 and that of its gradient by 2 to 11 at
-    R = 256 (3 to 23 and 1.2 to 4 at R = 16; three settings of N = 2000 and 4000).
-
-    ``"auto"`` takes ``"sobol"`` from 1000 tasks on if both parts have at least ``5 tail_k`` tasks, else ``"exact"``.
-    The price of ``"sobol"`` is a bias: the mean squared error of the least-squares forecast (k = 10, exponential
-    scores, m = n) came out 2.4 % too large at N = 100 and .8 % at N = 400. In the 14 settings tried that ``"auto"``
-    gives to it, it was within .7 %, the measurement's own noise included; with an evaluation part below ``5 tail_k``
-    it was 1.1 % off, and at m = 12 a quarter of the rows overran.
+    From 1000 tasks on, if both parts have at least ``5 tail_k``, every rank is labelled independently (the limit of
+    many tasks) and the R rows are spread evenly by a scrambled Sobol sequence; a power of two spreads best, other
+    numbers take the beginning of the next longer sequence. That cuts the variance of the loss by a factor of 35 to 220
+    and that of its gradient by 2 to 11 at R = 256 (3 to 23 and 1.2 to 4 at R = 16; three settings of N = 2000 and
+    4000). Its price is a bias: in 14 such settings the mean squared error of the least-squares forecast (k = 10,
+    exponential scores, m = n) was within .7 %, the measurement's own noise included. Smaller sets, where it would be
+    larger (2.4 % at N = 100), are drawn exactly: simple random sampling without replacement, row by row.
 
     :param n_tasks: number of tasks N
     :param n_eval: tasks in the evaluation part, m, at least 1
@@ -101,9 +92,8 @@ def draw_partitions(
     :param generator: source of randomness, advanced by the call
     :param tail_k: number k of largest evaluation scores, capped at ``n_eval``
     :param n_partitions: number R of partitions
-    :param method: sampler
     :return: the partitions
-    :raises ValueError: sizes that do not fit, or an unknown method
+    :raises ValueError: sizes that do not fit, or are below 1
 
     >>> parts = draw_partitions(10, 4, 6, np.random.default_rng(0), tail_k=2, n_partitions=3)
     >>> parts.eval_rank.shape, parts.deploy_rank.shape
@@ -118,13 +108,9 @@ def draw_partitions(
         )
     if n_eval + n_deploy > n_tasks:
         raise ValueError(f"n_eval + n_deploy = {n_eval} + {n_deploy} tasks do not fit into n_tasks = {n_tasks}")
-    if method not in get_args(PartitionMethod):
-        raise ValueError(f"unknown method {method!r}: choose one of {', '.join(get_args(PartitionMethod))}")
     k = min(tail_k, n_eval)
-    if method == "auto":
-        small = n_tasks < _SOBOL_MIN_TASKS or min(n_eval, n_deploy) < _SOBOL_MIN_PART * k
-        method = "exact" if small else "sobol"
-    sample = _exact_gaps if method == "exact" else _sobol_gaps
+    small = n_tasks < _SOBOL_MIN_TASKS or min(n_eval, n_deploy) < _SOBOL_MIN_PART * k
+    sample = _exact_gaps if small else _sobol_gaps
     before, first, extra = sample(n_tasks, n_eval, n_deploy, k, n_partitions, generator)
     eval_rank = before + np.arange(k)
     above = (before <= first[:, None]).sum(axis=1)
@@ -133,7 +119,7 @@ def draw_partitions(
     if not ok.all():
         eval_rank[~ok], deploy_rank[~ok] = np.arange(k), 0
     window = int(max(eval_rank[:, -1].max(), deploy_rank.max())) + 1
-    return Partitions(n_tasks, n_eval, n_deploy, eval_rank, deploy_rank, ok, window, method)
+    return Partitions(n_tasks, n_eval, n_deploy, eval_rank, deploy_rank, ok, window)
 
 
 def _exact_gaps(

@@ -1,68 +1,23 @@
-"""Torch pieces of the forecastability loss: sorted scores, the tail forecast with its gradient, error spaces."""
+"""Torch pieces of the forecastability loss: sorted scores, and the tail forecast with its gradient."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
-
-from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-__all__ = ["ErrorSpace", "error_space_bounds", "gumbel_tail_forecast", "scores_leaf", "sorted_window", "to_error_space"]
-
-ErrorSpace = Literal["psi", "log10_p", "log_odds"]
+__all__ = ["gumbel_tail_forecast", "scores_leaf", "sorted_window"]
 
 # A row whose spread is within this many roundings of its largest score is a tie: its slope would be made of rounding.
 _TIE_ROUNDINGS = 16.0
-
-
-def _psi(p: float) -> float:
-    return -math.log(-math.log(p))
-
-
-# Scores at which each space is clipped: p floored at 1e-6, and for log-odds also p at most 1 - 1e-3.
-_BOUNDS: dict[ErrorSpace, tuple[float, float]] = {
-    "psi": (-math.inf, math.inf),
-    "log10_p": (_psi(1e-6), math.inf),
-    "log_odds": (_psi(1e-6), _psi(1 - 1e-3)),
-}
-
-
-def error_space_bounds(space: ErrorSpace) -> tuple[float, float]:
-    """Scores below and above which an error space no longer tells probabilities apart.
-
-    :param space: ``"psi"`` has none, ``"log10_p"`` floors p at 1e-6, ``"log_odds"`` clips p to [1e-6, 1 - 1e-3]
-    :return: lower and upper bound, psi; infinite where there is none
-    :raises ValueError: unknown space
-    """
-    if space not in _BOUNDS:
-        raise ValueError(f"unknown error_space {space!r}: choose one of {', '.join(get_args(ErrorSpace))}")
-    return _BOUNDS[space]
-
-
-def to_error_space(psi: torch.Tensor, space: ErrorSpace) -> torch.Tensor:
-    """Scores on the scale in which forecast and realised maximum are compared.
-
-    :param psi: scores, any shape, not NaN
-    :param space: ``"psi"`` as it is; ``"log10_p"``; ``"log_odds"`` in nats
-    :return: same shape; beyond the bounds of :func:`error_space_bounds` constant, with zero gradient
-    :raises ValueError: unknown space
-    """
-    low, high = error_space_bounds(space)
-    if space == "psi":
-        return psi
-    # clip the score, not its image: exp(-psi) overflows long before the clip would act on it, and 0 * inf is NaN
-    psi = psi.clamp(min=low, max=high)
-    value: torch.Tensor = log_p_from_psi(psi) / math.log(10.0) if space == "log10_p" else log_odds_from_psi(psi)
-    return value
 
 
 def sorted_window(psi: torch.Tensor, window: int) -> torch.Tensor:

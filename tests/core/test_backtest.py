@@ -34,7 +34,7 @@ def test_spaces_agree_with_their_definitions() -> None:
     assert errors.in_space("log10_p").bias == pytest.approx(2.0)
     expected = math.log(0.01 / 0.99) - math.log(1e-4 / (1 - 1e-4))
     assert errors.in_space("log_odds").bias == pytest.approx(expected)
-    with pytest.raises(ValueError, match="unknown space 'p'"):
+    with pytest.raises(ValueError, match="unknown error space 'p'"):
         errors.in_space("p")
 
 
