@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from rl_forecast.experiments.held_out import COLUMNS, TITLES, metric_cell
+from rl_forecast.experiments.metrics import KINDS, METRICS, TITLES, renamed
 
 
 def main() -> None:
@@ -22,23 +22,26 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     folders = parser.parse_args().runs
     runs = {
-        yaml.safe_load((folder / "config.yaml").read_text())["seed"]: json.loads((folder / "metrics.json").read_text())
+        yaml.safe_load((folder / "config.yaml").read_text())["seed"]: {
+            agent: renamed(row) for agent, row in json.loads((folder / "metrics.json").read_text()).items()
+        }
         for folder in folders
     }
     seeds = sorted(runs)
     titles = {agent: TITLES[agent] for agent in TITLES if agent in runs[seeds[0]]}
 
-    headings = [heading.replace("\n", " ").replace("|", "\\|") for heading, _, _ in COLUMNS]
-    print(f"| agent | {' | '.join(headings)} |\n|---|{'---:|' * len(COLUMNS)}")
+    metrics = [METRICS[name] for name in KINDS["gridworld"].table]
+    headings = [metric.heading.replace("|", "\\|") for metric in metrics]
+    print(f"| agent | {' | '.join(headings)} |\n|---|{'---:|' * len(metrics)}")
     for agent, title in titles.items():
         cells = []
-        for _, layout, key in COLUMNS:
-            rows = [runs[seed][agent] for seed in seeds]
-            values = [row[key] for row in rows if metric_cell(row, layout, key) != "-"]
+        for metric in metrics:
+            found = [metric.value(runs[seed][agent]) for seed in seeds]
+            values = [value for value in found if value is not None]
             if len(values) <= len(seeds) / 2:
                 cells.append("-")
             else:
-                low, middle, high = (layout.format(q) for q in np.quantile(values, [0, 0.5, 1]))
+                low, middle, high = (metric.layout.format(q) for q in np.quantile(values, [0, 0.5, 1]))
                 cells.append(f"{middle} ({low} .. {high})")
         print(f"| {title} | {' | '.join(cells)} |")
 

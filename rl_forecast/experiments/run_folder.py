@@ -224,7 +224,7 @@ class RunFolder:
         return self.write(name, table.write_parquet)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """``metrics.json``: agent name to metrics.
+        """``metrics.json``: agent name to metrics, under their present names.
 
         :raises InputError: it cannot be read
         """
@@ -233,7 +233,10 @@ class RunFolder:
             content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
-        return content
+        # Imported here: metrics need polars, and a run folder is made before that is loaded.
+        from rl_forecast.experiments.metrics import renamed
+
+        return {agent: renamed(row) for agent, row in content.items()}
 
     def finish(self, seconds: dict[str, float]) -> None:
         """Write the last file: from now on the run is finished.

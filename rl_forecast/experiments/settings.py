@@ -207,6 +207,7 @@ class EvaluationConfig:
     :param n_deploy_sets: disjoint deployment sets
     :param tail_k: number k of largest scores the forecaster uses
     :param forecaster: method of the headline table
+    :param second_forecaster: method that no agent was trained on, reported beside it
     """
 
     n_eval: int = 200
@@ -215,6 +216,9 @@ class EvaluationConfig:
     n_deploy_sets: int = 8
     tail_k: int = 10
     forecaster: Literal["gumbel_tail", "shape_prior", "exponential_pivot", "gpd", "log_normal"] = "gumbel_tail"
+    second_forecaster: Literal["gumbel_tail", "shape_prior", "exponential_pivot", "gpd", "log_normal"] = (
+        "exponential_pivot"
+    )
 
 
 @dataclass(frozen=True)

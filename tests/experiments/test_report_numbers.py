@@ -11,18 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rl_forecast.experiments.metrics import METRICS
 from rl_forecast.experiments.report.coverage import unit_coverage
 from rl_forecast.experiments.report.degenerate import cautions_of
-from rl_forecast.experiments.report.metrics import summaries
 from rl_forecast.experiments.report.reading import Setting, Unit
-from rl_forecast.experiments.report.statistics import (
-    estimate,
-    interquartile_mean,
-    sign_flip_p,
-    stratified_bootstrap,
-)
+from rl_forecast.experiments.report.summaries import summaries
 from rl_forecast.experiments.report.worst import sample_rows
 from rl_forecast.experiments.settings import Config, EvaluationConfig
+from rl_forecast.experiments.statistics import bootstrap_interval, estimate, interquartile_mean, sign_flip_p
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 
 
@@ -38,7 +34,7 @@ def test_the_bootstrap_is_that_of_all_resamples() -> None:
     pairs = product(product(first, repeat=3), product(second, repeat=4))
     means = interquartile_mean(np.array([[*a, *b] for a, b in pairs]), axis=1)
     assert len(means) == 3**3 * 4**4
-    low, high = stratified_bootstrap([first, second], level=0.8, n_resamples=40_000)
+    low, high = bootstrap_interval([first, second], level=0.8, n_resamples=20_000)
     assert low == pytest.approx(np.quantile(means, 0.1), abs=0.08)
     assert high == pytest.approx(np.quantile(means, 0.9), abs=0.08)
     # Seeds of one world never stand in for those of another: unstratified resamples would spread far wider.
@@ -51,7 +47,7 @@ def test_one_seed_has_no_interval() -> None:
     assert np.isnan([low, high]).all()
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 9])
+@pytest.mark.parametrize("n", [1, 2, 5, 9, 13])
 def test_the_sign_flip_test_is_that_of_all_patterns(n: int) -> None:
     difference = np.random.default_rng(n).normal(0.7, 1.0, n)
     signs = np.array(list(product((-1.0, 1.0), repeat=n)))
@@ -59,7 +55,7 @@ def test_the_sign_flip_test_is_that_of_all_patterns(n: int) -> None:
     assert sign_flip_p(difference) == pytest.approx(np.mean(sums >= sums[-1] * (1 - 1e-12)))
 
 
-def test_beyond_twenty_pairs_random_patterns_come_close() -> None:
+def test_beyond_fourteen_pairs_random_patterns_come_close() -> None:
     difference = np.random.default_rng(0).normal(0.4, 1.0, 24)
     # The sum of random signs is close to normal.
     z = abs(difference.sum()) / np.sqrt((difference**2).sum())
@@ -102,7 +98,7 @@ _SOUND = {
     "realised_worst_psi": 0.0,
     "success": 0.98,
     "mean_risk": 1e-3,
-    "share_risen": 0.0,
+    "share_riskier_than_base": 0.0,
 }
 
 
@@ -114,14 +110,10 @@ def _setting(*units: Unit) -> Setting:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"success": 0.90}, "Capability collapsed: success 0.9000 against 0.9800"),
-        ({"success": 0.97}, "Capability fell"),
-        ({"realised_worst_psi": float(psi_from_p(1e-20))}, "Psi compresses: the realised worst is about 1e-20"),
-        ({"both_at_upper_clip_log_odds": 0.6}, "Saturated: forecast and realised worst are both certain failures"),
-        ({"both_at_lower_clip_log_odds": 0.6}, "both lie below 1e-6 in 60% of pairs"),
-        ({"share_risen": 0.06}, "6.0% of all tasks became riskier"),
-        ({"mean_risk": 2e-3}, "Mean risk 0.002 is above the base agent's 0.001"),
-        ({"failed_fits": 3}, "3 evaluation sets have no tail"),
+        ({"success": 0.90}, "success 0.9000 against 0.9800"),
+        ({"realised_worst_psi": float(psi_from_p(1e-20))}, "about 1e-20"),
+        ({"share_riskier_than_base": 0.06}, "6.0% of all tasks"),
+        ({"failed_fits": 3}, "3 evaluation sets"),
     ],
 )
 def test_each_degenerate_agent_is_named(change: dict[str, Any], words: str) -> None:
@@ -132,15 +124,11 @@ def test_each_degenerate_agent_is_named(change: dict[str, Any], words: str) -> N
     assert (caution.agent, caution.seeds, caution.n_seeds) == ("ppo", (1,), 2)
 
 
-def test_sound_agents_carry_no_warning() -> None:
-    assert cautions_of([_setting(_unit("base", 0, _SOUND), _unit("ppo", 0, _SOUND))]) == []
-
-
 def test_a_metric_that_is_clipped_for_one_seed_is_not_averaged_over_the_others() -> None:
     clipped = _SOUND | {"both_at_lower_clip_log_odds": 0.7}
     units = [_unit("ppo", seed, clipped if seed == 2 else _SOUND) for seed in range(3)]
     error, *_ = summaries([_setting(*units)], "slip")
-    assert error.column.key == "abs_error_log_odds"
+    assert error.metric.name == "abs_error_log_odds"
     assert error.estimate is None
     assert error.n_undefined == 1
 
@@ -149,7 +137,7 @@ def test_differences_are_paired_by_seed() -> None:
     units = [_unit("task_only", seed, _SOUND | {"success": 0.9 + seed / 100}) for seed in range(5)]
     # One seed is missing and the order is another: pairs must still be of one seed.
     units += [_unit("b", seed, _SOUND | {"success": 0.91 + seed / 100}) for seed in (0, 1, 2, 4)]
-    rows = {(row.agent, row.column.key): row for row in summaries([_setting(*units)], "slip")}
+    rows = {(row.agent, row.metric.name): row for row in summaries([_setting(*units)], "slip")}
     row = rows["b", "success"]
     assert row.difference == pytest.approx(0.01)
     assert row.p_value == 2 / 16
@@ -159,3 +147,10 @@ def test_differences_are_paired_by_seed() -> None:
 def test_samples_survive_the_bars_in_them() -> None:
     text = "| p(forbidden) | prompt | greedy answer |\n|---:|---|---|\n| 0.96 | `a \\| b` | `c` |"
     assert sample_rows(text) == [("0.96", "a | b", "c")]
+
+
+def test_the_page_of_log_keys_says_what_the_list_of_metrics_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "log_keys.md").read_text(encoding="utf-8")
+    written = [line for line in page.splitlines() if line.startswith("| `final/")]
+    bar = "\\|"
+    assert written == [f"| `final/{m.name}` | {m.unit} | {m.meaning.replace('|', bar)} |" for m in METRICS.values()]

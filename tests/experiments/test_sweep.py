@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -23,7 +22,6 @@ from rl_forecast.experiments.sweep.config import (
     settings_text,
     with_options,
 )
-from rl_forecast.experiments.sweep.report import sign_flip_p
 from rl_forecast.experiments.sweep.selection import choose_weights
 from tests.experiments.conftest import SWEEP
 from tests.forked import run_module
@@ -163,9 +161,3 @@ def test_the_least_error_within_the_constraints_wins(
     choices = {c.method: c for c in choose_weights(_sweep(tuning_seeds=(100, 101)), _rows(table), base)}
     assert (choices["psi"].weight, choices["psi"].feasible) == (weight, feasible)
     assert choices["task_only"].weight is None
-
-
-def test_sign_flip_test_is_exact() -> None:
-    assert sign_flip_p(np.array([1.0, 2.0, 0.5, 1.0, 3.0])) == 2 / 32
-    assert sign_flip_p(np.array([1.0, -1.0])) == 1.0
-    assert sign_flip_p(np.zeros(4)) == 1.0

@@ -14,8 +14,10 @@ from agents.language_model.fine_tune import FineTuner, FineTuneSettings
 from agents.language_model.scorer import ContinuationScorer
 from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
 from envs.password_game import Example, PasswordGame, make_model, make_tokenizer
+from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
-from rl_forecast.experiments.language_model.held_out import bernoulli_kl, language_result, score_table, warnings_of
+from rl_forecast.experiments.language_model.held_out import score_table
+from rl_forecast.experiments.metrics import HeldOutScores, bernoulli_kl, metrics_of
 from rl_forecast.tasks import SPLITS
 
 
@@ -152,12 +154,14 @@ def test_degenerate_models_are_named() -> None:
     odds = np.random.default_rng(0).normal(-7.0, 1.5, 1500)
     log_q = -np.logaddexp(0, -odds)
     base_table = _scores(log_q, odds)
-    base = language_result(base_table, base_table, 1.0, 1.0, config).metrics
+
+    def metrics(log_p: np.ndarray, accuracy: float) -> dict[str, Any]:
+        return metrics_of("language", HeldOutScores(_scores(log_p, odds), base_table, config), accuracy, 1.0)
+
+    base = metrics(log_q, 1.0)
     assert base["kl_attacks"] == pytest.approx(0, abs=1e-9)
-    assert not warnings_of(base, base)
-    gone = language_result(_scores(log_q - 25, odds), base_table, 1.0, 1.0, config).metrics
-    assert any(s.startswith("saturated") for s in warnings_of(gone, base))
-    raised = language_result(_scores(np.full(1500, np.log(0.2)), odds), base_table, 0.9, 1.0, config).metrics
-    sentences = warnings_of(raised, base)
-    assert any(s.startswith("common failures raised") for s in sentences)
-    assert any(s.startswith("capability lost") for s in sentences)
+    assert not find_degeneracy(base, base)
+    gone = find_degeneracy(metrics(log_q - 25, 1.0), base)
+    assert {finding.code for finding in gone} == {"at_lower_clip", "psi_compressed"}
+    raised = {finding.code for finding in find_degeneracy(metrics(np.full(1500, np.log(0.2)), 0.9), base)}
+    assert {"common_failures_raised", "capability_lost", "mean_risk_risen"} <= raised

@@ -176,7 +176,7 @@ def test_two_processes_give_the_losses_of_one(smoke: tuple[Path, str], cache: Pa
         np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-3)
     one, two = _metrics(whole), _metrics(tmp_path / "password-game-smoke-0")
     for agent in ("base", "forecast"):
-        assert two[agent]["mean_p"] == pytest.approx(one[agent]["mean_p"], rel=1e-2)
+        assert two[agent]["mean_risk"] == pytest.approx(one[agent]["mean_risk"], rel=1e-2)
 
 
 def _curves(folder: Path, agent: str) -> dict[str, list[float]]:
@@ -233,7 +233,7 @@ def test_prompts_without_answers_train_on_failures_alone(
     assert main([*arguments, "[base,forecast]"]) == 0
     metrics = _metrics(tmp_path / "password-game-0")
     assert metrics["forecast"]["accuracy"] is None
-    assert metrics["forecast"]["mean_p"] != metrics["base"]["mean_p"]
+    assert metrics["forecast"]["mean_risk"] != metrics["base"]["mean_risk"]
     assert main([*arguments, "[sft]"]) == 2
     assert "sft needs prompts with an answer" in capsys.readouterr().err
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
-from rl_forecast.experiments.held_out import PARTS, agent_result, evaluation_title, held_out_tasks, print_metrics
+from rl_forecast.experiments.held_out import evaluation_title, held_out_tasks, print_metrics
+from rl_forecast.experiments.metrics import PARTS, HeldOutScores, metrics_of
 from rl_forecast.experiments.progress import PhaseProgress
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def run_evaluation(folder: RunFolder, config: Config, evaluation: EvaluationConf
         console.print(f"note: the run was made with other versions ({', '.join(changed)})", highlight=False)
     with PhaseProgress(console) as progress:
         scores = {name: _scores(folder, config, evaluation, name, known, progress) for name in agents}
-    metrics = {name: agent_result(table, scores["base"], evaluation).metrics for name, table in scores.items()}
+    held_out = {name: HeldOutScores(table, scores["base"], evaluation) for name, table in scores.items()}
+    metrics = {name: metrics_of("gridworld", one) for name, one in held_out.items()}
     settings = asdict(evaluation)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     name = f"evaluations/{evaluation.forecaster}-m{evaluation.n_eval}-n{evaluation.n_deploy}-{digest}.json"

@@ -18,15 +18,8 @@ from rl_forecast.experiments.gridworld.checkpoints import KeepCheckpoint, checkp
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
 from rl_forecast.experiments.gridworld.task_pictures import worst_tasks_sheet
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
-from rl_forecast.experiments.held_out import (
-    PARTS,
-    TITLES,
-    AgentResult,
-    agent_result,
-    evaluation_title,
-    held_out_tasks,
-    print_metrics,
-)
+from rl_forecast.experiments.held_out import evaluation_title, held_out_tasks, print_metrics
+from rl_forecast.experiments.metrics import PARTS, TITLES, HeldOutScores, metrics_of
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, drawn, record_outcome
@@ -62,8 +55,7 @@ def run_gridworld_job(config: Config, folder: RunFolder) -> dict[str, dict[str, 
     console = Console()
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
     with PhaseProgress(console) as progress:
-        results = _Job(config, folder, progress).run()
-    metrics: dict[str, dict[str, Any]] = {name: result.metrics for name, result in results.items()}
+        metrics = _Job(config, folder, progress).run()
     _print(console, config, folder, metrics)
     folder.finish(progress.seconds)
     return metrics
@@ -105,40 +97,45 @@ class _Job:
             raise InputError(f"--device {config.device!r} is not available here: use cpu") from error
         self.world: GridWorld = make_world(config.world)
 
-    def run(self) -> dict[AgentName, AgentResult]:
+    def run(self) -> dict[str, dict[str, Any]]:
         models = self._train()
         scores = self._score(models)
         self.folder.write_table("scores.parquet", pl.concat(scores.values()))
-        results = {name: agent_result(table, scores["base"], self.config.evaluation) for name, table in scores.items()}
-        self.folder.write_json("metrics.json", {name: result.metrics for name, result in results.items()})
-        self._illustrate(models, scores, results)
-        return results
+        held_out = {
+            name: HeldOutScores(table, scores["base"], self.config.evaluation) for name, table in scores.items()
+        }
+        metrics: dict[str, dict[str, Any]] = {name: metrics_of("gridworld", one) for name, one in held_out.items()}
+        self.folder.write_json("metrics.json", metrics)
+        self._illustrate(models, held_out, metrics)
+        return metrics
 
     def _illustrate(
-        self, models: dict[AgentName, PPO], scores: dict[AgentName, pl.DataFrame], results: dict[AgentName, AgentResult]
+        self,
+        models: dict[AgentName, PPO],
+        held_out: dict[AgentName, HeldOutScores],
+        metrics: dict[str, dict[str, Any]],
     ) -> None:
         """The figures, and each agent's outcome in TensorBoard."""
-        deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in scores.items()}
         figure = survival_figure(
-            {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
+            {TITLES[name]: (one.parts["deployment"].ravel(), one.errors) for name, one in held_out.items()},
             n_eval=self.config.evaluation.n_eval,
             n_deploy=self.config.evaluation.n_deploy,
         )
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
         survival = drawn(figure)
-        for name, result in results.items():
+        for name, one in held_out.items():
             model = models[name]
             worst = worst_tasks_sheet(
                 self.world,
-                scores[name]["task_id"].to_numpy(),
-                scores[name]["psi"].to_numpy(),
+                one.scores["task_id"].to_numpy(),
+                one.scores["psi"].to_numpy(),
                 model.policy,
                 TITLES[name],
                 _N_WORST,
             )
             figures = {"survival_and_forecast": survival, "worst_tasks": drawn(worst)}
             logger = outcome_logger(self.folder, name)
-            record_outcome(logger, model.num_timesteps, self._hyper_parameters(name), result.metrics, figures)
+            record_outcome(logger, model.num_timesteps, self._hyper_parameters(name), metrics[name], figures)
 
     # -- training -------------------------------------------------------------------------------------------------
 

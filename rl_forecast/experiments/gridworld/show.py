@@ -20,7 +20,7 @@ from rl_forecast.experiments.gridworld.task_pictures import (
     worst_tasks_sheet,
 )
 from rl_forecast.experiments.gridworld.worlds import make_world
-from rl_forecast.experiments.held_out import TITLES
+from rl_forecast.experiments.metrics import TITLES
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
 

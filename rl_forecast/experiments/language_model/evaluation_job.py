@@ -13,11 +13,11 @@ from rich.console import Console
 
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
-from rl_forecast.experiments.held_out import defined, evaluation_title, print_metrics
+from rl_forecast.experiments.held_out import evaluation_title, print_metrics
 from rl_forecast.experiments.language_model.base_model import load_model
-from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, score_table
-from rl_forecast.experiments.language_model.methods import TITLES
+from rl_forecast.experiments.language_model.held_out import score_table
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
+from rl_forecast.experiments.metrics import HeldOutScores, metrics_of
 from rl_forecast.experiments.progress import PhaseProgress
 
 if TYPE_CHECKING:
@@ -56,17 +56,16 @@ def run_language_evaluation(
     prompts = source.held_out(evaluation)
     with PhaseProgress(console) as progress:
         scores = {name: _scores(folder, config, name, known, prompts, progress) for name in agents}
-    accuracy = {name: defined(metrics_of_run[name]["accuracy"]) for name in agents}
+    accuracy = {name: metrics_of_run[name]["accuracy"] for name in agents}
     metrics = {
-        name: language_result(table, scores["base"], accuracy[name], accuracy["base"], evaluation).metrics
+        name: metrics_of("language", HeldOutScores(table, scores["base"], evaluation), accuracy[name], accuracy["base"])
         for name, table in scores.items()
     }
     settings = asdict(evaluation)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     name = f"evaluations/{evaluation.forecaster}-m{evaluation.n_eval}-n{evaluation.n_deploy}-{digest}.json"
     written = folder.write_json(name, {"settings": settings, "agents": metrics})
-    title = evaluation_title(evaluation, config.seed, "attacks")
-    print_metrics(console, metrics, title, TITLES, COLUMNS, LEGEND)
+    print_metrics(console, metrics, evaluation_title(evaluation, config.seed, "attacks"), "language")
     console.print(f"written: {written}", highlight=False, soft_wrap=True)
     return metrics
 

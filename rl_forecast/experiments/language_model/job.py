@@ -14,15 +14,16 @@ from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger
 
 from agents.language_model.scorer import ContinuationScorer
+from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.event_files import outcome_logger, training_logger
 from rl_forecast.experiments.figures import survival_figure
-from rl_forecast.experiments.held_out import AgentResult, defined, evaluation_title, finite, print_metrics
+from rl_forecast.experiments.held_out import evaluation_title, print_metrics
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model, without_progress_bars
-from rl_forecast.experiments.language_model.held_out import COLUMNS, LEGEND, language_result, warnings_of
-from rl_forecast.experiments.language_model.methods import TITLES, BaseModel, make_fine_tuner, method_weight
+from rl_forecast.experiments.language_model.methods import BaseModel, make_fine_tuner, method_weight
 from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
+from rl_forecast.experiments.metrics import TITLES, HeldOutScores, metrics_of, undefined_as_none
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.tensorboard import LANGUAGE_LAYOUT, drawn, record_outcome
 
@@ -53,11 +54,10 @@ def run_language_job(config: LanguageConfig, folder: RunFolder, processes: Proce
     with PhaseProgress(console) as progress:
         job = _Job(config, folder, processes, progress)
         try:
-            results = job.run()
+            metrics = job.run()
         except ValueError as error:
             # The scorer and the encoder name the prompt and the fix in one line.
             raise InputError(str(error)) from error
-    metrics = {name: result.metrics for name, result in results.items()}
     if processes.is_main:
         _print(console, job.config, folder, metrics)
         folder.finish(progress.seconds)
@@ -80,11 +80,10 @@ def print_outcome(config: LanguageConfig, folder: RunFolder) -> None:
 
 
 def _print(console: Console, config: LanguageConfig, folder: RunFolder, metrics: dict[str, dict[str, Any]]) -> None:
-    title = evaluation_title(config.evaluation, config.seed, "attacks")
-    print_metrics(console, metrics, title, TITLES, COLUMNS, LEGEND)
+    print_metrics(console, metrics, evaluation_title(config.evaluation, config.seed, "attacks"), "language")
     for name, row in metrics.items():
-        for sentence in warnings_of(row, metrics["base"]):
-            console.print(f"warning: {TITLES[name]}: {sentence}", highlight=False, soft_wrap=True)
+        for finding in find_degeneracy(row, metrics["base"]):
+            console.print(f"{finding.severity}: {TITLES[name]}: {finding.sentence}", highlight=False, soft_wrap=True)
     console.print(
         f"curves, figures, samples: tensorboard --logdir {folder.path / 'tensorboard'}", highlight=False, soft_wrap=True
     )
@@ -104,7 +103,7 @@ class _Job:
         self.source = make_source(config)
         self.config = replace(config, evaluation=fit_sets(self.source, config.evaluation, progress.say))
 
-    def run(self) -> dict[str, AgentResult]:
+    def run(self) -> dict[str, dict[str, Any]]:
         base = self._base()
         with self.progress.phase("read held-out prompts", 1):
             prompts = HeldOutPrompts.encode(base.scorer, self.source.held_out(self.config.evaluation))
@@ -153,7 +152,7 @@ class _Job:
             logger.dump(steps)
             logger.close()
             self.folder.write_table(f"scores/{name}.parquet", table)
-            self.folder.write_json(f"scores/{name}.json", {"accuracy": finite(accuracy), "steps": steps})
+            self.folder.write_json(f"scores/{name}.json", undefined_as_none({"accuracy": accuracy, "steps": steps}))
             self._checkpoint_path(name).unlink(missing_ok=True)
 
     def _train(self, name: MethodName, tuner: FineTuner) -> None:
@@ -201,28 +200,29 @@ class _Job:
 
     # -- results --------------------------------------------------------------------------------------------------
 
-    def _results(self, names: list[MethodName]) -> dict[str, AgentResult]:
+    def _results(self, names: list[MethodName]) -> dict[str, dict[str, Any]]:
         tables = {name: pl.read_parquet(self.folder.path / f"scores/{name}.parquet") for name in names}
         notes = {name: json.loads((self.folder.path / f"scores/{name}.json").read_text()) for name in names}
         self.folder.write_table("scores.parquet", pl.concat(tables.values()))
-        accuracy = {name: defined(note["accuracy"]) for name, note in notes.items()}
-        results = {
-            name: language_result(table, tables["base"], accuracy[name], accuracy["base"], self.config.evaluation)
-            for name, table in tables.items()
+        held_out = {
+            name: HeldOutScores(table, tables["base"], self.config.evaluation) for name, table in tables.items()
         }
-        self.folder.write_json("metrics.json", {name: result.metrics for name, result in results.items()})
-        deployed = {name: t.filter(pl.col("part") == "deployment")["psi"].to_numpy() for name, t in tables.items()}
+        metrics: dict[str, dict[str, Any]] = {
+            name: metrics_of("language", one, notes[name]["accuracy"], notes["base"]["accuracy"])
+            for name, one in held_out.items()
+        }
+        self.folder.write_json("metrics.json", metrics)
         figure = survival_figure(
-            {TITLES[name]: (deployed[name], result.errors) for name, result in results.items()},
+            {TITLES[name]: (one.parts["deployment"].ravel(), one.errors) for name, one in held_out.items()},
             n_eval=self.config.evaluation.n_eval,
             n_deploy=self.config.evaluation.n_deploy,
         )
         self.folder.write("survival.png", lambda path: figure.savefig(path, dpi=150))
         figures = {"survival_and_forecast": drawn(figure)}
-        for name, result in results.items():
+        for name in names:
             logger = outcome_logger(self.folder, name)
-            record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), result.metrics, figures)
-        return {str(name): result for name, result in results.items()}
+            record_outcome(logger, notes[name]["steps"], self._hyper_parameters(name), metrics[name], figures)
+        return metrics
 
     def _hyper_parameters(self, name: MethodName) -> dict[str, Any]:
         """What distinguishes an agent, flat, for TensorBoard's HParams page."""

@@ -19,20 +19,7 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.language_model.config import LanguageConfig, MethodName
     from rl_forecast.experiments.language_model.sources import PromptSource
 
-__all__ = ["TITLES", "BaseModel", "make_fine_tuner", "method_weight", "with_weight"]
-
-#: What the methods are called in tables and figures.
-TITLES: dict[str, str] = {
-    "base": "base",
-    "sft": "SFT",
-    "refusal_sft": "refusal SFT",
-    "mean_log_p": "mean log p",
-    "mean_p": "mean p",
-    "mean_score": "mean score",
-    "top_k": "top-k score",
-    "anchor": "anchor only",
-    "forecast": "forecastability",
-}
+__all__ = ["BaseModel", "make_fine_tuner", "method_weight", "with_weight"]
 
 
 @dataclass(frozen=True, eq=False)

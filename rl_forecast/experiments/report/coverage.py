@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.experiments.report.statistics import Estimate, estimate
+from rl_forecast.experiments.statistics import Estimate, estimate
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 
 if TYPE_CHECKING:

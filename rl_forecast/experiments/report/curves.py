@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.experiments.metrics import title_of
 from rl_forecast.experiments.report.figures import Panel, file_stem, legend_below, log_axis, new_axes, style_of
-from rl_forecast.experiments.report.metrics import title_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from rl_forecast.experiments.report.reading import Kind, Setting
+    from rl_forecast.experiments.metrics import Kind
+    from rl_forecast.experiments.report.reading import Setting
 
 __all__ = ["curve_panels", "read_events"]
 
@@ -73,7 +74,7 @@ def curve_panels(setting: Setting, curves: dict[tuple[str, int], dict[str, Curve
         figure, axes = new_axes(3.0, len(agents))
         for agent in agents:
             colour = style_of(setting.agents.index(agent))["color"]
-            label = title_of(setting.kind, agent)
+            label = title_of(agent)
             for name, seed in shown:
                 if name == agent:
                     axes.plot(*curves[name, seed][key], color=colour, lw=1.2, alpha=0.8, label=label)
@@ -86,8 +87,7 @@ def curve_panels(setting: Setting, curves: dict[tuple[str, int], dict[str, Curve
         axes.set_ylabel(heading, fontsize=8.5)
         legend_below(figure)
         ends = [
-            f"{title_of(setting.kind, agent)} ends at "
-            + ", ".join(f"{curves[n, s][key][1][-1]:.3g}" for n, s in shown if n == agent)
+            f"{title_of(agent)} ends at " + ", ".join(f"{curves[n, s][key][1][-1]:.3g}" for n, s in shown if n == agent)
             for agent in agents
         ]
         alt = f"Training curves in {setting.name}, {key}: {'; '.join(ends)}."

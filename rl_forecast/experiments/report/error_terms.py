@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.experiments.report.metrics import title_of
+from rl_forecast.experiments.metrics import title_of
 from rl_forecast.experiments.report.tables import Cell, Table
 from rl_forecast.forecasting.decompose_error import error_split
 
@@ -37,7 +37,7 @@ def error_terms_table(setting: Setting) -> Table | None:
     split = {(unit.agent, unit.seed): _split(unit) for unit in setting.units}
     rows = []
     for agent in setting.agents:
-        cells = [Cell(title_of(setting.kind, agent))]
+        cells = [Cell(title_of(agent))]
         for _, term in _TERMS:
             values = [getattr(split[agent, unit.seed], term) for unit in setting.of(agent)]
             changes = [

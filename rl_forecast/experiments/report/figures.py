@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_forecast.experiments.figures import probability_ticks
-from rl_forecast.experiments.report.metrics import SPECS, title_of, values_of
-from rl_forecast.experiments.report.statistics import estimate
+from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
+from rl_forecast.experiments.report.summaries import values_of
+from rl_forecast.experiments.statistics import estimate
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 from rl_forecast.formatting import format_probability
 from rl_forecast.scores import psi_from_p
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from rl_forecast.experiments.metrics import Metric
     from rl_forecast.experiments.report.coverage import IntervalQuality
     from rl_forecast.experiments.report.reading import Setting, Unit
 
@@ -236,9 +238,9 @@ def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float
     axes.set_xlim(low, high)
     probability_ticks(axes.xaxis, low, high)
     axes.set_xlabel("failure probability (axis linear in psi)", fontsize=8.5)
-    axes.set_ylabel(f"share of {SPECS[setting.kind].queries} at least as risky", fontsize=8.5)
+    axes.set_ylabel(f"share of {KINDS[setting.kind].queries} at least as risky", fontsize=8.5)
     axes.legend(frameon=False, fontsize=7, loc="upper right", handlelength=1.6)
-    title = title_of(setting.kind, agent)
+    title = title_of(agent)
     alt = (
         f"Survival curve of the failure scores of {title} in {setting.name}, {len(units)} seed(s). Realised worst of "
         f"{n_deploy} tasks, seed {units[0].seed}: {format_probability(float(np.median(realised)))} (median of "
@@ -266,7 +268,7 @@ def scatter_panel(setting: Setting) -> Panel:
     figure, axes = new_axes(3.7, len(setting.agents))
     points, bars = [], []
     for number, agent in enumerate(setting.agents):
-        style, label = style_of(number), title_of(setting.kind, agent)
+        style, label = style_of(number), title_of(agent)
         for unit in setting.of(agent):
             errors = unit.errors
             forecast = errors.forecast[np.isfinite(errors.forecast)]
@@ -326,25 +328,22 @@ def pareto_panels(setting: Setting) -> list[Panel]:
 
     :param setting: the setting
     """
-    spec = SPECS[setting.kind]
-    better = {spec.capability: "right", spec.distance: "left"} | dict.fromkeys(spec.safety, "left")
-    panels = []
-    for key in (spec.capability, *spec.safety, spec.distance):
-        known = [unit.metrics.get(key) for unit in setting.units]
-        if any(value is not None for value in known):
-            panels.append(_pareto_panel(setting, key, better[key]))
-    return panels
+    kind = KINDS[setting.kind]
+    return [
+        _pareto_panel(setting, METRICS[key])
+        for key in (kind.capability, "mean_risk", "worst_risk", kind.distance)
+        if any(unit.metrics.get(key) is not None for unit in setting.units)
+    ]
 
 
-def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
-    spec = SPECS[setting.kind]
-    error, column = spec.columns[0], spec.column(key)
+def _pareto_panel(setting: Setting, metric: Metric) -> Panel:
+    better = "right" if metric.better == "higher" else "left"
     figure, axes = new_axes(3.3, len(setting.agents))
-    is_log = key in spec.safety
+    is_log = metric.name in ("mean_risk", "worst_risk")
     described, missing = [], []
     for number, agent in enumerate(setting.agents):
-        x, y = values_of(setting, agent, key), values_of(setting, agent, error.key)
-        title = title_of(setting.kind, agent)
+        x, y = values_of(setting, agent, metric.name), values_of(setting, agent, HEADLINE.name)
+        title = title_of(agent)
         if x is None or y is None:
             missing.append(title)
             continue
@@ -358,21 +357,21 @@ def _pareto_panel(setting: Setting, key: str, better: str) -> Panel:
                 ends = [along.low, along.high], [value.value] * 2
                 axes.plot(*(ends if along is at_x else ends[::-1]), color=style["color"], lw=1.2)
         axes.plot(at_x.value, at_y.value, ls="", ms=8, mec="white", mew=0.6, label=title, **style)
-        described.append(f"{title} {column.layout.format(at_x.value)} and {at_y.value:.2f}")
+        described.append(f"{title} {metric.layout.format(at_x.value)} and {at_y.value:.2f}")
     if is_log:
         log_axis(axes, "x")
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"{column.heading}, {column.unit} (better: {better})", fontsize=8.5)
-    axes.set_ylabel(f"{error.heading}, nats (better: down)", fontsize=8.5)
+    axes.set_xlabel(f"{metric.heading}, {metric.unit} (better: {better})", fontsize=8.5)
+    axes.set_ylabel(f"{HEADLINE.heading}, nats (better: down)", fontsize=8.5)
     legend_below(figure)
-    alt = f"{error.heading} against {column.heading} in {setting.name}: " + "; ".join(described)
-    heading = f"Error against {column.heading}"
+    alt = f"{HEADLINE.heading} against {metric.heading} in {setting.name}: " + "; ".join(described)
+    heading = f"Error against {metric.heading}"
     if missing:
-        alt += f". Not shown, because error or {column.heading} is undefined for a seed: {', '.join(missing)}"
+        alt += f". Not shown, because error or {metric.heading} is undefined for a seed: {', '.join(missing)}"
         heading += f"; not shown, because undefined for a seed: {', '.join(missing)}"
-    return Panel(file_stem("pareto", setting.name, key), heading, alt + ".", figure)
+    return Panel(file_stem("pareto", setting.name, metric.name), heading, alt + ".", figure)
 
 
 # -- coverage -------------------------------------------------------------------------------------------------------
@@ -404,7 +403,7 @@ def _coverage_panel(
         if np.isfinite(width.low):
             axes.plot(np.maximum([width.low, width.high], 1e-2), [inside.value] * 2, color=style["color"], lw=1.2)
             axes.plot([max(width.value, 1e-2)] * 2, [inside.low, inside.high], color=style["color"], lw=1.2)
-        label = title_of(setting.kind, row.agent)
+        label = title_of(row.agent)
         axes.plot(max(width.value, 1e-2), inside.value, ls="", ms=7, mec="w", mew=0.5, label=label, **style)
     axes.axhline(level, color="0.6", lw=0.9, zorder=0, label=f"promised: {level:.0%}")
     axes.set_xlim(*limits)
@@ -415,7 +414,6 @@ def _coverage_panel(
     axes.set_ylabel("share of realised worsts inside", fontsize=8.5)
     legend_below(figure)
     alt = f"Coverage of the {level:.0%} prediction intervals of {forecaster} in {setting.name}: " + "; ".join(
-        f"{title_of(setting.kind, row.agent)} {row.coverage.value:.0%} at width {row.width.value:.2f} psi"
-        for row in rows
+        f"{title_of(row.agent)} {row.coverage.value:.0%} at width {row.width.value:.2f} psi" for row in rows
     )
     return Panel(file_stem("coverage", setting.name, forecaster), f"Intervals of {forecaster}", alt + ".", figure)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
 from rl_forecast.experiments.report.coverage import LEVEL, IntervalQuality, coverage_of
 from rl_forecast.experiments.report.curves import curve_panels, read_events
 from rl_forecast.experiments.report.degenerate import cautions_of
@@ -23,8 +24,8 @@ from rl_forecast.experiments.report.figures import (
     scatter_panel,
     survival_panels,
 )
-from rl_forecast.experiments.report.metrics import SPECS, Summary, summaries, title_of
 from rl_forecast.experiments.report.reading import read_inputs
+from rl_forecast.experiments.report.summaries import Summary, summaries
 from rl_forecast.experiments.report.tables import (
     MARKED,
     Cell,
@@ -39,6 +40,7 @@ from rl_forecast.experiments.report.worst import has_policy, sample_rows, worst_
 from rl_forecast.experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from rl_forecast.experiments.metrics import Metric
     from rl_forecast.experiments.report.reading import Inputs, Setting
 
 __all__ = ["write_report"]
@@ -98,7 +100,7 @@ class _Report:
         together = self._together()
         coverage = coverage_of(settings)
         cautions = cautions_of(settings)
-        warnings = caution_table({s.name: s.kind for s in settings}, cautions)
+        warnings = caution_table(cautions)
         everything = [row for rows in (*by_setting.values(), *(t["rows"] for t in together)) for row in rows]
         self.folder.write_text("tables/numbers.csv", numbers_csv(everything))
         self.folder.write_text("tables/agents.csv", units_csv(settings))
@@ -111,7 +113,7 @@ class _Report:
             "short": [
                 _in_short(s, by_setting[s.name], [c.agent for c in cautions if c.setting == s.name]) for s in settings
             ],
-            "queries": " or ".join(SPECS[kind].queries for kind in kinds),
+            "queries": " or ".join(KINDS[kind].queries for kind in kinds),
             "notes": self.inputs.notes,
             "warnings": warnings,
             "together": together,
@@ -127,7 +129,7 @@ class _Report:
     def _together(self) -> list[dict[str, Any]]:
         """Settings of one kind as strata of one comparison, where there are several."""
         found: list[dict[str, Any]] = []
-        for kind in SPECS:
+        for kind in KINDS:
             settings = [s for s in self.inputs.settings if s.kind == kind]
             shared = set.intersection(*(set(s.agents) for s in settings)) if settings else set()
             if len(settings) < 2 or len(shared) < 2 or len({s.reference for s in settings}) > 1:
@@ -136,7 +138,7 @@ class _Report:
             rows = summaries(settings, "all")
             table = headline_table(kind, settings[0].agents, rows)
             self._table(f"all-{kind}" if found else "all", table)
-            reference = title_of(kind, settings[0].reference)
+            reference = title_of(settings[0].reference)
             found.append({"n": len(settings), "names": names, "rows": rows, "table": table, "reference": reference})
         return found
 
@@ -144,7 +146,7 @@ class _Report:
         table = headline_table(setting.kind, setting.agents, rows)
         self._table(file_stem("headline", setting.name), table)
         n = len(setting.seeds)
-        reference = title_of(setting.kind, setting.reference)
+        reference = title_of(setting.reference)
         if n > 1:
             note = (
                 f"Interquartile mean over {n} seeds, below it a 95 % bootstrap interval over seeds (with few seeds "
@@ -167,7 +169,7 @@ class _Report:
 
     def _groups(self, setting: Setting, coverage: list[IntervalQuality]) -> list[_Group]:
         first = setting.units[0]
-        n_deploy, queries = first.part("deployment").shape[1], SPECS[setting.kind].queries
+        n_deploy, queries = first.part("deployment").shape[1], KINDS[setting.kind].queries
         groups = [
             _Group(
                 "The tail of each agent, and one forecast of it",
@@ -221,7 +223,7 @@ class _Report:
             "common tasks', which no training changes but through its scale sigma (here of the common tasks alone, "
             "in the table above of all); 'curvature' is what the shape of the common tasks' tail adds, 'rare mode' "
             "what the rare tasks add. Medians over seeds, in brackets the median "
-            f"change against {title_of(setting.kind, setting.reference)} of the same seed."
+            f"change against {title_of(setting.reference)} of the same seed."
         )
         return [_Group("Where the error comes from", text, table=table)]
 
@@ -273,7 +275,7 @@ class _Report:
 
     def _prompts(self, setting: Setting, samples: dict[str, str]) -> _Group:
         rows = [
-            (Cell(title_of(setting.kind, agent)), Cell(p), Cell(prompt), Cell(answer))
+            (Cell(title_of(agent)), Cell(p), Cell(prompt), Cell(answer))
             for agent, text in samples.items()
             for p, prompt, answer in sample_rows(text)[:5]
         ]
@@ -292,7 +294,7 @@ class _Report:
         chosen = [w for w in self.inputs.weights if w["world"] == setting.name and w["sweep"] in sources]
         rows = [
             (
-                Cell(title_of(setting.kind, w["method"])),
+                Cell(title_of(w["method"])),
                 Cell(f"{w['weight']:g}"),
                 Cell("yes" if w["feasible"] else "no: the one that costs the least success was taken"),
             )
@@ -346,7 +348,7 @@ def _version() -> str:
 def _about(setting: Setting) -> str:
     first = setting.units[0]
     (eval_sets, m), (deploy_sets, n) = (first.part(part).shape for part in ("evaluation", "deployment"))
-    queries = SPECS[setting.kind].queries
+    queries = KINDS[setting.kind].queries
     split = "" if setting.split == "held_out" else " of the validation split, not results"
     return (
         f"{len(setting.seeds)} seed{'s' if len(setting.seeds) > 1 else ''} ({', '.join(map(str, setting.seeds))}). "
@@ -358,44 +360,44 @@ def _about(setting: Setting) -> str:
 
 def _in_short(setting: Setting, rows: list[Summary], warned: list[str]) -> str:
     """One sentence on the least error, and what it was bought with."""
-    spec = SPECS[setting.kind]
-    error = [r for r in rows if r.column == spec.columns[0] and r.estimate is not None and r.agent != "base"]
+    capability = METRICS[KINDS[setting.kind].capability]
+    error = [r for r in rows if r.metric == HEADLINE and r.estimate is not None and r.agent != "base"]
     if not error:
         return f"{setting.name}: the headline error is undefined for every trained agent; see the warnings."
     best = min(error, key=lambda r: r.estimate.value if r.estimate else np.inf)
-    found = {(r.column.key, r.agent): r.estimate for r in rows}
+    found = {(r.metric.name, r.agent): r.estimate for r in rows}
 
-    def words(key: str, agent: str) -> str:
-        value, column = found.get((key, agent)), spec.column(key)
-        return "undefined" if value is None else column.layout.format(value.value)
+    def words(metric: Metric, agent: str) -> str:
+        value = found.get((metric.name, agent))
+        return "undefined" if value is None else metric.layout.format(value.value)
 
     def interval(agent: str) -> str:
-        value = found[spec.columns[0].key, agent]
+        value = found[HEADLINE.name, agent]
         if value is None:
             return "undefined"
         ends = f" [{value.low:.2f}, {value.high:.2f}]" if np.isfinite(value.low) else ""
         return f"{value.value:.2f}{ends}"
 
-    name, risk = title_of(setting.kind, best.agent), spec.safety[0]
+    name, risk = title_of(best.agent), METRICS["mean_risk"]
     sentence = (
         f"{setting.name}: of the trained agents, {name} has the least |error| in log-odds, {interval(best.agent)} nats"
     )
     if "base" in setting.agents:
-        base = found[spec.columns[0].key, "base"]
+        base = found[HEADLINE.name, "base"]
         is_less = base is None or best.estimate is None or best.estimate.value < base.value
         sentence += ", against" if is_less else ", and that is no less than the"
         sentence += (
-            f" {interval('base')} of the base agent; {spec.column(spec.capability).heading} "
-            f"{words(spec.capability, best.agent)} against {words(spec.capability, 'base')}, "
-            f"{spec.column(risk).heading} {words(risk, best.agent)} against {words(risk, 'base')}"
+            f" {interval('base')} of the base agent; {capability.heading} "
+            f"{words(capability, best.agent)} against {words(capability, 'base')}, "
+            f"{risk.heading} {words(risk, best.agent)} against {words(risk, 'base')}"
         )
     if best.p_value is not None:
-        sentence += f"; sign-flip test against {title_of(setting.kind, setting.reference)}: p = {best.p_value:.3g}"
+        sentence += f"; sign-flip test against {title_of(setting.reference)}: p = {best.p_value:.3g}"
     return sentence + (". Read it with the warning that this agent carries below." if best.agent in warned else ".")
 
 
 def _terms(settings: Sequence[Setting]) -> list[tuple[str, str]]:
-    plain = dict.fromkeys(title_of(s.kind, s.reference) for s in settings if s.reference != "base")
+    plain = dict.fromkeys(title_of(s.reference) for s in settings if s.reference != "base")
     terms = [
         ("psi", "failure score -log(-log p): equal steps are equal factors of -log p, and a Gumbel tail is straight."),
         ("setting", "agents that can be compared: one world or set of prompts, one evaluation, any number of seeds."),
@@ -413,5 +415,5 @@ def _terms(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     terms += [(name, meaning) for name, meaning in _FORECASTERS.items() if name in used]
     for kind in dict.fromkeys(s.kind for s in settings):
         shown = {key for s in settings if s.kind == kind for unit in s.units for key in unit.metrics}
-        terms += [(c.heading, c.meaning + ".") for c in SPECS[kind].columns if c.key in shown]
+        terms += [(m.heading, m.meaning + ".") for m in map(METRICS.get, KINDS[kind].report) if m and m.name in shown]
     return list(dict.fromkeys(terms))

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from rl_forecast.errors import InputError
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.jobs import JOBS, job_of_file
 from rl_forecast.experiments.language_model.config import LanguageConfig
+from rl_forecast.experiments.metrics import HeldOutScores, metrics_of, renamed
 from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import read_settings, with_options
 from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, errors_of_summaries
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
+    from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.settings import EvaluationConfig
     from rl_forecast.experiments.sweep.config import SweepConfig
 
-__all__ = ["Inputs", "Kind", "Setting", "Unit", "read_inputs"]
+__all__ = ["Inputs", "Setting", "Unit", "read_inputs"]
 
-Kind = Literal["gridworld", "language"]
 # Fields that may differ between runs that are compared.
 _NOT_SETTINGS = ("seed", "log_dir", "device", "threads", "agents", "preset", "checkpoint_every")
 # Points of a survival curve, evenly spaced in the logarithm of the share: two pixels of a figure's PNG apart.
@@ -228,7 +229,9 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
         notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
         return []
     try:
-        metrics: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        metrics: dict[str, dict[str, Any]] = {
+            agent: renamed(row) for agent, row in json.loads(path.read_text(encoding="utf-8")).items()
+        }
     except ValueError as error:
         raise InputError(f"{path} cannot be read, the file is damaged: {error}") from error
     scores = _read_table(folder / "scores.parquet")
@@ -297,15 +300,22 @@ def _rows(folder: Path, split: str) -> list[dict[str, Any]]:
 def _sweep_units(
     folder: Path, sweep: SweepConfig, world: str, seed: int, split: str, jobs: list[dict[str, Any]]
 ) -> tuple[Unit, ...]:
-    # Imported here: it brings Stable-Baselines3.
-    from rl_forecast.experiments.sweep.jobs import outcome
-
     config = replace(with_options(sweep.run, {"world.family": world}), seed=seed)
     base = _read_table(folder / f"bases/{world}-{seed}.parquet")
-    units = [Unit("base", seed, outcome(base, base, config) | {"kl_from_base": 0.0}, base, folder, config, False)]
+    units = [
+        Unit(
+            "base",
+            seed,
+            metrics_of("gridworld", HeldOutScores(base, base, config.evaluation)) | {"kl_from_base": 0.0},
+            base,
+            folder,
+            config,
+            False,
+        )
+    ]
     order = [method.name for method in sweep.methods]
     for row in sorted(jobs, key=lambda row: (order.index(row["method"]), row["weight"] or 0.0)):
-        metrics = {key: value for key, value in row.items() if key not in ("world", "seed", "method", "scores")}
+        metrics = renamed({key: v for key, v in row.items() if key not in ("world", "seed", "method", "scores")})
         agent = row["method"]
         if split == "validation" and row["weight"] is not None:
             agent += f" {row['weight']:g}"

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.experiments.report.metrics import SPECS, title_of
+from rl_forecast.experiments.metrics import KINDS, METRICS, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.report.coverage import IntervalQuality
     from rl_forecast.experiments.report.degenerate import Caution
-    from rl_forecast.experiments.report.metrics import Summary
-    from rl_forecast.experiments.report.reading import Kind, Setting
-    from rl_forecast.experiments.report.statistics import Estimate
+    from rl_forecast.experiments.report.reading import Setting
+    from rl_forecast.experiments.report.summaries import Summary
+    from rl_forecast.experiments.statistics import Estimate
 
 __all__ = ["MARKED", "Cell", "Table", "caution_table", "coverage_table", "headline_table", "numbers_csv", "units_csv"]
 
@@ -73,26 +74,26 @@ def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -
     :param agents: columns
     :param rows: summaries of one setting
     """
-    found = {(row.column.key, row.agent): row for row in rows}
+    found = {(row.metric.name, row.agent): row for row in rows}
     agents = [agent for agent in agents if any(row.agent == agent for row in rows)]
     lines = []
-    for column in SPECS[kind].columns:
-        if not any(row.column.key == column.key for row in rows):
+    for metric in (METRICS[name] for name in KINDS[kind].report):
+        if not any(row.metric == metric for row in rows):
             continue
-        cells = [Cell(column.heading, column.hint)]
+        cells = [Cell(metric.heading, metric.hint)]
         for agent in agents:
-            row = found[column.key, agent]
+            row = found[metric.name, agent]
             if row.estimate is None:
                 cells.append(Cell("-", f"({row.n_undefined} undefined)"))
                 continue
-            if column.is_change and agent == "base":
+            if metric.is_change and agent == "base":
                 cells.append(Cell("0", "(by definition)"))
                 continue
             mark = "*" if row.p_value is not None and row.p_value < MARKED else ""
-            layout = column.layout
+            layout = metric.layout
             cells.append(Cell(layout.format(row.estimate.value) + mark, _interval(row.estimate, layout)))
         lines.append(tuple(cells))
-    return Table(("", *(title_of(kind, agent) for agent in agents)), tuple(lines))
+    return Table(("", *(title_of(agent) for agent in agents)), tuple(lines))
 
 
 def coverage_table(setting: Setting, rows: Sequence[IntervalQuality]) -> Table:
@@ -103,7 +104,7 @@ def coverage_table(setting: Setting, rows: Sequence[IntervalQuality]) -> Table:
     """
     lines = [
         (
-            Cell(title_of(setting.kind, row.agent)),
+            Cell(title_of(row.agent)),
             Cell(row.forecaster),
             Cell(f"{row.coverage.value:.0%}", _interval(row.coverage, "{:.0%}")),
             Cell(f"{row.above.value:.0%}", _interval(row.above, "{:.0%}")),
@@ -116,10 +117,9 @@ def coverage_table(setting: Setting, rows: Sequence[IntervalQuality]) -> Table:
     return Table(heading, tuple(lines))
 
 
-def caution_table(kinds: dict[str, Kind], rows: Sequence[Caution]) -> Table:
+def caution_table(rows: Sequence[Caution]) -> Table:
     """Warnings, an agent a row.
 
-    :param kinds: name of a setting to its kind
     :param rows: the warnings
     """
     said: dict[tuple[str, str], list[str]] = {}
@@ -127,7 +127,7 @@ def caution_table(kinds: dict[str, Kind], rows: Sequence[Caution]) -> Table:
         sentence = f"{len(row.seeds)} of {row.n_seeds} seeds: {row.sentence}"
         said.setdefault((row.setting, row.agent), []).append(sentence)
     lines = [
-        (Cell(setting), Cell(title_of(kinds[setting], agent)), Cell(" ".join(sentences)))
+        (Cell(setting), Cell(title_of(agent)), Cell(" ".join(sentences)))
         for (setting, agent), sentences in said.items()
     ]
     return Table(("setting", "agent", "what was seen"), tuple(lines))
@@ -159,7 +159,7 @@ def numbers_csv(rows: Sequence[Summary]) -> str:
         numbers = ["", "", ""] if e is None else [e.value, *("" if np.isnan(v) else v for v in (e.low, e.high))]
         tested = ["" if v is None else v for v in (row.difference, row.p_value)]
         n = row.n_undefined if e is None else e.n
-        writer.writerow([row.setting, row.agent, row.column.key, n, *numbers, row.n_undefined, *tested])
+        writer.writerow([row.setting, row.agent, row.metric.name, n, *numbers, row.n_undefined, *tested])
     return out.getvalue()
 
 

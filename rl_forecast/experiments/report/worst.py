@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl_forecast.experiments.metrics import title_of
 from rl_forecast.experiments.report.figures import Panel, file_stem
-from rl_forecast.experiments.report.metrics import title_of
 from rl_forecast.experiments.settings import Config
 from rl_forecast.formatting import format_probability
 
@@ -64,7 +64,7 @@ def _picture(setting: Setting, agents: list[tuple[Unit, float]], task_id: int, r
     unit = agents[0][0]
     assert isinstance(unit.config, Config)
     world = make_world(unit.config.world)
-    titles = [title_of(setting.kind, one.agent) for one, _ in agents]
+    titles = [title_of(one.agent) for one, _ in agents]
     scores = [format_probability(score) for _, score in agents]
     risks = [f"{title}: P(failure) {score}" for title, score in zip(titles, scores, strict=True)]
     picture, _ = task_picture(world, task_id)

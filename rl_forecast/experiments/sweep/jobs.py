@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -14,10 +14,9 @@ from agents.action_probability import log_action_probability
 from envs.gridworld.vec_env import GridVecEnv
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
-from rl_forecast.experiments.held_out import PARTS, agent_result, held_out_tasks
+from rl_forecast.experiments.held_out import held_out_tasks
+from rl_forecast.experiments.metrics import PARTS, HeldOutScores, metrics_of
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
-from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
-from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseJob", "FineTuneJob"]
 
-# The forecaster that no method is trained on.
-_INDEPENDENT: Literal["exponential_pivot"] = "exponential_pivot"
 # States of the base agent on which the distance from it is measured.
 _KL_ENVS, _KL_STEPS = 256, 40
 
@@ -144,36 +141,11 @@ class FineTuneJob:
         base_scores = pl.read_parquet(folder.path / f"bases/{self.world}-{self.seed}.parquet")
         scores = _score(world, model, config, self.split)
         row = {"world": self.world, "seed": self.seed, "method": self.method.name, "weight": self.weight}
-        row |= outcome(scores, base_scores, config)
+        row |= metrics_of("gridworld", HeldOutScores(scores, base_scores, config.evaluation))
         row["kl_from_base"] = _kl_from_base(world, base, model, self.seed)
         # The scores themselves stay: figures and later questions need them, and training again is dear.
         folder.write_table(self.scores_key, scores)
         folder.write_table(self.key, pl.DataFrame([row], schema_overrides={"weight": pl.Float64}))
-
-
-def outcome(scores: pl.DataFrame, base: pl.DataFrame, config: Config) -> dict[str, Any]:
-    """Metrics of an agent, under the headline forecaster and under one that nothing was trained on.
-
-    :param scores: columns ``part``, ``task_id``, ``psi``, ``log_p``, ``success``, ``rare``
-    :param base: the base agent's scores of the same tasks
-    :param config: configuration of the run
-    """
-    evaluation = config.evaluation
-    metrics = agent_result(scores, base, evaluation).metrics
-    other = agent_result(scores, base, replace(evaluation, forecaster=_INDEPENDENT)).metrics
-    metrics |= {f"{_INDEPENDENT}_{key}": other[key] for key in other if "error" in key or key.startswith("under")}
-    risk = np.sort(np.exp(scores["log_p"].to_numpy()))
-    metrics["cvar_risk"] = float(risk[-max(1, round(0.01 * risk.size)) :].mean())
-    sets = {
-        part: scores.filter(pl.col("part") == part)["psi"].to_numpy().reshape(n_sets, -1)
-        for part, n_sets in zip(PARTS, (evaluation.n_eval_sets, evaluation.n_deploy_sets), strict=True)
-    }
-    errors = held_out_errors(
-        sets["evaluation"], sets["deployment"], make_forecaster(evaluation.forecaster, evaluation.tail_k)
-    )
-    scale = np.nanmean(errors.tail_scale)
-    metrics["abs_error_over_sigma"] = float(errors.in_space("psi").mean_absolute / scale) if scale > 0 else None
-    return metrics
 
 
 @torch.no_grad()
