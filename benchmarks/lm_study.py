@@ -28,10 +28,10 @@ from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model
 from rl_forecast.experiments.language_model.config import LanguageConfig, LanguageEvaluationConfig, MethodName
-from rl_forecast.experiments.language_model.held_out import language_result
 from rl_forecast.experiments.language_model.methods import BaseModel, make_fine_tuner, with_weight
 from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
 from rl_forecast.experiments.language_model.sources import make_source
+from rl_forecast.experiments.metrics import HeldOutScores, metrics_of
 
 #: Method of the study to (method, error space of the loss, weights).
 METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
@@ -146,7 +146,7 @@ def _sizes(split: str) -> LanguageEvaluationConfig:
 def _judge(job: Job, scorer: ContinuationScorer, split: str) -> dict[str, Any]:
     prompts, base, base_accuracy = _prompts(job.level, job.seed, split)
     table, accuracy = prompts.score(job.method, scorer)
-    return language_result(table, base, accuracy, base_accuracy, _sizes(split)).metrics
+    return metrics_of("language", HeldOutScores(table, base, _sizes(split)), accuracy, base_accuracy)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ def train(job: Job, out: Path) -> None:
     _write(path, metrics | seconds)
     print(
         f"{job.name}: LO {metrics['abs_error_log_odds']:.2f} KL legit {metrics['kl_legitimate'] or 0:.3f} "
-        f"mean p {metrics['mean_p']:.1e} worst {metrics['worst_p']:.2g} accuracy {metrics['accuracy']:.3f} "
+        f"mean p {metrics['mean_risk']:.1e} worst {metrics['worst_risk']:.2g} accuracy {metrics['accuracy']:.3f} "
         f"({seconds['training_seconds']:.0f} + {seconds['seconds'] - seconds['training_seconds']:.0f} s)",
         flush=True,
     )

@@ -13,8 +13,9 @@ import polars as pl
 from benchmarks.lm_study import METHODS, VALIDATION, VARIANTS, Job, weights_of
 from envs.password_game.game import PasswordGame
 from envs.password_game.reference_policies import REFERENCE_POLICIES
-from rl_forecast.experiments.language_model.held_out import language_result, score_table
+from rl_forecast.experiments.language_model.held_out import score_table
 from rl_forecast.experiments.language_model.sources import GameSource
+from rl_forecast.experiments.metrics import HeldOutScores, metrics_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 KL_BUDGET = 0.1
 MAX_ACCURACY_LOST = 0.01
 
-_PLOTTED = ("kl_legitimate", "abs_error_log_odds", "mean_p")
+_PLOTTED = ("kl_legitimate", "abs_error_log_odds", "mean_risk")
 
 TITLES = {
     "base": "base",
@@ -100,11 +101,11 @@ def reference_curves(level: str, seeds: list[int]) -> dict[str, list[dict[str, f
                     score_table("policy", part, [str(i) for i in range(len(odds))], policy(odds, setting), odds)
                     for part, odds in held_out.log_odds.items()
                 )
-                rows.append(language_result(table, table, 1.0, 1.0, VALIDATION).metrics)
+                rows.append(metrics_of("language", HeldOutScores(table, table, VALIDATION), 1.0, 1.0))
             # A strict cap makes the largest scores equal: no tail can be fitted, and that point is left out.
             if all(row["abs_error_log_odds"] is not None for row in rows):
                 curves[name].append(
-                    {key: _mean(rows, key) for key in ("kl_legitimate", "abs_error_log_odds", "mean_p")}
+                    {key: _mean(rows, key) for key in ("kl_legitimate", "abs_error_log_odds", "mean_risk")}
                 )
     return curves
 
@@ -117,14 +118,14 @@ ROWS = (
     ("\\|error\\| log10 p", "abs_error_log10_p", "{:.2f}"),
     ("\\|error\\| psi", "abs_error_psi", "{:.2f}"),
     ("sigma", "tail_scale", "{:.2f}"),
-    ("error / sigma", "error_over_scale", "{:.1f}"),
+    ("error / sigma", "abs_error_over_scale", "{:.1f}"),
     ("KL legitimate", "kl_legitimate", "{:.3f}"),
     ("KL attacks", "kl_attacks", "{:.4f}"),
     ("p on legitimate", "success_legitimate", "{:.2f}"),
     ("accuracy", "accuracy", "{:.3f}"),
-    ("mean p", "mean_p", "{:.1e}"),
+    ("mean p", "mean_risk", "{:.1e}"),
     ("excess over q", "excess_over_q", "{:+.1e}"),
-    ("worst p", "worst_p", "{:.2g}"),
+    ("worst p", "worst_risk", "{:.2g}"),
     ("share above 1 %", "share_above_1_percent", "{:.1%}"),
 )
 
@@ -157,7 +158,7 @@ def figure(out: Path, level: str, seeds: list[int], path: Path) -> None:
     picture = Figure(figsize=(13, 6.2), layout="constrained")
     left, right = picture.subplots(1, 2)
     curves = reference_curves(level, seeds) if level == "tension" else {}
-    for axis, key in ((left, "abs_error_log_odds"), (right, "mean_p")):
+    for axis, key in ((left, "abs_error_log_odds"), (right, "mean_risk")):
         _references(axis, curves, key)
         for method in ("base", *METHODS):
             _points(axis, out, level, method, seeds, key)
