@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.forecast_ppo import ForecastPPO
 from agents.forecast_ppo.checkpoint import save_training_state
 from agents.forecast_ppo.health import TermHealth, symptoms
-from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
+from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
 from rl_forecast.scores import log_p_from_psi
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ForecastEvalCallback(BaseCallback):
 
     def _evaluate(self) -> None:
         evaluation, deployment = self._score(self.model.policy)
-        errors = held_out_errors(evaluation, deployment, self._forecaster)
+        errors = evaluate_forecasts(evaluation, deployment, self._forecaster)
         if errors.n_failed_fits == len(errors.forecast):
             return
         psi = errors.in_space("psi")

@@ -31,7 +31,7 @@ from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.settings import AgentName, Config, FineTuneConfig
-from rl_forecast.forecasting.evaluate_forecasts import held_out_errors
+from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
 from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
 
@@ -113,7 +113,7 @@ def _quality(world: RecolorWorld, model: PPO) -> tuple[float, float]:
     scores = score_tasks(world, model.policy, SPLITS["validation"].task_ids(12_000, 0))
     psi = scores["psi"].to_numpy()
     forecaster = make_forecaster("gumbel_tail", 10)
-    errors = held_out_errors(psi[:4000].reshape(20, 200), psi[4000:].reshape(2, 4000), forecaster)
+    errors = evaluate_forecasts(psi[:4000].reshape(20, 200), psi[4000:].reshape(2, 4000), forecaster)
     return errors.in_space("psi").mean_absolute, float(scores["success"].to_numpy().mean())
 
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from envs import RiskWrapper as RiskWrapper
     from envs import check_risk_env as check_risk_env
     from rl_forecast.forecasting.decomposition import finite_k_terms as finite_k_terms
-    from rl_forecast.forecasting.decomposition import missed_mode as missed_mode
     from rl_forecast.forecasting.forecast import Forecast as Forecast
     from rl_forecast.forecasting.forecast import forecast as forecast
     from rl_forecast.forecasting.methods import make_forecaster as make_forecaster
+    from rl_forecast.forecasting.warnings import missed_mode as missed_mode
     from rl_forecast.loss.forecastability import ForecastabilityLoss as ForecastabilityLoss
     from rl_forecast.scores import psi_from_counts as psi_from_counts
     from rl_forecast.scores import psi_from_log_p as psi_from_log_p

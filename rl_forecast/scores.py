@@ -28,6 +28,7 @@ __all__ = [
     "log_odds_from_psi",
     "log_p_from_psi",
     "log_p_two_sided",
+    "log_survival_from_psi",
     "psi_from_counts",
     "psi_from_log_p",
     "psi_from_p",
@@ -165,3 +166,21 @@ def log_odds_from_psi(psi: Any) -> Any:
     # log(1 - p) = log(-expm1(log p)) keeps its digits for every p that is not 1
     with np.errstate(divide="ignore"):
         return log_p - xp.log(-xp.expm1(log_p))
+
+
+def log_survival_from_psi(psi: ArrayLike) -> NDArray[np.float64]:
+    """``log(1 - p)`` of psi scores, accurate at both ends.
+
+    :param psi: psi scores, any shape, infinities allowed
+    :return: natural log of the probability of no failure, same shape; ``-inf`` at ``p = 1``
+    """
+    # with x = exp(-psi) = -log p: p = exp(-x), 1 - p = -expm1(-x)
+    psi = np.asarray(psi, dtype=np.float64)
+    x = -np.asarray(log_p_from_psi(psi))
+    with np.errstate(divide="ignore"):
+        below = np.log1p(-np.exp(-np.maximum(x, 1.0)))
+        above = np.log(-np.expm1(-np.minimum(x, 1.0)))
+    # far above, log(-expm1(-x)) = log x - x / 2, and log x = -psi even where x itself has underflowed to 0
+    far_above = -np.maximum(psi, 30.0) - 0.5 * np.minimum(x, 1.0)
+    result: NDArray[np.float64] = np.where(x > 1.0, below, np.where(psi > 30.0, far_above, above))
+    return result

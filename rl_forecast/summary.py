@@ -13,34 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_forecast.scores import log_p_from_psi, psi_from_counts
+from rl_forecast.scores import log_survival_from_psi, psi_from_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SCHEMA", "TailSummary", "log_survival_from_psi"]
+__all__ = ["SCHEMA", "TailSummary"]
 
 SCHEMA = "rl-forecast/tail-summary/1"
-
-
-def log_survival_from_psi(psi: ArrayLike) -> NDArray[np.float64]:
-    """``log(1 - p)`` of psi scores, accurate at both ends.
-
-    :param psi: psi scores, any shape, infinities allowed
-    :return: natural log of the probability of no failure, same shape; ``-inf`` at ``p = 1``
-    """
-    # with x = exp(-psi) = -log p: p = exp(-x), 1 - p = -expm1(-x)
-    psi = np.asarray(psi, dtype=np.float64)
-    x = -np.asarray(log_p_from_psi(psi))
-    with np.errstate(divide="ignore"):
-        below = np.log1p(-np.exp(-np.maximum(x, 1.0)))
-        above = np.log(-np.expm1(-np.minimum(x, 1.0)))
-    # far above, log(-expm1(-x)) = log x - x / 2, and log x = -psi even where x itself has underflowed to 0
-    far_above = -np.maximum(psi, 30.0) - 0.5 * np.minimum(x, 1.0)
-    result: NDArray[np.float64] = np.where(x > 1.0, below, np.where(psi > 30.0, far_above, above))
-    return result
+_INTEGERS = ("count", "n_neg_inf", "n_pos_inf", "capacity", "n_unscored")
+_FLOATS = ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared")
 
 
 @dataclass(frozen=True)
@@ -102,22 +86,7 @@ class TailSummary:
             raise ValueError(f"capacity must be at least 2, it is {capacity}")
         if np.isnan(psi).any():
             raise ValueError(f"{int(np.isnan(psi).sum())} of {psi.size} scores are NaN")
-        largest = psi if psi.size <= capacity else np.partition(psi, psi.size - capacity)[-capacity:]
-        finite = psi[np.isfinite(psi)]
-        mean = float(finite.mean()) if finite.size else 0.0
-        log_survival = log_survival_from_psi(psi[psi < np.inf])
-        return cls(
-            count=int(psi.size),
-            top=np.sort(largest)[::-1],
-            n_neg_inf=int(np.isneginf(psi).sum()),
-            n_pos_inf=int(np.isposinf(psi).sum()),
-            mean_psi=mean,
-            sum_squared_deviations=float(np.square(finite - mean).sum()),
-            sum_log_survival=float(log_survival.sum()),
-            sum_log_survival_squared=float(np.square(log_survival).sum()),
-            capacity=capacity,
-            n_unscored=n_unscored,
-        )
+        return cls._weighted(psi, np.ones(psi.size), capacity, n_unscored, {})
 
     @classmethod
     def from_counts(
@@ -125,8 +94,8 @@ class TailSummary:
     ) -> TailSummary:
         """Summarise queries whose failure probability is known only through repeated sampling.
 
-        The scores are those of Jeffreys' estimate ``(f + 1/2) / (J + 1)``; the counts themselves are kept as a
-        table, from which ``binomial_tail`` takes its likelihood.
+        The scores are Jeffreys' (:func:`.psi_from_counts`); the counts stay beside them as a table, for
+        ``binomial_tail``.
 
         :param failures: shape (m,), failures f of each query
         :param samples: shape (m,) or a scalar, samples J of each query
@@ -137,10 +106,10 @@ class TailSummary:
         >>> TailSummary.from_counts(failures=[0, 0, 1, 3], samples=20).count_table  # (J, f) to the number of queries
         {(20, 0): 2, (20, 1): 1, (20, 3): 1}
         """
-        psi_from_counts(failures, samples)  # checks both
         f = np.asarray(failures, dtype=np.float64)
         if f.ndim != 1 or f.size == 0:
             raise ValueError(f"failures must be a non-empty vector, its shape is {f.shape}")
+        psi_from_counts(f, samples)  # checks both
         j = np.broadcast_to(np.asarray(samples, dtype=np.float64), f.shape)
         pairs, repeats = np.unique(np.column_stack([f, j]), axis=0, return_counts=True)
         return cls.from_count_table(pairs[:, 0], pairs[:, 1], repeats, capacity, n_unscored)
@@ -154,34 +123,45 @@ class TailSummary:
         capacity: int = DEFAULT_CAPACITY,
         n_unscored: int = 0,
     ) -> TailSummary:
-        """The same from distinct pairs of counts and how many queries have each.
+        """The same from distinct pairs of counts, shape (T,) each, and how many queries have each, shape (T,).
 
-        :param failures: shape (T,), failures f
-        :param samples: shape (T,), samples J
-        :param repeats: shape (T,), number of queries with this pair, at least 1
-        :param capacity: number K of largest scores kept
-        :param n_unscored: queries without any scored sample
         :raises ValueError: as :meth:`from_counts`
         """
         psi = psi_from_counts(failures, samples)
-        c = np.asarray(repeats, dtype=np.int64)
-        order = np.argsort(-psi, kind="stable")
-        ranked, m = c[order], int(c.sum())
-        kept = np.diff(np.minimum(np.cumsum(np.append(0, ranked)), capacity))
-        mean = float(c @ psi / m)
-        log_survival = log_survival_from_psi(psi)
-        pairs = zip(np.asarray(samples).tolist(), np.asarray(failures).tolist(), c.tolist(), strict=True)
+        rows = zip(
+            np.asarray(samples).tolist(), np.asarray(failures).tolist(), np.asarray(repeats).tolist(), strict=True
+        )
+        table = dict(sorted({(int(j), int(f)): int(c) for j, f, c in rows}.items()))
+        return cls._weighted(psi, np.asarray(repeats, dtype=np.float64), capacity, n_unscored, table)
+
+    @classmethod
+    def _weighted(
+        cls,
+        psi: NDArray[np.float64],
+        repeats: NDArray[np.float64],
+        capacity: int,
+        n_unscored: int,
+        count_table: dict[tuple[int, int], int],
+    ) -> TailSummary:
+        """Summary of scores of which each occurs so many times."""
+        largest = np.argpartition(psi, -capacity)[-capacity:] if psi.size > capacity else np.arange(psi.size)
+        largest = largest[np.argsort(-psi[largest], kind="stable")]
+        kept = np.diff(np.minimum(np.cumsum(np.append(0, repeats[largest])), capacity)).astype(np.int64)
+        finite, uncertain = np.isfinite(psi), psi < np.inf
+        c, x = repeats[finite], psi[finite]
+        mean = float(c @ x / c.sum()) if x.size else 0.0
+        log_survival, weight = log_survival_from_psi(psi[uncertain]), repeats[uncertain]
         return cls(
-            count=m,
-            top=np.repeat(psi[order], kept),
-            n_neg_inf=0,
-            n_pos_inf=0,
+            count=int(repeats.sum()),
+            top=np.repeat(psi[largest], kept),
+            n_neg_inf=int(repeats[np.isneginf(psi)].sum()),
+            n_pos_inf=int(repeats[~uncertain].sum()),
             mean_psi=mean,
-            sum_squared_deviations=float(c @ np.square(psi - mean)),
-            sum_log_survival=float(c @ log_survival),
-            sum_log_survival_squared=float(c @ np.square(log_survival)),
+            sum_squared_deviations=float(c @ np.square(x - mean)),
+            sum_log_survival=float(weight @ log_survival),
+            sum_log_survival_squared=float(weight @ np.square(log_survival)),
             capacity=capacity,
-            count_table=dict(sorted({(int(j), int(f)): n for j, f, n in pairs}.items())),
+            count_table=count_table,
             n_unscored=n_unscored,
         )
 
@@ -229,7 +209,7 @@ class TailSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; infinite scores become the strings ``"inf"`` and ``"-inf"``."""
-        fields = _fields(self)
+        fields = asdict(self)
         fields["top"] = [x if math.isfinite(x) else str(x) for x in self.top.tolist()]
         fields["count_table"] = [[j, f, repeats] for (j, f), repeats in self.count_table.items()]
         return {"schema": SCHEMA, **fields}
@@ -243,10 +223,12 @@ class TailSummary:
         if state.get("schema") != SCHEMA:
             raise ValueError(f"not a tail summary: its schema is {state.get('schema')!r}, expected {SCHEMA!r}")
         try:
+            numbers: dict[str, Any] = {name: int(state[name]) for name in _INTEGERS}
+            numbers |= {name: float(state[name]) for name in _FLOATS}
             summary = cls(
                 top=np.array([float(x) for x in state["top"]], dtype=np.float64),
                 count_table={(int(j), int(f)): int(repeats) for j, f, repeats in state["count_table"]},
-                **_read(state),
+                **numbers,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"malformed tail summary: {type(error).__name__}: {error}") from error
@@ -269,15 +251,3 @@ class TailSummary:
         )
         if wrong:
             raise ValueError("malformed tail summary: its counts and its largest scores contradict each other")
-
-
-_INTEGERS = ("count", "n_neg_inf", "n_pos_inf", "capacity", "n_unscored")
-_FLOATS = ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared")
-
-
-def _read(state: dict[str, Any]) -> dict[str, Any]:
-    return {n: int(state[n]) for n in _INTEGERS} | {n: float(state[n]) for n in _FLOATS}
-
-
-def _fields(summary: TailSummary) -> dict[str, Any]:
-    return asdict(summary)

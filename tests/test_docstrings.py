@@ -35,10 +35,10 @@ SHOWN = (
     "envs.gridworld.world.GridWorld.tasks",
     "envs.risk.check.check_risk_env",
     "envs.risk.wrapper.RiskWrapper",
-    "rl_forecast.forecasting.evaluate_forecasts.held_out_errors",
+    "rl_forecast.forecasting.evaluate_forecasts.evaluate_forecasts",
     "rl_forecast.forecasting.compare.compare",
     "rl_forecast.forecasting.decomposition.finite_k_terms",
-    "rl_forecast.forecasting.decomposition.missed_mode",
+    "rl_forecast.forecasting.warnings.missed_mode",
     "rl_forecast.forecasting.methods.make_forecaster",
     "rl_forecast.forecasting.forecast.forecast",
     "rl_forecast.io.read.read_groups",
@@ -46,7 +46,7 @@ SHOWN = (
     "rl_forecast.scores.psi_from_counts",
     "rl_forecast.scores.psi_from_log_p",
     "rl_forecast.scores.psi_from_p",
-    "rl_forecast.forecasting.backtest.split_backtest",
+    "rl_forecast.forecasting.backtest.backtest",
     "rl_forecast.summary.TailSummary",
 )
 

@@ -19,13 +19,14 @@ from rl_forecast.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from rl_forecast.forecasting.backtest import SplitBacktest
+    from rl_forecast.forecasting.backtest import Backtest
 
 __all__ = ["main"]
 
 _EPILOG = """\
 columns of the table (error = forecast - realised maximum; positive is over-prediction):
-  |error|     mean absolute error on the psi scale, and of log10 of the probability
+  |error|     mean absolute error, psi
+  orders      the same in orders of magnitude of the probability
   bias        mean error, psi
   under       share of splits with a forecast below the realised maximum
   coverage    share of splits whose interval holds the realised maximum (nominal: --level)
@@ -64,13 +65,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON, - for standard output")
     args = parser.parse_args(argv)
 
-    from rl_forecast.forecasting.backtest import split_backtest
+    from rl_forecast.forecasting.backtest import backtest
     from rl_forecast.io import read_psi
 
     psi = read_psi(args.files, read_options(args))
     with _bar(args.splits) as advance:
-        result: SplitBacktest = forecast_or_usage_error(
-            lambda: split_backtest(
+        result: Backtest = forecast_or_usage_error(
+            lambda: backtest(
                 psi, args.n_eval, args.n_deploy, args.methods, args.splits, args.tail_k, args.level, args.seed, advance
             )
         )
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
     return 2 if all(row.n_failed == result.n_splits for row in result.metrics) else 0
 
 
-def _print(result: SplitBacktest) -> None:
+def _print(result: Backtest) -> None:
     from rl_forecast.commands.printing import print_lines, table
 
     r = result
@@ -95,7 +96,7 @@ def _print(result: SplitBacktest) -> None:
         [
             row.method,
             f"{row.mean_absolute_error:.2f}",
-            f"{row.mean_absolute_log10_error:.2f}",
+            f"{row.mean_absolute_orders:.2f}",
             f"{row.bias:+.2f}",
             f"{100 * row.under_prediction_rate:.0f} %",
             f"{100 * row.coverage:.0f} %",
@@ -104,7 +105,7 @@ def _print(result: SplitBacktest) -> None:
         ]
         for row in r.metrics
     ]
-    table(["method", "|error|", "log10", "bias", "under", "coverage", "above", "score"], rows)
+    table(["method", "|error|", "orders", "bias", "under", "coverage", "above", "score"], rows)
     print()
     lines = [
         f"The splits overlap: the file holds {r.n_blocks} disjoint block{'' if r.n_blocks == 1 else 's'} of m + n, and "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import polars as pl
 
-from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, errors_of_summaries
+from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, evaluate_forecasts
 from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.summary import TailSummary
 
@@ -134,7 +134,7 @@ class HeldOutScores:
 
     def _errors(self, name: str) -> HeldOutErrors:
         method = make_forecaster(name, self.evaluation.tail_k)
-        return errors_of_summaries(self.summaries, self.parts["deployment"], method)
+        return evaluate_forecasts(self.summaries, self.parts["deployment"], method)
 
     @cached_property
     def is_task(self) -> NDArray[np.bool_]:

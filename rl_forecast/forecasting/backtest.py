@@ -1,9 +1,7 @@
 """How good would a forecast have been? Random splits of the scores at hand into evaluation and deployment.
 
-For each split m scores are the evaluation and n others the deployment; the forecast from the first is held against the
-realised maximum of the second. The splits overlap: they share scores, and every split whose deployment holds the
-largest score of all has the same realised maximum. Their number adds no information beyond that of the file, whose
-honest sample size is the number of disjoint blocks of m + n.
+The splits overlap: every split whose deployment holds the largest score of all has the same realised maximum. So their
+number adds no information beyond that of the file, whose honest sample size is the number of disjoint blocks of m + n.
 """
 
 from __future__ import annotations
@@ -22,19 +20,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SplitBacktest", "SplitMetrics", "split_backtest"]
+    from rl_forecast.forecasting.methods import Forecaster
 
-_LOG10_FLOOR = -300.0
+__all__ = ["Backtest", "BacktestMetrics", "backtest"]
+
+# Unlike training and held-out sets, whose error in log10 p ends at p = 1e-6, a file may be about p = 1e-40: only p = 0
+# needs a floor.
+_LOWEST_LOG10 = -300.0
 
 
 @dataclass(frozen=True)
-class SplitMetrics:
+class BacktestMetrics:
     """How one method did over all splits; error = forecast minus realised maximum, positive for over-prediction.
 
     :param method: name of the forecaster
     :param n_failed: splits whose evaluation held no tail to fit
     :param mean_absolute_error: psi
-    :param mean_absolute_log10_error: log10 of the probability
+    :param mean_absolute_orders: orders of magnitude of the probability; below 1e-300 all count as equal
     :param bias: mean error, psi
     :param under_prediction_rate: share of splits with a forecast below the realised maximum
     :param coverage: share of splits whose interval holds the realised maximum
@@ -45,7 +47,7 @@ class SplitMetrics:
     method: str
     n_failed: int
     mean_absolute_error: float
-    mean_absolute_log10_error: float
+    mean_absolute_orders: float
     bias: float
     under_prediction_rate: float
     coverage: float
@@ -54,8 +56,8 @@ class SplitMetrics:
 
 
 @dataclass(frozen=True)
-class SplitBacktest:
-    """Result of :func:`split_backtest`.
+class Backtest:
+    """Result of :func:`backtest`.
 
     :param n_scores: scores in the file
     :param n_eval: m
@@ -74,7 +76,7 @@ class SplitBacktest:
     n_blocks: int
     n_distinct_maxima: int
     level: float
-    metrics: tuple[SplitMetrics, ...]
+    metrics: tuple[BacktestMetrics, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; ``nan`` becomes None."""
@@ -84,7 +86,7 @@ class SplitBacktest:
         return {"schema": "rl-forecast/backtest/1", **state}
 
 
-def split_backtest(
+def backtest(
     psi: ArrayLike,
     n_eval: int,
     n_deploy: int,
@@ -94,7 +96,7 @@ def split_backtest(
     level: float = 0.90,
     seed: int | np.random.Generator = 0,
     advance: Callable[[int], None] | None = None,
-) -> SplitBacktest:
+) -> Backtest:
     """Backtest forecasters on random splits; every method sees the same splits.
 
     :param psi: shape (N,), psi scores
@@ -109,7 +111,7 @@ def split_backtest(
     :raises ValueError: fewer than m + n scores, NaN, m below 2, no split, an unknown method, level outside (0, 1)
 
     >>> psi = np.random.default_rng(0).gumbel(size=5_000)
-    >>> result = split_backtest(psi, n_eval=100, n_deploy=1_000, methods=["exponential_pivot"], n_splits=50)
+    >>> result = backtest(psi, n_eval=100, n_deploy=1_000, methods=["exponential_pivot"], n_splits=50)
     >>> result.n_blocks, result.n_splits  # the honest sample size is 4, not 50
     (4, 50)
     >>> result.metrics[0].coverage > 0.5
@@ -134,7 +136,7 @@ def split_backtest(
             rows[name].append(_row(forecaster, summary, n_deploy, level))
         if advance is not None:
             advance(i + 1)
-    return SplitBacktest(
+    return Backtest(
         n_scores=int(x.size),
         n_eval=n_eval,
         n_deploy=n_deploy,
@@ -146,7 +148,7 @@ def split_backtest(
     )
 
 
-def _row(forecaster: Any, summary: TailSummary, n: int, level: float) -> tuple[float, float, float]:
+def _row(forecaster: Forecaster, summary: TailSummary, n: int, level: float) -> tuple[float, float, float]:
     try:
         fitted = forecaster.fit(summary)
     except NoTailError:
@@ -154,25 +156,25 @@ def _row(forecaster: Any, summary: TailSummary, n: int, level: float) -> tuple[f
     return fitted.point(n), fitted.quantile(0.5 - level / 2, n), fitted.quantile(0.5 + level / 2, n)
 
 
-def _metrics(name: str, rows: NDArray[np.float64], realised: NDArray[np.float64], level: float) -> SplitMetrics:
+def _metrics(name: str, rows: NDArray[np.float64], realised: NDArray[np.float64], level: float) -> BacktestMetrics:
     fitted = ~np.isnan(rows[:, 0])
     point, low, high = rows[fitted].T
     truth = realised[fitted]
     if not truth.size:
-        return SplitMetrics(name, int(rows.shape[0]), *(float("nan"),) * 7)
+        return BacktestMetrics(name, int(rows.shape[0]), *(float("nan"),) * 7)
     with np.errstate(invalid="ignore"):
         # equal infinities (p = 1 forecast and realised, or p = 0) are no error
         error = np.where(point == truth, 0.0, point - truth)
-        log10 = [np.maximum(log_p_from_psi(v) / np.log(10.0), _LOG10_FLOOR) for v in (point, truth)]
+        log10 = [np.maximum(log_p_from_psi(v) / np.log(10.0), _LOWEST_LOG10) for v in (point, truth)]
         # where n is far below m the lower end can lie below all that was kept: it then excludes nothing
         bottom = np.where(np.isnan(low), -np.inf, low)
         outside = np.where(truth < bottom, bottom - truth, np.where(truth > high, truth - high, 0.0))
         width = high - low
-    return SplitMetrics(
+    return BacktestMetrics(
         method=name,
         n_failed=int((~fitted).sum()),
         mean_absolute_error=float(np.abs(error).mean()),
-        mean_absolute_log10_error=float(np.abs(log10[0] - log10[1]).mean()),
+        mean_absolute_orders=float(np.abs(log10[0] - log10[1]).mean()),
         bias=float(error.mean()),
         under_prediction_rate=float((point < truth).mean()),
         coverage=float(((bottom <= truth) & (truth <= high)).mean()),

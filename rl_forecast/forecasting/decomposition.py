@@ -1,4 +1,4 @@
-"""Where the error of a forecast comes from: finite-k bias, scatter, curvature and modes that the evaluation missed.
+"""What a forecast's error consists of: what no training changes, curvature, and rare modes.
 
 The error is ``e = Q(n) - M_n``, forecast minus realised maximum, positive for over-prediction. On an exactly
 log-linear tail of scale sigma its mean and variance are exact integrals (our derivation, from Renyi's representation
@@ -16,35 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasting.methods.exponential_pivot import mean_unbiased_factor
-from rl_forecast.forecasting.methods.gumbel_tail import PlottingPosition, line_draws, log_plotting_positions
+from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
+from rl_forecast.forecasting.methods.gumbel_tail import GumbelTail, PlottingPosition, line_draws, log_plotting_positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "TRAINABLE",
-    "FiniteKTerms",
-    "MissedMode",
-    "curvature_bias",
-    "finite_k_terms",
-    "missed_mode",
-    "slope_moments",
-]
+__all__ = ["ErrorParts", "FiniteKTerms", "decompose_error", "finite_k_terms", "log_linear_error", "slope_moments"]
 
-TRAINABLE = {
-    "slope inflation": False,
-    "plotting position": False,
-    "quantile instead of mean": False,
-    "scatter of the scores": False,
-    "scatter of the slope": False,
-    "scatter of the maximum": False,
-    "tail scale sigma": True,
-    "curvature kappa": True,
-    "rare modes (weight and shift)": True,
-}
-"""Which terms depend on the model. The first six are the same for every model with a log-linear tail; they are in units
-of sigma, so part of any drop in raw forecast error is a smaller sigma."""
+# Quantiles of the maximum and draws of the line that an expectation is taken over; its error is below 1e-3.
+_QUANTILES, _LOG2_DRAWS = 256, 13
 
 
 def _harmonic(n: float, power: int = 1) -> float:
@@ -201,79 +182,86 @@ def finite_k_terms(
     )
 
 
-def curvature_bias(tail_k: int, n_eval: int, n_deploy: int, method: str = "gumbel_tail") -> float:
-    """First-order bias per unit of curvature kappa, in units of the local tail scale.
-
-    The score as a function of ``L = -log S`` is ``x0 + sigma ((L - L0) + kappa (L - L0)^2 / 2)`` around
-    ``L0 = log(m / k)``; kappa is xi for a generalised Pareto tail and about ``-1 / (2 L0)`` for a normal one. Negative
-    kappa (a log survival that falls ever faster) adds over-prediction, positive kappa under-prediction.
-
-    :param method: ``"gumbel_tail"`` (by quasi-Monte Carlo) or ``"exponential_pivot"`` (mean-unbiased form, exact)
-    :return: d bias / d kappa, nearly always negative
-    :raises ValueError: another method
-    """
-    k, m, n = tail_k, n_eval, n_deploy
-    start = float(np.log(m / k))
-    reach = float(np.log(n * k / m))
-    realised = (reach + np.euler_gamma) ** 2 + np.pi**2 / 6.0
-    if method == "gumbel_tail":
-        return 0.5 * (_line_response(k, m, n, start) - realised)
-    if method == "exponential_pivot":
-        i = np.arange(1, k + 1)
-        mean = special.digamma(m + 1.0) - special.digamma(i) - start
-        variance = special.polygamma(1, i) - special.polygamma(1, m + 1.0)
-        factor = mean_unbiased_factor(k, m, n)
-        weight = np.append(np.full(k - 1, factor / (k - 1)), 1.0 - factor)
-        return 0.5 * float(weight @ (mean**2 + variance) - realised)
-    raise ValueError(f"method must be 'gumbel_tail' or 'exponential_pivot', it is {method!r}")
-
-
-def _line_response(k: int, m: int, n: int, start: float) -> float:
-    """``E sum_i dQ/dx_i (L_i - L0)^2``: how the least-squares forecast answers a quadratic bend."""
-    draws = line_draws(k, m)
-    y = log_plotting_positions(k, m)
-    dx = draws.scores - draws.centre[:, None]
-    dy: NDArray[np.float64] = y - y.mean()
-    sxx, sxy = np.square(dx).sum(axis=1, keepdims=True), np.abs(dx @ dy)[:, None]
-    c = float(np.log(n) + y.mean())
-    gradient = 1.0 / k + c * (2.0 * dx / sxy + sxx * dy / sxy**2)
-    return float((gradient * np.square(draws.scores - start)).sum(axis=1).mean())
-
-
 @dataclass(frozen=True)
-class MissedMode:
-    """What a rare kind of failure does to a forecast whose evaluation holds no example of it.
+class ErrorParts:
+    """Mean absolute error of Jones et al.'s forecast in psi, as a sum: ``total = floor * sigma + curvature + rare``.
 
-    :param probability_missed: P(no evaluation score is from the mode), ``(1 - eps)^m``
-    :param probability_deployed: P(some deployment score is), ``1 - (1 - eps)^n``
-    :param under_prediction: mean under-prediction that it adds once missed, units of the tail scale
+    Training changes ``sigma``, ``curvature`` and ``rare``; ``floor`` is the same for every agent.
+
+    :param total: mean absolute error of all scores, psi
+    :param sigma: tail scale of the common scores: their mean excess over the ``1 - k / m`` quantile, psi
+    :param floor: mean absolute error on a log-linear tail, units of sigma (:func:`log_linear_error`)
+    :param curvature: what the shape of the common scores adds to ``floor * sigma``, psi; negative where it helps
+    :param rare: what the rare mode adds to the error of the common scores, psi
     """
 
-    probability_missed: float
-    probability_deployed: float
-    under_prediction: float
+    total: float
+    sigma: float
+    floor: float
+    curvature: float
+    rare: float
+
+    @property
+    def untrainable(self) -> float:
+        """``floor * sigma``, psi: what remains at this scale with a straight tail and no rare mode."""
+        return self.floor * self.sigma
 
 
-def missed_mode(weight: float, shift: float, n_eval: int, n_deploy: int) -> MissedMode:
-    """Effect of a mode that makes up a share ``eps`` of queries, with scores shifted up by ``delta`` tail scales.
+@lru_cache(maxsize=64)
+def log_linear_error(tail_k: int, n_eval: int, n_deploy: int) -> float:
+    """Mean absolute error of the forecast on an exactly log-linear tail, units of its scale.
 
-    Beyond ``u + delta`` the survival is multiplied by ``1 + eps (e^delta - 1)``, so the maximum rises by the logarithm
-    of it (where ``n eps e^delta`` is large); it matters only where ``delta > log(1 / eps)``.
-
-    :param weight: share eps of queries in the mode, probability
-    :param shift: shift delta of their scores, units of the tail scale
+    :param tail_k: number k of largest scores
     :param n_eval: number m of evaluation scores
     :param n_deploy: number n of deployment scores
-    :raises ValueError: weight outside (0, 1)
-
-    >>> mode = missed_mode(weight=1 / 1_000, shift=10.0, n_eval=1_000, n_deploy=10_000)
-    >>> round(mode.probability_missed, 2), round(mode.under_prediction, 2)
-    (0.37, 3.14)
     """
-    if not 0.0 < weight < 1.0:
-        raise ValueError(f"weight must lie in (0, 1), it is {weight}")
-    return MissedMode(
-        probability_missed=float(np.exp(n_eval * np.log1p(-weight))),
-        probability_deployed=float(-np.expm1(n_deploy * np.log1p(-weight))),
-        under_prediction=float(np.logaddexp(np.log1p(-weight), np.log(weight) + shift)),
-    )
+    draws = line_draws(tail_k, n_eval, log2_draws=_LOG2_DRAWS)
+    reach = float(np.log(n_deploy) + log_plotting_positions(tail_k, n_eval).mean())
+    forecast = draws.centre + reach * draws.scale
+    level = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    maximum = -np.log(-np.expm1(np.log(level) / n_deploy))
+    return float(np.abs(forecast[:, None] - maximum).mean())
+
+
+def decompose_error(
+    evaluation: NDArray[np.float64],
+    deployment: NDArray[np.float64],
+    evaluation_rare: NDArray[np.bool_],
+    deployment_rare: NDArray[np.bool_],
+    tail_k: int,
+    total: float | None = None,
+) -> ErrorParts:
+    """Split the error of an agent's held-out forecasts (our reading of Schwarzer & Niekum 2026, arXiv 2605.15134).
+
+    Three errors, each of a simpler set of scores: all scores; the common ones alone; and an exactly log-linear tail as
+    wide as the common one. The differences are what rare modes and curvature add.
+
+    :param evaluation: shape (n_eval_sets, n_eval), psi
+    :param deployment: shape (n_deploy_sets, n_deploy), psi
+    :param evaluation_rare: the same shape, whether a task belongs to the rare mode
+    :param deployment_rare: the same shape
+    :param tail_k: number k of largest scores the forecast is fitted to
+    :param total: mean absolute error of all scores, psi, where it is known already; computed if ``None``
+    :raises ValueError: shapes that do not fit, or as for :func:`~evaluate_forecasts.evaluate_forecasts`
+    """
+    if evaluation.shape != evaluation_rare.shape or deployment.shape != deployment_rare.shape:
+        raise ValueError(
+            f"scores and rare labels must have one shape: {evaluation.shape} and {evaluation_rare.shape}, "
+            f"{deployment.shape} and {deployment_rare.shape}"
+        )
+    forecaster = GumbelTail(tail_k)
+    n_eval, n_deploy = evaluation.shape[1], deployment.shape[1]
+
+    def mean_error(these: NDArray[np.float64], those: NDArray[np.float64]) -> float:
+        return evaluate_forecasts(these, those, forecaster).in_space("psi").mean_absolute
+
+    if total is None:
+        total = mean_error(evaluation, deployment)
+    # As if rare tasks could not fail: sets keep their sizes, and the forecast its target.
+    common_sets = np.where(evaluation_rare, -np.inf, evaluation), np.where(deployment_rare, -np.inf, deployment)
+    common = mean_error(*common_sets)
+    pool = np.concatenate([evaluation[~evaluation_rare], deployment[~deployment_rare]])
+    threshold = np.quantile(pool, 1.0 - tail_k / n_eval)
+    sigma = float((pool[pool > threshold] - threshold).mean())
+    floor = log_linear_error(tail_k, n_eval, n_deploy)
+    return ErrorParts(total=total, sigma=sigma, floor=floor, curvature=common - floor * sigma, rare=total - common)

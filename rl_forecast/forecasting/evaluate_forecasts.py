@@ -1,6 +1,6 @@
 """Forecast error on held-out tasks: every evaluation set's forecast against every deployment set's realised worst.
 
-The sets are disjoint. Overlapping splits of one pool would look more precise than they are.
+The sets are disjoint: overlapping splits of one pool would look more precise than they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.forecasting.methods import Forecaster
 
-__all__ = ["HeldOutErrors", "SpaceError", "errors_of_summaries", "held_out_errors"]
+__all__ = ["HeldOutErrors", "SpaceError", "evaluate_forecasts"]
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class HeldOutErrors:
         )
 
 
-def held_out_errors(
-    evaluation: NDArray[np.float64], deployment: NDArray[np.float64], forecaster: Forecaster
+def evaluate_forecasts(
+    evaluation: NDArray[np.float64] | Sequence[TailSummary], deployment: NDArray[np.float64], forecaster: Forecaster
 ) -> HeldOutErrors:
     """Fit each evaluation set and compare its forecast with the worst of each deployment set.
 
-    :param evaluation: shape (n_eval_sets, n_eval), psi
+    :param evaluation: shape (n_eval_sets, n_eval), psi; or summaries of the sets
     :param deployment: shape (n_deploy_sets, n_deploy), psi
     :param forecaster: the method
     :raises ValueError: a score is NaN, or the arrays are not two-dimensional
@@ -124,31 +124,20 @@ def held_out_errors(
     >>> from rl_forecast import make_forecaster
     >>> rng = np.random.default_rng(0)
     >>> evaluation, deployment = rng.gumbel(size=(20, 200)), rng.gumbel(size=(8, 4_000))
-    >>> errors = held_out_errors(evaluation, deployment, make_forecaster("gumbel_tail"))
+    >>> errors = evaluate_forecasts(evaluation, deployment, make_forecaster("gumbel_tail"))
     >>> round(errors.in_space("psi").mean_absolute, 1), round(errors.in_space("psi").bias, 1)
     (2.5, 1.3)
     """
-    if evaluation.ndim != 2 or deployment.ndim != 2:
-        raise ValueError(f"sets must be rows of a matrix, the shapes are {evaluation.shape} and {deployment.shape}")
-    return errors_of_summaries([TailSummary.from_scores(scores) for scores in evaluation], deployment, forecaster)
-
-
-def errors_of_summaries(
-    evaluation: Sequence[TailSummary], deployment: NDArray[np.float64], forecaster: Forecaster
-) -> HeldOutErrors:
-    """The same where the evaluation sets are summarised already.
-
-    :param evaluation: summaries of the evaluation sets
-    :param deployment: shape (n_deploy_sets, n_deploy), psi
-    :param forecaster: the method
-    :raises ValueError: a deployment score is NaN
-    """
+    shape = evaluation.shape if isinstance(evaluation, np.ndarray) else (len(evaluation), 0)
+    if len(shape) != 2 or deployment.ndim != 2:
+        raise ValueError(f"sets must be rows of a matrix, the shapes are {shape} and {deployment.shape}")
     if np.isnan(deployment).any():
         raise ValueError(f"{int(np.isnan(deployment).sum())} deployment scores are NaN")
     n_deploy = deployment.shape[1]
     forecast = np.full(len(evaluation), np.nan)
     tail_scale = np.full(len(evaluation), np.nan)
-    for row, summary in enumerate(evaluation):
+    for row, scores in enumerate(evaluation):
+        summary = scores if isinstance(scores, TailSummary) else TailSummary.from_scores(scores)
         try:
             fit = forecaster.fit(summary)
         except NoTailError:

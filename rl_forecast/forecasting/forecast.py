@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rl_forecast.findings import Finding
-from rl_forecast.forecasting.diagnostics import Diagnostics, diagnose
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 from rl_forecast.forecasting.risks import RiskEstimate, aggregate_risk, behavior_frequency
-from rl_forecast.forecasting.warnings import forecast_warnings
+from rl_forecast.forecasting.warnings import Diagnostics, diagnose, forecast_warnings
 from rl_forecast.scores import is_tensor, log_p_from_psi, psi_from_log_p, psi_from_p
 from rl_forecast.summary import TailSummary
 

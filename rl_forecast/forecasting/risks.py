@@ -15,8 +15,7 @@ from scipy import special
 
 from rl_forecast.forecasting.methods.binomial_tail import BinomialTailFit
 from rl_forecast.forecasting.methods.ensemble import TailEnsemble, beta_nodes
-from rl_forecast.scores import psi_from_p
-from rl_forecast.summary import log_survival_from_psi
+from rl_forecast.scores import log_survival_from_psi, psi_from_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ import pytest
 
 from rl_forecast import forecast
 from rl_forecast.cli import COMMANDS
-from rl_forecast.forecasting.backtest import split_backtest
+from rl_forecast.forecasting.backtest import backtest
 from rl_forecast.io import load_summary
 
 from .conftest import Cli, run_process
@@ -122,7 +122,7 @@ def test_backtest_says_that_its_splits_overlap(cli: Cli, files: Path, psi: np.nd
     assert code == 0
     assert "the file holds 5 disjoint blocks of m + n" in " ".join(text.split())
     written = json.loads((tmp_path / "b.json").read_text())
-    expected = split_backtest(psi, 100, 300, n_splits=40)
+    expected = backtest(psi, 100, 300, n_splits=40)
     assert written["n_distinct_maxima"] == expected.n_distinct_maxima < 40
     for row, metric in zip(written["metrics"], expected.metrics, strict=True):
         assert row["bias"] == pytest.approx(metric.bias)

@@ -1,86 +1,74 @@
-"""Errors of forecasts against realised maxima, by hand and in every space."""
+"""Backtests on random splits: the metrics by hand, and what the splits cannot add."""
 
-from __future__ import annotations
-
-import math
+import json
 
 import numpy as np
 import pytest
 
-from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, held_out_errors
-from rl_forecast.forecasting.methods import make_forecaster
+from rl_forecast import TailSummary, make_forecaster
+from rl_forecast.forecasting.backtest import backtest
+from rl_forecast.scores import log_p_from_psi
+
+PSI = np.random.default_rng(0).exponential(0.5, size=3_000) - 2.0
 
 
-def _psi(p: float) -> float:
-    return -math.log(-math.log(p))
+def test_metrics_are_those_of_a_plain_loop() -> None:
+    m, n, splits, level = 100, 400, 25, 0.8
+    result = backtest(PSI, m, n, ("gumbel_tail", "shape_prior"), splits, level=level, seed=7)
+    rng = np.random.default_rng(7)
+    errors, log_errors, inside, scores = [], [], [], []
+    for _ in range(splits):
+        x = rng.choice(PSI, m + n, replace=False)
+        fit = make_forecaster("gumbel_tail").fit(TailSummary.from_scores(x[:m]))
+        worst, low, high = x[m:].max(), fit.quantile(0.1, n), fit.quantile(0.9, n)
+        errors.append(fit.point(n) - worst)
+        log_errors.append((log_p_from_psi(fit.point(n)) - log_p_from_psi(worst)) / np.log(10))
+        inside.append(low <= worst <= high)
+        scores.append(high - low + 10 * (max(low - worst, 0) + max(worst - high, 0)))
+    found = result.metrics[0]
+    assert found.mean_absolute_error == pytest.approx(np.abs(errors).mean())
+    assert found.mean_absolute_orders == pytest.approx(np.abs(log_errors).mean())
+    assert found.bias == pytest.approx(np.mean(errors))
+    assert found.under_prediction_rate == pytest.approx(np.mean(np.array(errors) < 0))
+    assert found.coverage == pytest.approx(np.mean(inside))
+    assert found.interval_score == pytest.approx(np.mean(scores))
+    assert (result.n_blocks, result.n_scores) == (6, 3_000)
 
 
-def _errors(forecast: list[float], realised: list[float]) -> HeldOutErrors:
-    return HeldOutErrors(np.array(forecast), np.array(realised), np.ones(len(forecast)))
+def test_splits_share_their_maxima() -> None:
+    result = backtest(PSI, 1_000, 2_000, ("gumbel_tail",), n_splits=60)
+    assert result.n_blocks == 1
+    # two thirds of the splits have the largest score of all in their deployment part
+    assert result.n_distinct_maxima <= 10
 
 
-def test_all_pairs_count() -> None:
-    errors = _errors([1.0, 3.0], [0.0, 2.0, 4.5])
-    # error = forecast - realised: 1, -1, -3.5, 3, 1, -1.5
-    psi = errors.in_space("psi")
-    assert psi.mean_absolute == pytest.approx((1 + 1 + 3.5 + 3 + 1 + 1.5) / 6)
-    assert psi.bias == pytest.approx((1 - 1 - 3.5 + 3 + 1 - 1.5) / 6)
-    assert errors.under_prediction_rate == pytest.approx(3 / 6)
-    assert errors.under_prediction_by_1_rate == pytest.approx(2 / 6)
+def test_coverage_on_many_blocks_is_nominal() -> None:
+    psi = np.random.default_rng(3).exponential(size=200_000)
+    result = backtest(psi, 50, 500, ("exponential_pivot", "gumbel_tail"), n_splits=350)
+    for row in result.metrics:
+        assert abs(row.coverage - 0.9) < 4 * np.sqrt(0.09 / 350)
 
 
-def test_spaces_agree_with_their_definitions() -> None:
-    errors = _errors([_psi(1e-2)], [_psi(1e-4)])
-    assert errors.in_space("log10_p").bias == pytest.approx(2.0)
-    expected = math.log(0.01 / 0.99) - math.log(1e-4 / (1 - 1e-4))
-    assert errors.in_space("log_odds").bias == pytest.approx(expected)
-    with pytest.raises(ValueError, match="unknown error space 'p'"):
-        errors.in_space("p")
+def test_degenerate_splits_are_counted_and_certain_failures_are_no_error() -> None:
+    coarse = np.where(np.arange(400) < 4, 1.0, 0.0)
+    row = backtest(coarse, 20, 100, ("exponential_pivot",), n_splits=50).metrics[0]
+    assert 0 < row.n_failed < 50
+    certain = np.append(PSI[:500], np.full(50, np.inf))
+    result = backtest(certain, 100, 200, ("shape_prior",), n_splits=20)
+    assert result.metrics[0].coverage == 1.0  # p = 1 is in every deployment part, and forecast
+    assert result.metrics[0].mean_absolute_error == 0.0
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
-def test_risks_below_the_floor_count_as_equal_and_say_so() -> None:
-    errors = _errors([_psi(1e-9), _psi(1e-12)], [_psi(1e-20)])
-    for space in ("log10_p", "log_odds"):
-        result = errors.in_space(space)
-        assert result.mean_absolute == pytest.approx(0.0, abs=1e-12)
-        assert result.both_at_lower_clip == 1.0
-        assert not result.is_meaningful
-    assert errors.in_space("psi").is_meaningful
-
-
-def test_certain_failure_is_clipped_at_the_top_and_says_so() -> None:
-    errors = _errors([_psi(0.9999), 40.0], [30.0, _psi(0.5)])
-    result = errors.in_space("log_odds")
-    assert result.both_at_upper_clip == pytest.approx(0.5)
-    assert result.is_meaningful
-    assert result.mean_absolute == pytest.approx(math.log(0.999 / 0.001) / 2)
-
-
-def test_evaluations_without_a_tail_are_counted_and_left_out() -> None:
-    rng = np.random.default_rng(0)
-    good, flat = rng.gumbel(size=50), np.full(50, -np.inf)
-    errors = held_out_errors(np.stack([good, flat]), rng.gumbel(size=(3, 100)), make_forecaster("gumbel_tail", 10))
-    assert errors.n_failed_fits == 1
-    assert np.isfinite(errors.in_space("psi").mean_absolute)
-    nothing = held_out_errors(flat[None], rng.gumbel(size=(3, 100)), make_forecaster("gumbel_tail", 10))
-    assert np.isnan(nothing.in_space("psi").mean_absolute)
-    assert np.isnan(nothing.under_prediction_rate)
-
-
-def test_the_forecaster_sees_each_set_alone() -> None:
-    rng = np.random.default_rng(1)
-    sets, deployment = rng.gumbel(size=(4, 200)), rng.gumbel(size=(2, 1000))
-    forecaster = make_forecaster("gumbel_tail", 10)
-    together = held_out_errors(sets, deployment, forecaster)
-    for row in range(4):
-        alone = held_out_errors(sets[row : row + 1], deployment, forecaster)
-        assert alone.forecast[0] == together.forecast[row]
-    np.testing.assert_array_equal(together.realised, deployment.max(axis=1))
-
-
-def test_bad_scores_are_refused() -> None:
-    forecaster = make_forecaster("gumbel_tail", 10)
-    with pytest.raises(ValueError, match="rows of a matrix"):
-        held_out_errors(np.zeros(5), np.zeros((1, 5)), forecaster)
-    with pytest.raises(ValueError, match="1 deployment scores are NaN"):
-        held_out_errors(np.zeros((1, 5)), np.array([[0.0, np.nan]]), forecaster)
+@pytest.mark.parametrize(
+    ("psi", "m", "n", "message"),
+    [
+        (PSI, 2_000, 1_001, "fewer than m"),
+        (np.append(PSI, np.nan), 10, 10, "NaN"),
+        (PSI, 1, 10, "n_eval must be at least 2"),
+        (PSI, 10, 0, "n_deploy"),
+    ],
+)
+def test_impossible_backtests_are_refused(psi: np.ndarray, m: int, n: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        backtest(psi, m, n)

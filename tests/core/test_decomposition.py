@@ -1,9 +1,10 @@
-"""Finite-k error terms: tabulated constants, simulation, and the response to a bend."""
+"""What an error consists of: finite-k terms against tables and simulation, and the parts of a measured error."""
 
 import numpy as np
 import pytest
 
-from rl_forecast.forecasting.decomposition import TRAINABLE, curvature_bias, finite_k_terms, missed_mode, slope_moments
+from rl_forecast.forecasting.decomposition import decompose_error, finite_k_terms, log_linear_error, slope_moments
+from rl_forecast.forecasting.warnings import missed_mode
 
 TAU = [  # k, tau (rank), sd, tau (midpoint), tau (expected)
     (2, 1.442695, 1.4427, 0.9102, 1.0000),
@@ -18,11 +19,6 @@ ERROR = {  # k: (bias, sd, P(under-predict)) for n/m = 1, 10, 100, 1000 at m = 1
     10: [(0.062, 1.72, 0.47), (0.794, 2.74, 0.41), (1.525, 3.92, 0.38), (2.257, 5.16, 0.37)],
     20: [(-0.018, 1.63, 0.48), (0.486, 2.27, 0.426), (0.990, 3.03, 0.395), (1.493, 3.85, 0.376)],
     50: [(-0.153, 1.51, 0.508), (0.139, 1.84, 0.46), (0.431, 2.25, 0.43), (0.723, 2.70, 0.41)],
-}
-CURVATURE = {  # k: (least squares, mean excess) at n/m = 1, 10, 100
-    10: [(-0.50, -1.94), (-4.51, -8.80), (-13.89, -21.0)],
-    20: [(-1.33, -3.53), (-6.89, -12.05), (-17.89, -25.9)],
-    50: [(-3.22, -6.36), (-11.01, -17.02), (-24.15, -33.0)],
 }
 
 
@@ -52,8 +48,6 @@ def test_the_parts_of_the_typical_case() -> None:
     terms = finite_k_terms(10, 1_000, 10_000)
     parts = (terms.bias_slope, terms.bias_plotting, terms.bias_quantile)
     assert parts == pytest.approx((1.212, 0.159, -0.577), abs=1e-3)
-    assert not any(TRAINABLE[name] for name in list(TRAINABLE)[:6])
-    assert TRAINABLE["tail scale sigma"]
 
 
 def test_terms_agree_with_brute_force() -> None:
@@ -71,14 +65,6 @@ def test_terms_agree_with_brute_force() -> None:
     assert (error < 0).mean() == pytest.approx(terms.under_prediction_probability, abs=1e-3 + 4 * 0.5 / np.sqrt(reps))
 
 
-@pytest.mark.parametrize("k", CURVATURE)
-def test_response_to_curvature(k: int) -> None:
-    for ratio, (line, mean_excess) in zip((1, 10, 100), CURVATURE[k], strict=True):
-        assert curvature_bias(k, 1_000, 1_000 * ratio) == pytest.approx(line, abs=0.1)
-        found = curvature_bias(k, 1_000, 1_000 * ratio, "exponential_pivot")
-        assert found == pytest.approx(mean_excess, abs=0.06)
-
-
 def test_missed_mode_table() -> None:
     table = [(0.5, 5, 0.609, 0.07), (0.5, 10, 0.610, 2.49), (1, 10, 0.373, 3.14), (3, 10, 0.053, 4.21)]
     for expected, shift, missed, rise in table:
@@ -92,3 +78,47 @@ def test_missed_mode_table() -> None:
 def test_impossible_sizes_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"tail_k|n_deploy"):
         finite_k_terms(*arguments)
+
+
+# --- the parts of a measured error add up by construction, so each is checked where it should be alone
+
+K, M, N = 10, 200, 4000
+
+
+def _sets(sigma: float, shape: float = 0.0, rare: float = 0.0, shift: float = 0.0, seed: int = 0):  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(seed)
+    found = []
+    for n_sets, size in ((300, M), (40, N)):
+        log_survival = rng.exponential(size=(n_sets, size))
+        scores = sigma * (log_survival + shape * log_survival**2 / 2)
+        is_rare = rng.random(scores.shape) < rare
+        found.append((scores + shift * is_rare, is_rare))
+    (evaluation, evaluation_rare), (deployment, deployment_rare) = found
+    return decompose_error(evaluation, deployment, evaluation_rare, deployment_rare, K)
+
+
+def test_the_floor_is_that_of_a_simulated_log_linear_tail() -> None:
+    split = _sets(sigma=0.7)
+    assert split.floor == log_linear_error(K, M, N)
+    assert split.sigma == pytest.approx(0.7, rel=0.03)
+    assert split.total == pytest.approx(split.untrainable, rel=0.06)
+    assert split.rare == 0
+    # An absolute error is below the root mean squared one, whose value is exact, and not by much.
+    assert 0.6 < split.floor / finite_k_terms(K, M, N).root_mean_squared_error < 1
+
+
+def test_the_parts_add_up_and_stand_where_they_belong() -> None:
+    wide, bent = _sets(sigma=1.4), _sets(sigma=0.7, shape=0.3)
+    assert wide.untrainable == pytest.approx(2 * _sets(sigma=0.7).untrainable, rel=0.03)
+    assert bent.curvature > 0.3
+    mixed = _sets(sigma=0.7, rare=0.005, shift=12.0)
+    assert mixed.sigma == pytest.approx(0.7, rel=0.03)
+    assert abs(mixed.curvature) < 0.15
+    assert mixed.rare > 2
+    for split in (wide, bent, mixed):
+        assert split.total == pytest.approx(split.untrainable + split.curvature + split.rare)
+
+
+def test_shapes_must_fit() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        decompose_error(np.zeros((2, 20)), np.zeros((2, 20)), np.zeros((2, 19), bool), np.zeros((2, 20), bool), 5)

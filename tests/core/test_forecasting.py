@@ -13,8 +13,7 @@ from scipy import integrate, stats
 
 from rl_forecast import TailSummary, forecast
 from rl_forecast.forecasting.methods import GPD, GumbelTail
-from rl_forecast.scores import log_p_from_psi, psi_from_p
-from rl_forecast.summary import log_survival_from_psi
+from rl_forecast.scores import log_p_from_psi, log_survival_from_psi, psi_from_p
 
 PSI = np.random.default_rng(0).exponential(0.4, size=1_000) - 2.0
 LOG_P = log_p_from_psi(PSI)

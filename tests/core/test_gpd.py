@@ -35,20 +35,6 @@ def test_published_dow_jones_fit(dow_jones: np.ndarray) -> None:
     assert (fit.tail_scale, fit.shape) == pytest.approx((0.495, 0.288), abs=0.0006)
 
 
-def test_profile_interval_of_the_return_level(rain: np.ndarray) -> None:
-    fit = GPD(threshold=30.0).fit_finite(TailSummary.from_scores(rain))
-    low, high = fit.return_level_interval(100 * 365)
-    # by definition: the likelihood ratio to the best fit through either end is the chi-square quantile
-    for end in (low, high):
-        exponent = np.log(36_500 * fit.rate)
-        xi = np.linspace(-0.2, 0.8, 401) + 1e-7
-        scale = (end - 30.0) * xi / np.expm1(xi * exponent)
-        profile = max(stats.genpareto.logpdf(fit.excesses, x, scale=s).sum() for x, s in zip(xi, scale, strict=True))
-        assert 2 * (fit.log_likelihood - profile) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=0.02)
-    assert low < fit.point(36_500) < high
-    assert high - fit.point(36_500) > fit.point(36_500) - low  # the likelihood is skewed
-
-
 def test_agrees_with_openturns_and_scipy() -> None:
     excess = stats.genpareto.rvs(0.15, scale=2.0, size=400, random_state=np.random.default_rng(6))
     xi, sigma = fit_generalised_pareto(excess)
@@ -73,12 +59,3 @@ def test_threshold_is_checked() -> None:
         GPD(threshold=98.5).fit(summary)
     with pytest.raises(NoTailError, match="kept"):
         GPD(threshold=50.0).fit(summary)
-    with pytest.raises(ValueError, match="below the threshold"):
-        GPD(tail_k=10).fit_finite(summary).return_level_interval(5)
-
-
-def test_prediction_interval_is_wider_than_the_return_level_interval() -> None:
-    fit = GPD().fit_finite(TailSummary.from_scores(np.random.default_rng(0).exponential(size=1_000)))
-    low, high = fit.return_level_interval(10_000, 0.9)
-    assert fit.quantile(0.95, 10_000) > high  # it adds the scatter of the maximum
-    assert fit.quantile(0.95, 10_000) - fit.quantile(0.05, 10_000) > high - low

@@ -15,7 +15,7 @@ HEAVY = ("torch", "matplotlib", "polars", "stable_baselines3", "transformers", "
     [
         ("import rl_forecast", ()),
         ("from rl_forecast import forecast; forecast([.1, .2, .3, .4], n_deploy=100).warnings", ()),
-        ("import rl_forecast.forecasting.diagnostics, rl_forecast.forecasting.decomposition", ()),
+        ("import rl_forecast.forecasting.warnings, rl_forecast.forecasting.decomposition", ()),
     ],
 )
 def test_the_forecaster_imports_nothing_heavy(statement: str, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import special, stats
 
 from rl_forecast.forecasting.methods import FORECASTERS, BinomialTail, LogNormal, NoTailError, make_forecaster
-from rl_forecast.forecasting.methods.certain_failures import CertainFailureFit
+from rl_forecast.forecasting.methods.base import CertainFailureFit
 from rl_forecast.scores import psi_from_p
 from rl_forecast.summary import TailSummary
 

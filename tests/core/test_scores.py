@@ -13,11 +13,11 @@ from rl_forecast.scores import (
     log_odds_from_psi,
     log_p_from_psi,
     log_p_two_sided,
+    log_survival_from_psi,
     psi_from_counts,
     psi_from_log_p,
     psi_from_p,
 )
-from rl_forecast.summary import log_survival_from_psi
 
 
 @given(st.floats(-1e6, -1e-12))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_forecast.forecasting.forecast import forecast
-from rl_forecast.summary import TailSummary, log_survival_from_psi
+from rl_forecast.scores import log_survival_from_psi
+from rl_forecast.summary import TailSummary
 
 scores = st.lists(
     st.one_of(st.floats(-7, 30), st.sampled_from([-np.inf, np.inf, 0.0, 1.0])), min_size=1, max_size=60

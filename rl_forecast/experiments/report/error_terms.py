@@ -8,11 +8,11 @@ import numpy as np
 
 from rl_forecast.experiments.metrics import title_of
 from rl_forecast.experiments.report.tables import Cell, Table
-from rl_forecast.forecasting.decompose_error import error_split
+from rl_forecast.forecasting.decomposition import decompose_error
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.report.reading import Setting, Unit
-    from rl_forecast.forecasting.decompose_error import ErrorSplit
+    from rl_forecast.forecasting.decomposition import ErrorParts
 
 __all__ = ["error_terms_table"]
 
@@ -53,13 +53,13 @@ def error_terms_table(setting: Setting) -> Table | None:
     return Table(("agent", *(heading for heading, _ in _TERMS)), tuple(rows))
 
 
-def _split(unit: Unit) -> ErrorSplit:
+def _split(unit: Unit) -> ErrorParts:
     sets = {part: unit.part(part) for part in ("evaluation", "deployment")}
     rare = {
         part: unit.scores.filter(unit.scores["part"] == part)["rare"].to_numpy().reshape(scores.shape)
         for part, scores in sets.items()
     }
-    return error_split(
+    return decompose_error(
         sets["evaluation"],
         sets["deployment"],
         rare["evaluation"],

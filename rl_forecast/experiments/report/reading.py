@@ -18,7 +18,7 @@ from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.metrics import HeldOutScores, metrics_of, renamed
 from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import read_settings, with_options
-from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, errors_of_summaries
+from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, evaluate_forecasts
 from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.summary import TailSummary
 
@@ -95,7 +95,7 @@ class Unit:
     def errors(self) -> HeldOutErrors:
         """Forecast of every evaluation set, by the headline's method, against the worst of every deployment set."""
         method = make_forecaster(self.evaluation.forecaster, self.evaluation.tail_k)
-        return errors_of_summaries(self.summaries, self.part("deployment"), method)
+        return evaluate_forecasts(self.summaries, self.part("deployment"), method)
 
     @cached_property
     def survival(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

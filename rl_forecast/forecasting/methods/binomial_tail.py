@@ -16,8 +16,7 @@ import numpy as np
 from scipy import special
 
 from rl_forecast.forecasting.methods.base import EnsembleFit, NoTailError
-from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
-from rl_forecast.forecasting.methods.generalised_pareto import grid_ensemble_weights
+from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 
 if TYPE_CHECKING:
@@ -170,5 +169,5 @@ class _Likelihood:
             scale = np.linspace(scale[max(s0 - 1, 0)], scale[min(s1 + 1, last)], 60)
         surface = self.log_likelihood(mass, scale)
         a, s = (grid.ravel() for grid in np.meshgrid(mass, scale, indexing="ij"))
-        weight, keep = grid_ensemble_weights(surface.ravel(), drop_below=1e-6)
+        weight, keep = grid_weights(surface.ravel(), drop_below=1e-6)
         return weight, a[keep], s[keep]

@@ -1,9 +1,8 @@
 """A weighted set of possible tails: the one form in which every forecaster states what it does not know.
 
 A posterior grid, the fiducial distribution of an exact pivot and a likelihood surface all become members
-``S_j(psi)`` with weights ``w_j``. Everything a forecast says follows from them: the predictive distribution of the
-largest of n new scores is the average of the members' distributions of the maximum, the frequency of a behaviour
-is the distribution of ``S_j`` at one score, and the aggregate risk integrates each member's tail.
+``S_j(psi)`` with weights ``w_j``. The predictive distribution of the largest of n new scores is the average of the
+members' distributions of the maximum; how often a behaviour occurs is the distribution of ``S_j`` at one score.
 """
 
 from __future__ import annotations
@@ -20,7 +19,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["GeneralisedParetoTails", "NormalTails", "TailEnsemble", "Tails", "beta_nodes", "order_statistic_log_cdf"]
+__all__ = [
+    "GeneralisedParetoTails",
+    "NormalTails",
+    "TailEnsemble",
+    "Tails",
+    "beta_nodes",
+    "grid_weights",
+    "log_likelihood",
+    "order_statistic_log_cdf",
+]
 
 _LAGUERRE_X, _LAGUERRE_W = np.polynomial.laguerre.laggauss(60)
 
@@ -109,9 +117,9 @@ def beta_nodes(k: int, m: int, n_nodes: int = 160) -> tuple[NDArray[np.float64],
 def _log_hazard_of_maximum(k: int, m: int, n: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """``log(-log E (1 - U s)^n)`` as a function of ``log s``, tabulated; U ~ Beta(k, m - k + 1).
 
-    ``E (1 - U s)^n`` is the probability that none of n new scores exceeds the point above the k-th score where the
-    conditional survival is s. In this double-logarithmic form it is almost a straight line, so a spline through
-    points 0.15 apart errs by less than 1e-6 in probability.
+    ``E (1 - U s)^n`` is the probability that none of n new scores exceeds the point where the survival, given that a
+    score is above the k-th, is s. In this form it is almost straight: a spline through points 0.15 apart errs by less
+    than 1e-6 in probability.
     """
     u, w = beta_nodes(k, m)
     lowest = -(np.log1p(n * k / m) + 25.0)
@@ -180,8 +188,7 @@ class TailEnsemble:
         return self._mean(-np.expm1(-hazard))
 
     def _mean(self, probability: NDArray[np.float64]) -> float:
-        """Mean of the members' probabilities; the weights sum to 1 only up to rounding."""
-        return min(float(self.weight @ probability), 1.0)
+        return min(float(self.weight @ probability), 1.0)  # the weights sum to 1 only up to rounding
 
     def maximum_quantile(self, level: float, n_deploy: int) -> float:
         """Predictive quantile of the largest of ``n_deploy`` new scores.
@@ -201,12 +208,11 @@ class TailEnsemble:
 
     def _bracket(self, level: float, n_deploy: int) -> tuple[float, float]:
         """Two scores between which the predictive quantile lies."""
-        width = float(np.median(self._typical_scale))
+        step = width = self._typical_scale
         low = self.threshold if self.rate is not None else float(np.min(self.tails.psi_at(np.array([0.5]))))
         while 1.0 - self.maximum_exceedance(low, n_deploy) > level:
             low -= width
             width *= 2.0
-        step = float(np.median(self._typical_scale))
         high = low + step
         while 1.0 - self.maximum_exceedance(high, n_deploy) < level:
             low, step = high, 2.0 * step
@@ -214,9 +220,9 @@ class TailEnsemble:
         return low, high
 
     @cached_property
-    def _typical_scale(self) -> NDArray[np.float64]:
+    def _typical_scale(self) -> float:
         one, two = self.tails.psi_at(np.array([1.0, 2.0])).T
-        return np.asarray(two - one)
+        return float(np.median(two - one))
 
     def _body_log_cdf(self, psi: float, n_deploy: int) -> float:
         """Model-free ``log P(M_n <= psi)`` below the threshold, interpolated between neighbouring scores."""
@@ -259,9 +265,8 @@ class TailEnsemble:
 
     def thinned(self, limit: int) -> TailEnsemble:
         """The first ``limit`` of equally weighted members: a prefix of a Sobol sequence is itself balanced."""
-        if self.weight.size <= limit or not isinstance(self.tails, GeneralisedParetoTails):
-            return self
-        if np.ptp(self.weight) > 0.0:
+        few = self.weight.size <= limit or np.ptp(self.weight) > 0.0
+        if few or not isinstance(self.tails, GeneralisedParetoTails):
             return self
         tails = GeneralisedParetoTails(self.tails.location[:limit], self.tails.scale[:limit], self.tails.shape)
         return replace(self, tails=tails, weight=np.full(limit, 1.0 / limit))
@@ -278,3 +283,38 @@ class TailEnsemble:
         psi = self.tails.psi_at(at[:, None] + _LAGUERRE_X)
         result: NDArray[np.float64] = function(psi) @ _LAGUERRE_W
         return result
+
+
+def log_likelihood(
+    excesses: NDArray[np.float64], shape: NDArray[np.float64], log_scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log-likelihood of excesses over a threshold under generalised Pareto distributions.
+
+    :param excesses: shape (k,), psi, at least 0
+    :param shape: shape (J,), xi
+    :param log_scale: shape (J,), log of the scale in psi
+    :return: shape (J,), ``-inf`` where an excess lies beyond a member's end point
+    """
+    z = excesses * np.exp(-log_scale)[:, None]
+    xi = shape[:, None]
+    tiny = np.abs(xi) < 1e-9
+    inside = 1.0 + xi * z
+    with np.errstate(divide="ignore"):
+        bent = (1.0 + 1.0 / np.where(tiny, 1.0, xi)) * np.log(np.maximum(inside, 0.0))
+    total: NDArray[np.float64] = -np.where(tiny, z, bent).sum(axis=1) - excesses.size * log_scale
+    return np.where((inside <= 0.0).any(axis=1), -np.inf, total)
+
+
+def grid_weights(
+    log_posterior: NDArray[np.float64], drop_below: float = 1e-9
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Normalised weights of grid points, and which points weigh enough to keep.
+
+    :param log_posterior: shape (J,), unnormalised
+    :param drop_below: relative weight under which a point is dropped
+    :return: weights of the kept points, and the mask of shape (J,)
+    """
+    weight = np.exp(log_posterior - log_posterior.max())
+    keep = weight > drop_below
+    kept = weight[keep]
+    return kept / kept.sum(), keep

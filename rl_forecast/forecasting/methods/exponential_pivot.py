@@ -12,10 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
-from rl_forecast.forecasting.methods.base import top_finite
-from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
+from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, top_finite
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
 
 if TYPE_CHECKING:
@@ -23,14 +22,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.summary import TailSummary
 
-__all__ = [
-    "ExponentialPivot",
-    "ExponentialPivotFit",
-    "exact_pivot_quantile",
-    "mean_unbiased_factor",
-    "pivot_cdf",
-    "pivot_quantile",
-]
+__all__ = ["ExponentialPivot", "ExponentialPivotFit", "pivot_quantile"]
 
 
 @lru_cache(maxsize=64)
@@ -38,38 +30,6 @@ def _gamma_nodes(shape: int, n_nodes: int = 200) -> tuple[NDArray[np.float64], N
     """Nodes (gamma variates) and weights that integrate against the Gamma(shape) density."""
     u, w = np.polynomial.legendre.leggauss(n_nodes)
     return special.gammaincinv(shape, 0.5 * (u + 1.0)), 0.5 * w
-
-
-def pivot_cdf(w: float, tail_k: int, ratio: float) -> float:
-    """Distribution function of ``W = (M_n - x_(k)) / s`` on an exponential tail, in the limit of large m.
-
-    :param w: argument, in units of the mean excess
-    :param tail_k: number k of scores used, at least 2
-    :param ratio: n / m
-    :return: probability
-    """
-    g, weight = _gamma_nodes(tail_k - 1)
-    return float(weight @ np.exp(-tail_k * np.log1p(ratio * np.exp(-w * g / (tail_k - 1)))))
-
-
-@lru_cache(maxsize=4096)
-def pivot_quantile(level: float, tail_k: int, ratio: float) -> float:
-    """Quantile of the pivot ``W`` in the limit of large m, the tabulated form.
-
-    :param level: probability in (0, 1)
-    :param tail_k: number k of scores used, at least 2
-    :param ratio: n / m
-    :return: quantile in units of the mean excess
-    :raises ValueError: level outside (0, 1)
-    """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), it is {level}")
-    low, high = -1.0, 1.0
-    while pivot_cdf(low, tail_k, ratio) > level:
-        low *= 2.0
-    while pivot_cdf(high, tail_k, ratio) < level:
-        high *= 2.0
-    return float(optimize.brentq(lambda w: pivot_cdf(w, tail_k, ratio) - level, low, high, xtol=1e-10))
 
 
 def _ensemble(threshold: float, mean_excess: float, k: int, m: int, top: NDArray[np.float64]) -> TailEnsemble:
@@ -80,8 +40,8 @@ def _ensemble(threshold: float, mean_excess: float, k: int, m: int, top: NDArray
 
 
 @lru_cache(maxsize=4096)
-def exact_pivot_quantile(level: float, tail_k: int, n_eval: int, n_deploy: int) -> float:
-    """Quantile of the pivot ``W`` for finite m; ``nan`` where it is negative (n far below m, see the ensemble).
+def pivot_quantile(level: float, tail_k: int, n_eval: int, n_deploy: int) -> float:
+    """Quantile of the pivot ``W``; ``nan`` where it is negative (n far below m, see the ensemble).
 
     :param level: probability in (0, 1)
     :param tail_k: number k of scores used, at least 2
@@ -92,46 +52,20 @@ def exact_pivot_quantile(level: float, tail_k: int, n_eval: int, n_deploy: int) 
     return _ensemble(0.0, 1.0, tail_k, n_eval, np.zeros(1)).maximum_quantile(level, n_deploy)
 
 
-def mean_unbiased_factor(tail_k: int, n_eval: int, n_deploy: int) -> float:
-    """Factor C of the best linear unbiased predictor ``x_(k) + C s`` of the maximum, ``H_n - H_m + H_(k-1)``.
-
-    :param tail_k: number k of scores used, at least 2
-    :param n_eval: number m of evaluation scores
-    :param n_deploy: number n of new scores
-    :return: factor in units of the mean excess
-    """
-    harmonic = special.digamma(np.array([n_deploy, n_eval, tail_k - 1]) + 1.0) + np.euler_gamma
-    return float(harmonic[0] - harmonic[1] + harmonic[2])
-
-
 @dataclass(frozen=True)
-class ExponentialPivotFit:
-    """An exponential tail known through its k-th score and mean excess, both psi."""
+class ExponentialPivotFit(EnsembleFit):
+    """An exponential tail known through its k-th score, the threshold, and its mean excess, both psi."""
 
-    ensemble: TailEnsemble
     threshold: float
-    tail_scale: float
     tail_k: int
     n_eval: int
 
-    def point(self, n_deploy: int) -> float:
-        """Median-unbiased forecast of the maximum, psi."""
-        return self.quantile(0.5, n_deploy)
-
-    def mean_unbiased(self, n_deploy: int) -> float:
-        """Mean-unbiased linear forecast of the maximum, psi: linear in the scores, for exact expected losses."""
-        return self.threshold + mean_unbiased_factor(self.tail_k, self.n_eval, n_deploy) * self.tail_scale
-
     def quantile(self, level: float, n_deploy: int) -> float:
         """Exact predictive quantile of the maximum of ``n_deploy`` new scores, psi."""
-        w = exact_pivot_quantile(level, self.tail_k, self.n_eval, n_deploy)
+        w = pivot_quantile(level, self.tail_k, self.n_eval, n_deploy)
         if w > 0.0:
             return self.threshold + self.tail_scale * w
         return self.ensemble.maximum_quantile(level, n_deploy)  # below the k-th score: order statistics
-
-    def exceedance(self, psi: float, n_deploy: int) -> float:
-        """Exact probability that the maximum of ``n_deploy`` new scores exceeds ``psi``."""
-        return self.ensemble.maximum_exceedance(psi, n_deploy)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Generalised Pareto tail by maximum likelihood, the standard of extreme-value practice, for comparison.
 
-Point: the fitted return level at ``1 - 1/n``. Its own interval, :meth:`GPDFit.return_level_interval`, is the profile
-likelihood's and covers the *return level*; the prediction interval for the realised maximum comes from the normalised
-likelihood over shapes in (-1, 1), which adds the scatter of the maximum.
+The point is the fitted return level at ``1 - 1/n``; the prediction interval of the realised maximum comes from the
+normalised likelihood over shapes in (-1, 1).
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize
 
-from rl_forecast.forecasting.methods.base import NoTailError, top_finite
-from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
-from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
-from rl_forecast.forecasting.methods.generalised_pareto import grid_ensemble_weights, log_likelihood
+from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, NoTailError, top_finite
+from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights, log_likelihood
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,11 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["GPD", "GPDFit", "fit_generalised_pareto"]
 
 _SHAPE_RANGE = (-0.999, 0.999)
-_OUTSIDE = 1e12  # minus log-likelihood where an excess is impossible; finite, for the optimiser's arithmetic
-
-
-def _log_likelihood(excesses: NDArray[np.float64], shape: float, scale: float) -> float:
-    return float(log_likelihood(excesses, np.array([shape]), np.array([np.log(scale)]))[0])
+_OUTSIDE = 1e12  # minus log-likelihood of a shape outside the range; finite, for the optimiser's arithmetic
 
 
 def fit_generalised_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]:
@@ -42,7 +35,6 @@ def fit_generalised_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]
     :return: shape xi (held within (-1, 1), outside of which the likelihood has no regular maximum) and scale sigma
     """
     z = excesses / excesses.mean()
-    largest = float(z.max())
 
     def negative(theta: float) -> float:
         if abs(theta) < 1e-8:
@@ -53,8 +45,7 @@ def fit_generalised_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]
         return float(z.size * (np.log(xi / theta) + 1.0 + xi))
 
     near_end = np.geomspace(1e-4, 1.0, 40)
-    grid = np.concatenate([-(1.0 - near_end) / largest, np.geomspace(1e-4, 50.0, 60)])
-    grid = np.sort(grid)
+    grid = np.sort(np.concatenate([-(1.0 - near_end) / float(z.max()), np.geomspace(1e-4, 50.0, 60)]))
     values = np.array([negative(t) for t in grid])
     best = int(np.argmin(values))
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
@@ -68,85 +59,23 @@ def fit_generalised_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]
 
 
 @dataclass(frozen=True)
-class GPDFit:
+class GPDFit(EnsembleFit):
     """Fitted generalised Pareto tail.
 
-    :param ensemble: tails by normalised likelihood
     :param threshold: psi over which excesses are taken
-    :param tail_scale: scale sigma, psi
     :param shape: shape xi
     :param rate: share of scores above the threshold
-    :param excesses: shape (k,), psi
-    :param log_likelihood: at the maximum
     """
 
-    ensemble: TailEnsemble
     threshold: float
-    tail_scale: float
     shape: float
     rate: float
-    excesses: NDArray[np.float64]
-    log_likelihood: float
 
     def point(self, n_deploy: int) -> float:
         """Return level: the score exceeded by one query in ``n_deploy``, psi."""
-        return self.threshold + self.tail_scale * float(_box_cox(np.log(n_deploy * self.rate), self.shape))
-
-    def quantile(self, level: float, n_deploy: int) -> float:
-        """Predictive quantile of the maximum of ``n_deploy`` new scores, psi."""
-        return self.ensemble.maximum_quantile(level, n_deploy)
-
-    def exceedance(self, psi: float, n_deploy: int) -> float:
-        """Predictive probability that the maximum of ``n_deploy`` new scores exceeds ``psi``."""
-        return self.ensemble.maximum_exceedance(psi, n_deploy)
-
-    def return_level_interval(self, n_deploy: int, level: float = 0.95) -> tuple[float, float]:
-        """Profile-likelihood interval of the return level (Coles 2001, section 4.3.3), the rate taken as known.
-
-        :param n_deploy: return period in queries; must lie beyond the threshold, ``n_deploy * rate > 1``
-        :param level: confidence, probability
-        :return: lower and upper end, psi; an end is infinite where the likelihood never falls low enough
-        :raises ValueError: a return period within the data
-        """
         exponent = float(np.log(n_deploy * self.rate))
-        if exponent <= 0:
-            raise ValueError(f"one query in {n_deploy} lies below the threshold: no tail is needed for it")
-        cut = self.log_likelihood - 0.5 * float(special.chdtri(1, 1.0 - level))
-
-        def above_cut(psi: float) -> float:
-            def negative(shape: float) -> float:
-                scale = (psi - self.threshold) / float(_box_cox(exponent, shape))
-                return min(-_log_likelihood(self.excesses, shape, scale), _OUTSIDE)
-
-            grid = np.linspace(*_SHAPE_RANGE, 80)
-            values = np.array([negative(xi) for xi in grid])
-            best = int(np.argmin(values))
-            low, high = grid[max(best - 1, 0)], grid[min(best + 1, 79)]
-            found = optimize.minimize_scalar(negative, bounds=(low, high), method="bounded", options={"xatol": 1e-9})
-            return -min(float(found.fun), float(values[best])) - cut
-
-        centre = self.point(n_deploy)
-        ends = []
-        for direction in (-1.0, 1.0):
-            inner, step = centre, 0.1 * (centre - self.threshold)
-            outer = centre + direction * step
-            while above_cut(outer) > 0:
-                inner, step = outer, 1.6 * step
-                outer = inner + direction * step
-                if outer <= self.threshold:
-                    outer = 0.5 * (inner + self.threshold)
-                if step > 1e6 * self.tail_scale:
-                    break
-            else:
-                ends.append(float(optimize.brentq(above_cut, inner, outer, xtol=1e-6 * self.tail_scale)))
-                continue
-            ends.append(direction * np.inf)
-        return ends[0], ends[1]
-
-
-def _box_cox(exponent: float, shape: float) -> float:
-    """``(e^(xi L) - 1) / xi``, the standard generalised Pareto quantile at survival ``e^-L``."""
-    return exponent if abs(shape) < 1e-9 else float(np.expm1(shape * exponent)) / shape
+        bent = exponent if abs(self.shape) < 1e-9 else float(np.expm1(self.shape * exponent)) / self.shape
+        return self.threshold + self.tail_scale * bent
 
 
 @dataclass(frozen=True)
@@ -184,8 +113,6 @@ class GPD(FitsFiniteScores):
             tail_scale=scale,
             shape=shape,
             rate=k / summary.count,
-            excesses=excesses,
-            log_likelihood=_log_likelihood(excesses, shape, scale),
         )
 
 
@@ -202,6 +129,6 @@ def _likelihood_ensemble(
     xi = np.linspace(max(shape - reach, _SHAPE_RANGE[0]), min(shape + reach, _SHAPE_RANGE[1]), 41)
     log_scale = np.log(scale) + np.linspace(-1.5 * reach, 1.5 * reach, 51)
     a, b = (grid.ravel() for grid in np.meshgrid(xi, log_scale, indexing="ij"))
-    weight, keep = grid_ensemble_weights(log_likelihood(excesses, a, b), drop_below=1e-7)
+    weight, keep = grid_weights(log_likelihood(excesses, a, b), drop_below=1e-7)
     tails = GeneralisedParetoTails(np.array([threshold]), np.exp(b[keep]), a[keep])
     return TailEnsemble(tails, weight, threshold, rate, top)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasting.methods.base import top_finite
-from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
+from rl_forecast.forecasting.methods.base import FitsFiniteScores, top_finite
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
 
 if TYPE_CHECKING:

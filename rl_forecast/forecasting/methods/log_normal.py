@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from rl_forecast.forecasting.methods.base import NoTailError
-from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
+from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, NoTailError
 from rl_forecast.forecasting.methods.ensemble import NormalTails, TailEnsemble
 
 if TYPE_CHECKING:
@@ -23,29 +22,19 @@ __all__ = ["LogNormal", "LogNormalFit"]
 
 
 @dataclass(frozen=True)
-class LogNormalFit:
-    """A normal distribution of psi, and the normal distributions its estimation error leaves possible."""
+class LogNormalFit(EnsembleFit):
+    """A normal distribution of psi, and the normal distributions its estimation error leaves possible.
 
-    ensemble: TailEnsemble
+    The tail scale is the standard deviation: a normal tail has no single exponential scale.
+
+    :param mean: psi
+    """
+
     mean: float
-    standard_deviation: float
-
-    @property
-    def tail_scale(self) -> float:
-        """Standard deviation of psi: the normal tail has no single exponential scale."""
-        return self.standard_deviation
 
     def point(self, n_deploy: int) -> float:
         """Normal quantile at ``1 - 1 / n_deploy``, psi."""
-        return self.mean - self.standard_deviation * float(special.ndtri(1.0 / n_deploy))
-
-    def quantile(self, level: float, n_deploy: int) -> float:
-        """Predictive quantile of the maximum, psi; estimation error of mean and sd included."""
-        return self.ensemble.maximum_quantile(level, n_deploy)
-
-    def exceedance(self, psi: float, n_deploy: int) -> float:
-        """Predictive probability that the maximum exceeds ``psi``."""
-        return self.ensemble.maximum_exceedance(psi, n_deploy)
+        return self.mean - self.tail_scale * float(special.ndtri(1.0 / n_deploy))
 
 
 @dataclass(frozen=True)
@@ -71,8 +60,5 @@ class LogNormal(FitsFiniteScores):
         spread = sd * np.sqrt((m - 1) / special.chdtri(m - 1, q))
         mean = summary.mean_psi + spread[:, None] * special.ndtri(q) / np.sqrt(m)
         tails = NormalTails(mean.ravel(), np.repeat(spread, q.size))
-        return LogNormalFit(
-            ensemble=TailEnsemble(tails, np.outer(w, w).ravel(), float("-inf"), None, finite),
-            mean=summary.mean_psi,
-            standard_deviation=sd,
-        )
+        ensemble = TailEnsemble(tails, np.outer(w, w).ravel(), float("-inf"), None, finite)
+        return LogNormalFit(ensemble, tail_scale=sd, mean=summary.mean_psi)

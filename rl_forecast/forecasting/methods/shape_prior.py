@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.forecasting.methods.base import EnsembleFit, top_finite
-from rl_forecast.forecasting.methods.certain_failures import FitsFiniteScores
-from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
-from rl_forecast.forecasting.methods.generalised_pareto import grid_ensemble_weights, log_likelihood
+from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, top_finite
+from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights, log_likelihood
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +74,7 @@ class ShapePrior(FitsFiniteScores):
         k = int(x.size)
         shape, log_scale = self._grid(k, float((x[:-1] - x[-1]).mean()))
         log_posterior = log_likelihood(x[:-1] - x[-1], shape, log_scale) - 0.5 * np.square(shape / self.shape_sd)
-        weight, keep = grid_ensemble_weights(log_posterior)
+        weight, keep = grid_weights(log_posterior)
         shape, log_scale = shape[keep], log_scale[keep]
         tails = GeneralisedParetoTails(location=x[-1:], scale=np.exp(log_scale), shape=shape)
         top = top_finite(summary, summary.top.size)

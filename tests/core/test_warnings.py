@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rl_forecast import TailSummary, forecast
-from rl_forecast.forecasting.diagnostics import k_stability
 from rl_forecast.forecasting.methods import ExponentialPivot, LogNormal
+from rl_forecast.forecasting.warnings import k_stability
 from rl_forecast.formatting import format_count, format_probability
 from rl_forecast.scores import psi_from_log_p, psi_from_p
 
@@ -41,6 +41,14 @@ def test_a_log_linear_tail_near_the_data_has_only_the_note() -> None:
 def test_each_warning_has_its_cause(code: str, arguments: dict[str, object]) -> None:
     assert code in codes(**arguments)
     assert code not in codes(psi=EXPONENTIAL, n_deploy=2_000)
+
+
+@pytest.mark.parametrize("method", ["shape_prior", "exponential_pivot", "log_normal"])
+def test_no_warning_advises_the_method_in_use(method: str) -> None:
+    fc = forecast(psi=np.append(np.random.default_rng(0).gumbel(size=500), 100.0), n_deploy=10_000, method=method)
+    (poor,) = (w for w in fc.warnings if w.code == "poor_fit")
+    assert poor.values["probability"] < 0.005
+    assert ("use shape_prior" in poor.sentence) == (method != "shape_prior")
 
 
 def test_instability_over_k_is_seen() -> None:
