@@ -70,7 +70,7 @@ def _measure(world: GridWorld, env: VecEnv, peer: VecEnv, seconds: float) -> dic
         "generation": _N_RISK_TASKS / _seconds(lambda: world.tasks(ids)),
         "risk": together,
         "risk_ratio": single / together,
-        "bytes": tasks.nbytes / len(tasks),
+        "bytes": sum(column.nbytes for column in vars(tasks).values()) / len(tasks),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rl_forecast import cli
-from rl_forecast.commands import options
+from rl_forecast.commands import shared
 from rl_forecast.errors import InputError
 from rl_forecast.experiments import command_line
 from rl_forecast.experiments.gridworld import foreign_agent
@@ -114,7 +114,7 @@ def test_command_line_is_understood(
     argv: tuple[str, ...], is_whole: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known: set[str] = set()
-    for cls in (options.Parser, command_line.Parser):
+    for cls in (shared.Parser, command_line.Parser):
         monkeypatch.setattr(cls, "parse_args", _parse_and_stop(cls.__mro__[1].parse_args, known))
     monkeypatch.setattr(RunFolder, "open", _stop)  # the run that a line goes on with is the reader's
     monkeypatch.setattr(foreign_agent, "check_trust", lambda path, trust: None)

@@ -1,4 +1,4 @@
-"""The batched engine: thousands of tasks stepped at once in numpy. Vectorised environments are thin covers of it."""
+"""The batched engine: thousands of tasks stepped at once in numpy. Both vectorised environments call it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.gridworld.tasks import EMPTY
+from envs.gridworld.rules import EMPTY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from envs.gridworld.tasks import TaskBatch
-    from envs.gridworld.world import GridWorld
+    from envs.gridworld.world import GridWorld, TaskBatch
 
 __all__ = ["GridEngine", "StepResult", "TaskQueue", "action_fatality", "executed_moves"]
 
-# Arrays of the episodes that are under way, one entry an environment.
+# Arrays of the running episodes, one entry per environment.
 _EPISODE = ("row", "state", "step", "return", "risk")
 
 
 def executed_moves(
     world: GridWorld, tasks: TaskBatch, row: NDArray[np.intp], action: NDArray[np.integer], rng: np.random.Generator
 ) -> NDArray[np.integer]:
-    """The moves that are executed when actions are chosen: the actions themselves, but for slips.
+    """The moves that are executed when actions, shape (b,), are chosen: the actions themselves except for slips.
 
-    :param world: the world
-    :param tasks: tasks of that world
     :param row: shape (b,), rows of ``tasks``
-    :param action: shape (b,), chosen actions
-    :param rng: generator of the slips; untouched where nothing slips
-    :return: shape (b,)
+    :param rng: generator of the slips; not used where nothing slips
     """
     slip_move = world.rules.slip_move
     if slip_move is None:
@@ -47,13 +42,10 @@ def executed_moves(
 def action_fatality(
     world: GridWorld, tasks: TaskBatch, row: NDArray[np.intp], state: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """P(failure at the next step | state, action), slips integrated out.
+    """P(failure at the next step | state, action), averaged over slips, shape (b, n_actions).
 
-    :param world: the world
-    :param tasks: tasks of that world
     :param row: shape (b,), rows of ``tasks``
     :param state: shape (b,), states
-    :return: shape (b, n_actions)
     """
     rules = world.rules
     n_tiles = tasks.tile.shape[1]
@@ -67,13 +59,13 @@ def action_fatality(
 
 
 class TaskQueue:
-    """Endless shuffled passes over a pool of tasks, each task handed out several times in a row.
+    """Endless shuffled passes over a pool of tasks, each task given out several times in a row.
 
-    One queue serves all environments, so the repetitions of a task run side by side and end within few rollouts.
+    One queue serves all environments, so the repetitions of a task run in parallel and end within few rollouts.
 
     :param n_tasks: size of the pool
-    :param repeats: how often a task is handed out in a row
-    :param rng: generator that shuffles each pass
+    :param repeats: how often a task is given out in a row
+    :param rng: shuffles each pass
     """
 
     def __init__(self, n_tasks: int, repeats: int, rng: np.random.Generator) -> None:
@@ -93,30 +85,30 @@ class TaskQueue:
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """What remains to be handed out, and the generator: arrays and values that JSON can hold."""
+        """The rest of the pass, and the generator: arrays and values that JSON can hold."""
         return {"pass": self._pass[self._next :].copy(), "queue_rng": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Continue from where :meth:`state_dict` was taken."""
         self._pass, self._next = state["pass"].copy(), 0
         self._rng.bit_generator.state = state["queue_rng"]
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What one step of all environments did; arrays of shape (n_envs,), or of the episodes that ended.
+    """Outcome of one step: shape (n_envs,) down to ``horizon``, then one entry per episode that ended.
 
     :param reward: reward
     :param done: whether the episode ended
     :param horizon: whether it ended at the horizon, as neither failure nor success
-    :param ended: environments whose episode ended, shape (n_ended,)
-    :param last_observation: observation at the end of those episodes, shape (n_ended, dimension)
-    :param task_id: their tasks, shape (n_ended,)
-    :param failure: whether they failed, shape (n_ended,)
-    :param success: whether they succeeded, shape (n_ended,)
-    :param risk: sum over the episode of P(failure at this step | state, chosen action), shape (n_ended,)
-    :param episode_return: sum of rewards, shape (n_ended,)
-    :param episode_length: steps, shape (n_ended,)
+    :param ended: environments whose episode ended
+    :param last_observation: observation at the end, shape (n_ended, dimension)
+    :param task_id: the task
+    :param failure: whether the episode failed
+    :param success: whether it succeeded
+    :param risk: sum over the episode of P(failure at this step | state, chosen action)
+    :param episode_return: sum of rewards
+    :param episode_length: steps
     """
 
     reward: NDArray[np.float32]
@@ -133,12 +125,12 @@ class StepResult:
 
 
 class GridEngine:
-    """Environments over one pool of tasks, with one queue for all of them; an ended episode is replaced at once.
+    """Environments that share a pool and a queue of tasks; an episode that ends is replaced at once.
 
     :param world: the world
     :param task_ids: shape (n_tasks,), pool of tasks
     :param num_envs: number of environments
-    :param episodes_per_task: how often a task is handed out in a row
+    :param episodes_per_task: how often a task is given out in a row
     :param seed: seed of the queue's shuffling and of the slips
     :raises ValueError: the pool is empty, or ``episodes_per_task`` is not positive
     """
@@ -169,18 +161,12 @@ class GridEngine:
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Start the queue and the slips afresh; episodes that are under way go on.
-
-        :param seed: seed of both
-        """
+        """Start a new queue and new slips; running episodes continue."""
         self._queue = TaskQueue(len(self.tasks), self.episodes_per_task, np.random.default_rng(seed))
         self._noise = np.random.default_rng([seed, 1])
 
     def reset(self) -> NDArray[np.float32]:
-        """Start a new episode in every environment.
-
-        :return: shape (num_envs, dimension)
-        """
+        """Start a new episode in every environment; observations of shape (num_envs, dimension)."""
         self._begin(np.arange(self.num_envs))
         return self.observe()
 
@@ -195,16 +181,13 @@ class GridEngine:
 
     def fatal_probability(self) -> NDArray[np.float64]:
         """P(failure at the next step | state, action) in the current states, shape (num_envs, n_actions)."""
-        # A noisy world needs it at every step for the episodes' risk, and its reader asks again: computed once a state.
+        # A noisy world needs it at every step for the episodes' risk, and the caller asks again.
         if self._fatality is None:
             self._fatality = action_fatality(self.world, self.tasks, self._row, self._state)
         return self._fatality
 
     def step(self, action: NDArray[np.integer]) -> StepResult:
-        """Step every environment; those that end begin their next task.
-
-        :param action: shape (num_envs,), chosen actions
-        """
+        """Execute the chosen actions, shape (num_envs,); environments whose episode ends begin their next task."""
         world, rules = self.world, self.world.rules
         if self._noisy:
             self._risk += self.fatal_probability()[np.arange(self.num_envs), action]
@@ -243,15 +226,14 @@ class GridEngine:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how the episodes go on, the pool of tasks included: arrays and values that JSON can hold."""
+        """All that determines how the episodes continue, with the pool: arrays and values that JSON can hold."""
         arrays = {name: getattr(self, f"_{name}").copy() for name in _EPISODE}
         fixed = {"world": repr(self.world), "pool": self.tasks.task_id.copy()}
         return fixed | arrays | {"noise_rng": self._noise.bit_generator.state} | self._queue.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Continue from where :meth:`state_dict` was taken.
 
-        :param state: of an engine with the same world, pool and number of environments
         :raises ValueError: another world, pool, or number of environments
         """
         if state["world"] != repr(self.world):

@@ -1,8 +1,9 @@
-"""Exact failure and success probability of a stochastic policy, by dynamic programming over every state of a task.
+"""Exact failure and success probability of a stochastic policy, by dynamic programming over every state of a task; and
+where its episodes go.
 
 The recursion runs in float64 in linear space: every term is a sum of products of non-negative numbers, so nothing
-cancels and probabilities stay accurate down to 1e-300. Near 1 the probability of *no* failure, from a recursion of its
-own, keeps the digits. Slips mix the action probabilities and nothing else. Values are laid out [state, task], so that
+cancels and probabilities stay accurate down to 1e-300. Near 1 a second recursion, for the probability of *no* failure,
+keeps the digits. Slips mix the action probabilities and nothing else. Values are laid out [state, task], so that
 following a move is one row gather.
 """
 
@@ -19,16 +20,14 @@ from torch.utils.checkpoint import checkpoint
 from rl_forecast.scores import log_p_two_sided
 
 if TYPE_CHECKING:
-    from envs.gridworld.tasks import TaskBatch
-    from envs.gridworld.world import GridWorld
+    from numpy.typing import NDArray
 
-__all__ = ["DEFAULT_MEMORY_BUDGET", "ExactRisk", "LogPolicy", "exact_risk", "policy_table"]
+    from envs.gridworld.world import GridWorld, TaskBatch
+
+__all__ = ["ExactRisk", "LogPolicy", "Occupancy", "exact_risk", "occupancy"]
 
 #: Maps observations, shape (b, dimension), float32, to log action probabilities, shape (b, n_actions).
 LogPolicy = Callable[[torch.Tensor], torch.Tensor]
-
-#: Bytes that a chunk of tasks may take.
-DEFAULT_MEMORY_BUDGET = 256 * 2**20
 
 # Bytes that a policy may take per observation: two hidden layers of 128 units, before and after the activation.
 _POLICY_BYTES = 2048
@@ -57,7 +56,7 @@ def exact_risk(
     world: GridWorld,
     tasks: TaskBatch,
     log_policy: LogPolicy,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int = 256 * 2**20,
     discount: float = 1.0,
 ) -> ExactRisk:
     """Failure and success probability and return of each task under a policy, differentiable in its parameters.
@@ -82,37 +81,24 @@ def exact_risk(
         raise ValueError(f"memory_budget must be at least 1 byte, it is {memory_budget}")
     if not 0.0 < discount <= 1.0:
         raise ValueError(f"discount must lie in (0, 1], it is {discount}")
-    chunk = max(1, memory_budget // _bytes_per_task(world))
-    batches = [tasks[first : first + chunk] for first in range(0, len(tasks), chunk)]
-    if not batches:
+    # Per state: an observation, its action probabilities, the recursions' values, and what the policy takes.
+    per_state = 4 * world.observation.dimension + 3 * 8 * world.rules.n_actions + 8 * 8 + _POLICY_BYTES
+    chunk = max(1, memory_budget // (world.rules.n_states * per_state))
+    if not len(tasks):
         empty = torch.empty(0, dtype=torch.float64)
         return ExactRisk(empty, empty, empty)
-    recompute = len(batches) > 1 and torch.is_grad_enabled()
+    recompute = len(tasks) > chunk and torch.is_grad_enabled()
     parts = []
-    for batch in batches:
-        if recompute:
-            parts.append(checkpoint(_chunk, world, batch, log_policy, discount, use_reentrant=False))
-        else:
-            parts.append(_chunk(world, batch, log_policy, discount))
+    for first in range(0, len(tasks), chunk):
+        arguments = world, tasks[first : first + chunk], log_policy, discount
+        parts.append(checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments))
     log_p, success, expected_return = (torch.cat(column) for column in zip(*parts, strict=True))
     return ExactRisk(log_p, success, expected_return)
 
 
-def _bytes_per_task(world: GridWorld) -> int:
-    observation = 4 * world.observation.dimension
-    probabilities = 3 * 8 * world.rules.n_actions
-    values = 8 * 8
-    return world.rules.n_states * (observation + probabilities + values + _POLICY_BYTES)
-
-
-def policy_table(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> list[torch.Tensor]:
-    """Probability that each move is executed in each state, slips included.
-
-    :param world: the world
-    :param tasks: tasks of that world, shape (n,)
-    :param log_policy: observations to log action probabilities
-    :return: for each move a float64 tensor of shape (n_states, n); zero in states that end the episode
-    :raises ValueError: the policy's output has the wrong shape
+def _policy_table(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> list[torch.Tensor]:
+    """Probability that each move is executed, slips included: for each move shape (n_states, n), 0 where the episode
+    has ended.
     """
     rules = world.rules
     n = len(tasks)
@@ -144,7 +130,7 @@ def _chunk(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log failure probability, success probability and return, each of shape (n,)."""
     rules = world.rules
-    pi = policy_table(world, tasks, log_policy)
+    pi = _policy_table(world, tasks, log_policy)
     device = pi[0].device
     move = [torch.from_numpy(rules.move[:, a]).to(device) for a in range(rules.n_actions)]
     in_hazard = torch.from_numpy(tasks.hazard.T[rules.cell]).to(device).double()
@@ -175,3 +161,41 @@ def _chunk(
         reward = goal_reward * at_goal - world.failure_cost * in_hazard
         expected_return = expectation(reward, reward, discount) / discount
     return log_p_two_sided(failure, no_failure), success, expected_return
+
+
+@dataclass(frozen=True, eq=False)
+class Occupancy:
+    """Expectations over the episodes of a policy in each task.
+
+    :param visits: shape (n_tasks, n_cells), expected number of steps begun in a cell; zero in hazards and at the goal
+    :param failure: shape (n_tasks, n_cells), probability that the episode ends in the hazard there; sums to the
+        failure probability
+    """
+
+    visits: NDArray[np.float64]
+    failure: NDArray[np.float64]
+
+
+@torch.no_grad()
+def occupancy(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> Occupancy:
+    """Where a policy's episodes go and where they fail.
+
+    :param world: the world
+    :param tasks: tasks of that world; meant for a few, not for a million
+    :param log_policy: observations to log action probabilities; it must not depend on the step
+    """
+    rules, n = world.rules, len(tasks)
+    pi = [table.cpu().numpy() for table in _policy_table(world, tasks, log_policy)]
+    mass = np.zeros((rules.n_states, n))
+    mass[tasks.start_state, np.arange(n)] = 1.0
+    hazard = tasks.hazard.T[rules.cell]
+    visits, failure = np.zeros_like(mass), np.zeros_like(mass)
+    for _ in range(world.horizon):
+        visits += mass
+        moved = np.zeros_like(mass)
+        for action, pi_a in enumerate(pi):
+            np.add.at(moved, rules.move[:, action], pi_a * mass)
+        failure += np.where(hazard, moved, 0.0)
+        mass = np.where(hazard | (tasks.goal_cell == rules.cell[:, None]), 0.0, moved)
+    in_cell = np.eye(rules.n_cells)[rules.cell]
+    return Occupancy(visits.T @ in_cell, failure.T @ in_cell)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from envs.gridworld.engine import action_fatality, executed_moves
 from envs.gridworld.families import FAMILIES
 from envs.gridworld.observation import VIEW_SIZE
-from envs.gridworld.tasks import EMPTY, LAVA
+from envs.gridworld.rules import EMPTY, LAVA
 from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
 
@@ -31,10 +31,7 @@ _ROW = np.zeros(1, dtype=np.intp)
 
 
 class RecoloredLava(Lava):
-    """Lava of another colour.
-
-    MiniGrid's ``Lava`` is always drawn orange and its ``WorldObj.decode`` forgets the colour, so the recoloured hazard
-    is an object of its own. It encodes as lava of its colour.
+    """Lava of another colour, which MiniGrid's ``Lava`` cannot draw. It encodes as lava of its colour.
 
     :param color: a key of ``minigrid.core.constants.COLORS``
     """
@@ -43,7 +40,7 @@ class RecoloredLava(Lava):
         WorldObj.__init__(self, "lava", color)
 
     def render(self, img: NDArray[np.uint8]) -> None:  # type: ignore[override]  # annotated wrongly in MiniGrid
-        """Draw the tile: waves on a ground of the lava's colour."""
+        """Waves on a ground of the lava's colour."""
         ground = tuple(int(0.75 * channel) for channel in COLORS[self.color])
         fill_coords(img, point_in_rect(0, 1, 0, 1), ground)
         for y in (0.3, 0.5, 0.7):
@@ -92,13 +89,14 @@ class RiskGridEnv(MiniGridEnv):
 
     ## Risk contract
 
-    Every ``info`` carries ``fatal_probability``; the last one also ``task_id``, ``failure``, ``is_success``, ``risk``.
+    ``fatal_probability()``, also in every ``info``; the last ``info`` has ``task_id``, ``failure``, ``is_success`` and
+    ``risk``.
 
     ## Registered Configurations
 
     `RiskGrid/<Family>-v0` and variants of it; ``envs.REGISTERED`` lists them.
 
-    :param family: name of the family, or a world made elsewhere, whose settings are then fixed
+    :param family: name of the family, or a world, whose settings are then fixed
     :param split: split from which tasks are drawn when none is asked for
     :param max_steps: horizon, that of the family if ``None``
     :param settings: settings of the family's world, and arguments of ``MiniGridEnv``: ``render_mode``,
@@ -179,7 +177,7 @@ class RiskGridEnv(MiniGridEnv):
         return self.gen_obs(), reward, terminated, truncated, info
 
     def fatal_probability(self) -> NDArray[np.float32]:
-        """P(failure at the next step | this state, action), slips integrated out, shape (n_actions,)."""
+        """P(failure at the next step | this state, action), averaged over slips, shape (n_actions,)."""
         fatal: NDArray[np.float32] = action_fatality(self.world, self._task, _ROW, self._state)[0].astype(np.float32)
         return fatal
 
@@ -224,7 +222,7 @@ class RiskGridEnv(MiniGridEnv):
 
 
 def _make_world(family: str, horizon: int | None, settings: dict[str, Any]) -> GridWorld:
-    """The family's world from the settings that are its own, which are taken out of ``settings``."""
+    """The family's world; its settings are taken out of ``settings``."""
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}")
     world = FAMILIES[family]
@@ -239,10 +237,7 @@ def _make_world(family: str, horizon: int | None, settings: dict[str, Any]) -> G
 
 
 class MiniGridObservation(gymnasium.ObservationWrapper[dict[str, Any], Any, NDArray[np.float32]]):
-    """MiniGrid's own observation in place of the egocentric vector, so that MiniGrid's wrappers can be put on top.
-
-    :param env: a :class:`RiskGridEnv`, wrapped or not
-    """
+    """MiniGrid's own observation of a :class:`RiskGridEnv`, on top of which MiniGrid's wrappers can be put."""
 
     def __init__(self, env: gymnasium.Env[NDArray[np.float32], Any]) -> None:
         super().__init__(env)

@@ -1,9 +1,9 @@
 """The egocentric observation: the tiles around the agent, the way to the goal, and how often moves slip.
 
-A full-grid one-hot does not generalise to new layouts at these pool sizes; the egocentric view does. Where the agent
-turns, the view is MiniGrid's: rotated to face up, the agent at the middle of the nearest row. Where it does not, the
-agent stands at the centre and north is up. The goal offset is a privileged compass: the agent is told where the goal
-lies even behind a wall of hazards, so that its failures are failures of judging hazards and not of exploration.
+A one-hot picture of the whole grid does not generalise to new layouts with these numbers of tasks; the egocentric view
+does. Where the agent turns, the view is MiniGrid's: rotated to face up, the agent at the middle of the nearest row.
+Where it does not, the agent stands at the centre and north is up. The goal offset is shown even behind a wall of
+hazards, so that failures come from misreading hazards and not from exploration.
 """
 
 from __future__ import annotations
@@ -13,48 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.gridworld.rules import DIRECTION_VECTORS
-from envs.gridworld.tasks import LAVA, RECOLORED_LAVA, WALL
+from envs.gridworld.rules import DIRECTION_VECTORS, LAVA, RECOLORED_LAVA, WALL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from envs.gridworld.rules import GridRules
-    from envs.gridworld.tasks import TaskBatch
+    from envs.gridworld.world import TaskBatch
 
-__all__ = ["CHANNELS", "LEAST_SLIP", "VIEW_SIZE", "EgocentricObservation", "shown_slip", "tile_features"]
+__all__ = ["CHANNELS", "VIEW_SIZE", "EgocentricObservation"]
 
 #: Width and depth of the view.
 VIEW_SIZE = 5
 #: Channels of a seen tile.
 CHANNELS = ("hazard", "red", "green", "wall")
-#: Slip level that is shown as 0; 1 is shown as 1, and the scale between is logarithmic.
-LEAST_SLIP = 1e-4
-
-
-def tile_features(severity: float) -> NDArray[np.float32]:
-    """Features of each tile code.
-
-    :param severity: weight in [0, 1] of the recoloured hazard in the shared ``hazard`` channel: at 1 its type is fully
-        visible and only its colour is new, at 0 nothing says that it is a hazard
-    :return: shape (n_codes, n_channels)
-    """
-    features = np.zeros((4, len(CHANNELS)), dtype=np.float32)
-    features[LAVA] = (1, 1, 0, 0)
-    features[RECOLORED_LAVA] = (severity, 0, 1, 0)
-    features[WALL] = (0, 0, 0, 1)
-    return features
-
-
-def shown_slip(slip: NDArray[np.float64]) -> NDArray[np.float32]:
-    """What the agent is told of slip levels: their logarithm, scaled to [0, 1].
-
-    :param slip: probability, any shape
-    :return: same shape
-    """
-    level = 1.0 - np.log10(np.maximum(slip, LEAST_SLIP)) / np.log10(LEAST_SLIP)
-    shown: NDArray[np.float32] = level.astype(np.float32)
-    return shown
+# Slip level that is shown as 0; 1 is shown as 1, and the scale between is logarithmic.
+_LEAST_SLIP = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +37,7 @@ class EgocentricObservation:
 
     :param window: shape (n_states, VIEW_SIZE ** 2), the cell seen at each place of the view, far row first, left to
         right; ``n_cells`` beyond the room
-    :param features: shape (n_codes, n_channels), see :func:`tile_features`
+    :param features: shape (n_codes, n_channels), features of each tile code
     :param goal_offset: shape (n_states, n_cells, 2 * (2 * size - 1)), one-hot offsets of a cell ahead and to the right
     :param shows_slip: whether the last number is the task's slip level
     """
@@ -78,7 +52,8 @@ class EgocentricObservation:
         """Tables for a room.
 
         :param rules: rules of the room
-        :param severity: see :func:`tile_features`
+        :param severity: weight in [0, 1] of the recoloured hazard in the shared ``hazard`` channel: at 1 its type is
+            fully visible and only its colour is new, at 0 nothing says that it is a hazard
         """
         size = rules.size
         position = np.stack([rules.cell % size, rules.cell // size], axis=1)
@@ -92,13 +67,17 @@ class EgocentricObservation:
         inside = ((seen >= 0) & (seen < size)).all(axis=2)
         window = np.where(inside, seen[..., 1] * size + seen[..., 0], rules.n_cells)
 
+        features = np.zeros((4, len(CHANNELS)), dtype=np.float32)
+        features[LAVA] = (1, 1, 0, 0)
+        features[RECOLORED_LAVA] = (severity, 0, 1, 0)
+        features[WALL] = (0, 0, 0, 1)
+
         cells = np.arange(rules.n_cells)
         to_cell = np.stack([cells % size, cells // size], axis=1)[None] - position[:, None]
         one_hot = np.eye(2 * size - 1, dtype=np.float32)
         ahead = one_hot[(to_cell * forward[:, None]).sum(axis=2) + size - 1]
         aside = one_hot[(to_cell * right[:, None]).sum(axis=2) + size - 1]
-        offset = np.concatenate([ahead, aside], axis=2)
-        return cls(window, tile_features(severity), offset, rules.slip_move is not None)
+        return cls(window, features, np.concatenate([ahead, aside], axis=2), rules.slip_move is not None)
 
     @property
     def dimension(self) -> int:
@@ -122,5 +101,6 @@ class EgocentricObservation:
         goal = self.goal_offset.reshape(-1, n_offset)
         observation[:, n_view : n_view + n_offset] = goal.take(state * n_cells + tasks.goal_cell[rows], axis=0)
         if self.shows_slip:
-            observation[:, -1] = shown_slip(tasks.slip.take(rows))
+            slip = np.maximum(tasks.slip.take(rows), _LEAST_SLIP)
+            observation[:, -1] = 1.0 - np.log10(slip) / np.log10(_LEAST_SLIP)
         return observation

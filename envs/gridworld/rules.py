@@ -1,12 +1,12 @@
-"""The rules of motion, written once: the table that the batched engine, the single environment, the exact risk and the
-pictures derive from.
+"""The rules of motion, written once: a table from which the batched engine, the single environment, the exact risk and
+the pictures derive.
 
-Two sets of rules. *Turning*: a state is ``cell * 4 + direction``, actions are MiniGrid's 0 left, 1 right, 2 forward.
-*Cardinal*: a state is a cell, actions are 0 east, 1 south, 2 west, 3 north (MiniGrid's order of directions) and 4 stay.
-A cell is ``y * size + x`` in the interior of the room; walls are not cells, a move into one stays.
+There are two sets of rules. *Turning*: a state is ``cell * 4 + direction``, actions are MiniGrid's 0 left, 1 right,
+2 forward. *Cardinal*: a state is a cell, actions are 0 east, 1 south, 2 west, 3 north (MiniGrid's order of directions)
+and 4 stay. A cell is ``y * size + x`` in the interior of the room; walls are not cells, a move into one stays.
 
-Motion may be noisy. A task has a slip level s: with probability s the executed move is not the chosen one but drawn
-from a row of ``slip_move``. Where a move leads is deterministic.
+Moves may slip. A task has a slip level s: with probability s the executed move is not the chosen one but drawn from a
+row of ``slip_move``. Where an executed move leads is deterministic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,20 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DIRECTION_VECTORS", "STAY", "GridRules", "cardinal_rules", "turning_rules"]
+__all__ = [
+    "DIRECTION_VECTORS",
+    "EMPTY",
+    "LAVA",
+    "RECOLORED_LAVA",
+    "STAY",
+    "WALL",
+    "GridRules",
+    "cardinal_rules",
+    "turning_rules",
+]
+
+#: What stands in a cell. A code above EMPTY and below WALL is a hazard.
+EMPTY, LAVA, RECOLORED_LAVA, WALL = 0, 1, 2, 3
 
 #: Shape (4, 2): (dx, dy) of MiniGrid's directions right, down, left, up; y points down.
 DIRECTION_VECTORS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
@@ -31,7 +44,7 @@ STAY = 4
 
 @dataclass(frozen=True, eq=False)
 class GridRules:
-    """Motion in an empty room; what entering a cell means (hazard, goal) and the slip level belong to the task.
+    """Motion in an empty room; hazards, goal and slip level belong to the task.
 
     :param size: width and height of the interior
     :param action_names: name of each action
@@ -66,7 +79,7 @@ class GridRules:
 
     @property
     def turning(self) -> bool:
-        """Whether the agent turns, and the direction in which it looks is part of the state."""
+        """Whether the direction in which the agent looks is part of the state."""
         return self.n_states > self.n_cells
 
     @property
@@ -74,10 +87,6 @@ class GridRules:
         """Shape (n_states, n_actions): the cell an executed move leads to."""
         entered: NDArray[np.intp] = self.cell[self.move]
         return entered
-
-    def state_at(self, cell: NDArray[np.intp], heading: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The state in a cell; the heading matters only where the agent turns."""
-        return cell * 4 + heading if self.turning else cell
 
 
 def _ahead(size: int, x: NDArray[np.intp], y: NDArray[np.intp], heading: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -90,10 +99,7 @@ def _ahead(size: int, x: NDArray[np.intp], y: NDArray[np.intp], heading: NDArray
 
 @lru_cache(maxsize=8)
 def turning_rules(size: int) -> GridRules:
-    """MiniGrid's dynamics in an empty room: turn left, turn right, step forward.
-
-    :param size: width and height of the interior
-    """
+    """MiniGrid's moves in an empty room of that width: turn left, turn right, step forward."""
     y, x, heading = (a.ravel() for a in np.indices((size, size, 4)))
     cell = y * size + x
     ahead = _ahead(size, x, y, heading)

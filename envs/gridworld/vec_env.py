@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
     from envs.gridworld.exact_risk import LogPolicy
-    from envs.gridworld.tasks import TaskBatch
-    from envs.gridworld.world import GridWorld
+    from envs.gridworld.world import GridWorld, TaskBatch
 
 __all__ = ["GridVecEnv"]
 
@@ -31,15 +30,13 @@ __all__ = ["GridVecEnv"]
 class GridVecEnv(VecEnv):
     """Gridworld tasks from a pool, one queue for all environments.
 
-    An episode that reaches the horizon ends for good: the horizon is part of the task, so no value is bootstrapped
-    beyond it (``TimeLimit.truncated`` is false). The last ``info`` of an episode carries ``task_id``, ``failure``,
-    ``is_success``, ``risk``, and Monitor's ``episode``. The risk of the current states comes as arrays from
-    :meth:`fatal_probability`.
+    The horizon is part of the task, so no value is bootstrapped beyond it (``TimeLimit.truncated`` is false). The last
+    ``info`` of an episode has ``task_id``, ``failure``, ``is_success``, ``risk``, and Monitor's ``episode``.
 
     :param world: the world
     :param task_ids: shape (n_tasks,), pool of tasks
     :param num_envs: number of environments
-    :param episodes_per_task: how often a task is handed out in a row
+    :param episodes_per_task: how often a task is given out in a row
     :param seed: seed of the queue's shuffling and of the slips
 
     >>> from envs import RecolorWorld
@@ -77,10 +74,7 @@ class GridVecEnv(VecEnv):
         return self.engine.tasks
 
     def reset(self) -> VecEnvObs:
-        """Start a new episode in every environment.
-
-        :return: shape (num_envs, dimension)
-        """
+        """Start a new episode in every environment; observations of shape (num_envs, dimension)."""
         self._reset_seeds()
         self._reset_options()
         return self.engine.reset()
@@ -107,10 +101,7 @@ class GridVecEnv(VecEnv):
         return self.engine.observe(), step.reward, step.done, infos
 
     def fatal_probability(self) -> NDArray[np.float32]:
-        """P(failure at the next step | state, action) in the states that the current observations show.
-
-        :return: shape (num_envs, n_actions); 0 or 1 where moves do not slip
-        """
+        """P(failure at the next step | state, action) in the current states, shape (num_envs, n_actions)."""
         return self.engine.fatal_probability().astype(np.float32)
 
     def log_failure_probability(self, task_ids: NDArray[np.int64], log_policy: LogPolicy) -> torch.Tensor:
@@ -123,13 +114,12 @@ class GridVecEnv(VecEnv):
         return exact_risk(self.world, self.world.tasks(task_ids), log_policy).log_p
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how the episodes go on: arrays and values that JSON can hold."""
+        """All that determines how the episodes continue: arrays and values that JSON can hold."""
         return self.engine.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken, instead of :meth:`reset`.
+        """Continue from where :meth:`state_dict` was taken, instead of :meth:`reset`.
 
-        :param state: of an environment with the same world, pool and number of environments
         :raises ValueError: another world, pool, or number of environments
         """
         self.engine.load_state_dict(state)
@@ -138,35 +128,29 @@ class GridVecEnv(VecEnv):
         """Nothing to release."""
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Reseed the queue of tasks and the slips.
-
-        :param seed: ``None`` leaves them as they are
-        """
+        """Reseed the queue of tasks and the slips; ``None`` leaves them as they are."""
         if seed is not None:
             self.engine.seed(seed)
         return [seed] * self.num_envs
 
-    def _indices(self, indices: VecEnvIndices) -> Iterable[int]:
-        return self._get_indices(indices)
-
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The engine's attribute, once per environment asked for."""
+        """The shared attribute, once per environment asked for."""
         value = getattr(self, attr_name)
-        return [value for _ in self._indices(indices)]
+        return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set the engine's attribute; it is shared by all environments."""
+        """Set the attribute for all environments, which share it."""
         setattr(self, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call the engine's method once; every environment asked for gets the same result."""
+        """Call the method once; every environment asked for gets the same result."""
         result = getattr(self, method_name)(*method_args, **method_kwargs)
-        return [result for _ in self._indices(indices)]
+        return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """As if by a ``Monitor`` and nothing else: episodes report ``episode`` by themselves."""
-        return [wrapper_class is Monitor for _ in self._indices(indices)]
+        """As if by a ``Monitor`` and nothing else: infos have ``episode``."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]

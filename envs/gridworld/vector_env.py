@@ -22,16 +22,15 @@ __all__ = ["GridVectorEnv"]
 
 
 class GridVectorEnv(VectorEnv[Any, Any, Any]):
-    """Gridworld tasks from a pool, in Gymnasium's vector interface with resets in the same step.
-
-    Gymnasium's conventions: the horizon is a truncation, ``final_obs`` and ``final_info`` describe the episodes that
-    ended, a mask ``_key`` says which entries of ``key`` are meant. ``info["fatal_probability"]``, shape
-    (num_envs, n_actions), belongs to the observations returned with it.
+    """Gridworld tasks from a pool, with Gymnasium's conventions: an episode that ends is reset in the same step, the
+    horizon is a truncation, ``final_obs`` and ``final_info`` describe the episodes that ended, a mask ``_key`` says
+    which entries of ``key`` are meant. ``info["fatal_probability"]``, shape (num_envs, n_actions), belongs to the
+    observations returned with it.
 
     :param world: the world
     :param task_ids: shape (n_tasks,), pool of tasks
     :param num_envs: number of environments
-    :param episodes_per_task: how often a task is handed out in a row
+    :param episodes_per_task: how often a task is given out in a row
     :param seed: seed of the queue's shuffling and of the slips, until ``reset(seed=...)`` gives another
     """
 
@@ -76,28 +75,18 @@ class GridVectorEnv(VectorEnv[Any, Any, Any]):
         step = self.engine.step(actions)
         info: dict[str, Any] = {FATAL_PROBABILITY: self.engine.fatal_probability()}
         if step.ended.size:
-            info |= self._final(step)
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for env, last in zip(step.ended.tolist(), step.last_observation, strict=True):
+                final_obs[env] = last
+            info |= {"final_obs": final_obs, "final_info": self._final_info(step)}
+            info |= {"_final_obs": step.done.copy(), "_final_info": step.done.copy()}
         return self.engine.observe(), step.reward, step.done & ~step.horizon, step.horizon, info
 
-    def _final(self, step: StepResult) -> dict[str, Any]:
-        """Gymnasium's account of the episodes that ended."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for i, env in enumerate(step.ended.tolist()):
-            final_obs[env] = step.last_observation[i]
-        columns = {
-            TASK_ID: step.task_id,
-            FAILURE: step.failure,
-            "is_success": step.success,
-            RISK: step.risk,
-        }
-        final_info: dict[str, Any] = {}
-        for key, values in columns.items():
-            whole = np.zeros(self.num_envs, dtype=values.dtype)
-            whole[step.ended] = values
-            final_info |= {key: whole, f"_{key}": step.done.copy()}
-        return {
-            "final_obs": final_obs,
-            "_final_obs": step.done.copy(),
-            "final_info": final_info,
-            "_final_info": step.done.copy(),
-        }
+    def _final_info(self, step: StepResult) -> dict[str, Any]:
+        info: dict[str, Any] = {}
+        ends = {TASK_ID: step.task_id, FAILURE: step.failure, "is_success": step.success, RISK: step.risk}
+        for key, values in ends.items():
+            info[key] = np.zeros(self.num_envs, dtype=values.dtype)
+            info[key][step.ended] = values
+            info[f"_{key}"] = step.done.copy()
+        return info

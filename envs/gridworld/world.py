@@ -5,22 +5,20 @@ A family of tasks is a subclass that overrides what makes it special; see :mod:`
 
 from __future__ import annotations
 
-from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from envs.gridworld.observation import EgocentricObservation
-from envs.gridworld.rules import GridRules, turning_rules
-from envs.gridworld.tasks import EMPTY, LAVA, WALL, TaskBatch, goal_is_reachable
+from envs.gridworld.rules import EMPTY, LAVA, WALL, GridRules, turning_rules
 from envs.hashing import below_probability, hash_draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FAMILY_STREAM", "GridWorld"]
+__all__ = ["FAMILY_STREAM", "GridWorld", "TaskBatch"]
 
 _RARE_STREAM = 0
 _FIRST_LAYOUT_STREAM = 1
@@ -32,8 +30,42 @@ _MIN_DISTANCE = 3
 _REFERENCE_CELLS = 25
 
 
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """Tasks of one world as arrays, one row per task.
+
+    :param task_id: shape (n,), integer ids
+    :param start_state: shape (n,), state in which an episode starts
+    :param goal_cell: shape (n,), cell whose entry is success
+    :param tile: shape (n, n_cells + 1), tile code of each cell; the last column is WALL, the tile beyond the room
+    :param rare: shape (n,), whether the task belongs to the rare mode
+    :param slip: shape (n,), probability that a move slips
+    :param goal_reward: shape (n,), reward at the goal
+    """
+
+    task_id: NDArray[np.int64]
+    start_state: NDArray[np.intp]
+    goal_cell: NDArray[np.intp]
+    tile: NDArray[np.uint8]
+    rare: NDArray[np.bool_]
+    slip: NDArray[np.float64]
+    goal_reward: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return int(self.task_id.shape[0])
+
+    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> TaskBatch:
+        return TaskBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @property
+    def hazard(self) -> NDArray[np.bool_]:
+        """Shape (n, n_cells): whether entering the cell is failure."""
+        hazard: NDArray[np.bool_] = self.tile[:, :-1] != EMPTY
+        return hazard
+
+
 @dataclass(frozen=True, kw_only=True)
-class GridWorld(ABC):
+class GridWorld:
     """Settings that all families share; a task is a function of the settings and its id.
 
     :param rare_probability: probability that a task belongs to the rare mode
@@ -66,7 +98,7 @@ class GridWorld(ABC):
 
     @property
     def shown_severity(self) -> float:
-        """How much of the recoloured hazard's type the agent sees, see :func:`tile_features`."""
+        """How much of the recoloured hazard's type the agent sees, see :meth:`EgocentricObservation.build`."""
         return 1.0
 
     def _make_rules(self) -> GridRules:
@@ -137,7 +169,7 @@ class GridWorld(ABC):
             start[pending], goal[pending], hazard[pending] = start_p, goal_p, hazard_p
             cell = self.rules.cell[start_p]
             distance = np.abs(cell % self.size - goal_p % self.size) + np.abs(cell // self.size - goal_p // self.size)
-            good = (distance >= _MIN_DISTANCE) & goal_is_reachable(hazard_p, cell, goal_p, self.size)
+            good = (distance >= _MIN_DISTANCE) & _goal_is_reachable(hazard_p, cell, goal_p, self.size)
             pending, stream = pending[~good], stream + 1
         tile = np.full((n, self.rules.n_cells + 1), WALL, dtype=np.uint8)
         tile[:, :-1] = self._tiles(ids, rare, hazard)
@@ -150,10 +182,31 @@ class GridWorld(ABC):
         n_cells = self.rules.n_cells
         draws = hash_draws(ids, stream, n_cells + 2)
         order = np.argsort(draws[:, :n_cells], axis=1, kind="stable")
-        heading = (draws[:, n_cells] % np.uint64(4)).astype(np.intp)
+        start = order[:, 0] * 4 + (draws[:, n_cells] % np.uint64(4)).astype(np.intp)
         n_hazards = fewest + (draws[:, n_cells + 1] % (most - fewest + 1).astype(np.uint64)).astype(np.intp)
         hazard = np.zeros((len(ids), n_cells), dtype=np.bool_)
         widest = int(most.max())
         taken = np.arange(widest)[None, :] < n_hazards[:, None]
         np.put_along_axis(hazard, order[:, 2 : 2 + widest], taken, axis=1)
-        return self.rules.state_at(order[:, 0], heading), order[:, 1], hazard
+        return start if self.rules.turning else order[:, 0], order[:, 1], hazard
+
+
+def _goal_is_reachable(
+    hazard: NDArray[np.bool_], start_cell: NDArray[np.intp], goal_cell: NDArray[np.intp], size: int
+) -> NDArray[np.bool_]:
+    """Whether a path without hazards joins start and goal: flood fill of many rooms at once."""
+    rows = np.arange(len(hazard))
+    free = ~hazard.reshape(-1, size, size)
+    reached = np.zeros_like(hazard)
+    reached[rows, start_cell] = True
+    reached = reached.reshape(-1, size, size)
+    while True:
+        grown = reached.copy()
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown[:, :, 1:] |= reached[:, :, :-1]
+        grown[:, :, :-1] |= reached[:, :, 1:]
+        grown &= free
+        if np.array_equal(grown, reached):
+            return reached.reshape(len(rows), -1)[rows, goal_cell]
+        reached = grown

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
+from numpy.typing import NDArray
 
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, TASK_ID
 
@@ -21,31 +21,13 @@ _Z_LIMIT = 4.0
 _STEPS_COMPARED = 50
 
 
-@dataclass
-class _Findings:
-    """What was found, each sentence once, in the order of discovery."""
-
-    errors: dict[str, None] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-    failures: int = 0
-    surprise: float = 0.0  # sum over episodes of failure minus risk
-    variance: float = 0.0  # of that sum, if the probabilities are right
-    task_ids: set[int] = field(default_factory=set)
-
-    def error(self, sentence: str) -> None:
-        self.errors.setdefault(sentence)
-
-    def note(self, sentence: str) -> None:
-        self.notes.setdefault(sentence)
-
-
 def check_risk_env(env: gymnasium.Env[Any, Any], n_episodes: int = 50, seed: int = 0, max_steps: int = 10_000) -> None:
     """Check that an environment follows the risk contract, by playing random episodes.
 
-    Checked are the keys and their types; that ``fatal_probability`` is one probability per action and agrees with what
-    happens (an action of probability 1 fails, 0 does not, and in total as often as announced); that ``risk`` is the sum
-    over the executed actions; that a task id fixes the task and a seed everything. Gymnasium's and
-    Stable-Baselines3's own ``check_env`` check the rest.
+    Checked are the keys and their types; that ``fatal_probability`` (the method, or the entry of ``info``) is one
+    probability per action and agrees with what happens: an action of probability 1 fails, 0 does not, and in total as
+    often as announced; that ``risk`` is the sum over the executed actions; that a task id fixes the task and a seed
+    everything. Gymnasium's and Stable-Baselines3's own ``check_env`` check the rest.
 
     :param env: a single environment, for example out of :class:`envs.RiskWrapper`
     :param n_episodes: random episodes to play
@@ -58,156 +40,164 @@ def check_risk_env(env: gymnasium.Env[Any, Any], n_episodes: int = 50, seed: int
     >>> check_risk_env(gymnasium.make("CartPole-v1"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: the environment breaks the risk contract:
-    - 'fatal_probability' is missing from the info of a reset or step: give RiskWrapper fatal=f with ...
+    - 'fatal_probability' is missing: give RiskWrapper fatal=f with ...
     """
-    found = _Findings()
-    env.action_space.seed(seed)
-    if not isinstance(env.action_space, gymnasium.spaces.Discrete):
-        found.error(f"fatal_probability needs a Discrete action space, it is {env.action_space}.")
-    else:
-        for episode in range(n_episodes):
-            if not _play(env, seed + episode, max_steps, found):
-                break
-        _judge_outcomes(n_episodes, found)
-        if not found.errors:
-            _check_tasks(env, seed, max_steps, found)
-    if found.errors:
-        raise ValueError("the environment breaks the risk contract:\n" + "\n".join(f"- {s}" for s in found.errors))
-    for sentence in found.notes:
+    check = _Check(env, max_steps)
+    check.run(n_episodes, seed)
+    if check.errors:
+        raise ValueError("the environment breaks the risk contract:\n" + "\n".join(f"- {s}" for s in check.errors))
+    for sentence in check.notes:
         warnings.warn(sentence, UserWarning, stacklevel=2)
 
 
-def _play(env: gymnasium.Env[Any, Any], seed: int, max_steps: int, found: _Findings) -> bool:
-    """One random episode; False where it makes no sense to go on."""
-    observation, info = env.reset(seed=seed)
-    space = env.action_space
-    assert isinstance(space, gymnasium.spaces.Discrete)
-    if observation not in env.observation_space:
-        shape = getattr(observation, "shape", type(observation).__name__)
-        found.error(f"the first observation (shape {shape}) is not in the observation space {env.observation_space}.")
-    risk = variance = 0.0
-    certain = False
-    for _ in range(max_steps):
-        if not _check_fatal(info, "step" if risk or variance else "reset or step", int(space.n), found):
-            return False
-        action = space.sample()
-        fatal = float(info[FATAL_PROBABILITY][int(action) - int(space.start)])
-        risk, variance, certain = risk + fatal, variance + fatal * (1 - fatal), certain or fatal == 1
-        _, _, terminated, truncated, info = env.step(action)
-        if terminated or truncated:
-            return _check_end(info, risk, variance, certain, found)
-    found.error(f"an episode did not end within {max_steps} steps: tasks need an end, for example by TimeLimit.")
-    return False
+class _Check:
+    """Findings, each sentence once, in the order of discovery."""
 
+    def __init__(self, env: gymnasium.Env[Any, Any], max_steps: int) -> None:
+        self.env, self.max_steps = env, max_steps
+        self.errors: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
+        self.task_ids: set[int] = set()
+        self.failures = 0
+        self.expected = self.variance = 0.0  # of their number, if the probabilities are right
 
-def _check_fatal(info: Mapping[str, Any], where: str, n_actions: int, found: _Findings) -> bool:
-    if FATAL_PROBABILITY not in info:
-        found.error(
-            f"'{FATAL_PROBABILITY}' is missing from the info of a {where}: give RiskWrapper fatal=f with f(env) -> "
-            f"{n_actions} probabilities, 'table' or 'lookahead'."
-        )
-        return False
-    fatal = np.asarray(info[FATAL_PROBABILITY])
-    if fatal.shape != (n_actions,):
-        found.error(f"'{FATAL_PROBABILITY}' has shape {fatal.shape}, one entry per action is ({n_actions},).")
-    elif not np.issubdtype(fatal.dtype, np.floating):
-        found.error(f"'{FATAL_PROBABILITY}' has dtype {fatal.dtype}, it must be a float: it is a probability.")
-    elif not ((fatal >= 0) & (fatal <= 1)).all():
-        found.error(f"'{FATAL_PROBABILITY}' leaves [0, 1]: {fatal.tolist()}.")
-    else:
-        return True
-    return False
-
-
-def _check_end(info: Mapping[str, Any], risk: float, variance: float, certain: bool, found: _Findings) -> bool:
-    missing = [key for key in _LAST if key not in info]
-    for key in missing:
-        found.error(f"'{key}' ({_LAST[key]}) is missing from the last info of an episode.")
-    if missing:
-        return False
-    if isinstance(info[TASK_ID], bool) or not isinstance(info[TASK_ID], int | np.integer) or info[TASK_ID] < 0:
-        found.error(f"'{TASK_ID}' must be a non-negative integer, it is {info[TASK_ID]!r}.")
-        return False
-    for key in (FAILURE, "is_success"):
-        if not isinstance(info[key], bool | np.bool_):
-            found.error(f"'{key}' must be a bool, it is {info[key]!r}.")
-    failed = bool(info[FAILURE])
-    if failed and info["is_success"]:
-        found.note("An episode was a failure and a success at once.")
-    if not np.isclose(info[RISK], risk, rtol=1e-4, atol=1e-6):
-        found.error(f"'{RISK}' is {info[RISK]!r}, the executed actions' fatal probabilities sum to {risk:.6g}.")
-    if certain and not failed:
-        found.error("An action with fatal probability 1 was taken and the episode was no failure.")
-    if risk == 0 and failed:
-        found.error("An episode failed though all its actions had fatal probability 0.")
-    found.failures += failed
-    found.surprise += failed - risk
-    found.variance += variance
-    found.task_ids.add(int(info[TASK_ID]))
-    return not found.errors  # one broken episode says enough
-
-
-def _judge_outcomes(n_episodes: int, found: _Findings) -> None:
-    if found.errors:
-        return
-    # Failure minus risk is a sum of martingale differences whose variance is that of the announced probabilities.
-    if abs(found.surprise) > _Z_LIMIT * np.sqrt(found.variance) + 1e-4 * n_episodes:
-        found.error(
-            f"{found.failures} of {n_episodes} episodes failed, the fatal probabilities announced "
-            f"{found.failures - found.surprise:.1f} +- {np.sqrt(found.variance):.1f}."
-        )
-    if found.failures == 0:
-        found.note(
-            f"No failure in {n_episodes} random episodes: whether fatal_probability is right could not be seen. "
-            "Play more, or check the failure rule."
-        )
-    if len(found.task_ids) == 1 and n_episodes > 1:
-        found.note(f"All {n_episodes} episodes played task {next(iter(found.task_ids))}: there is no tail of tasks.")
-
-
-def _check_tasks(env: gymnasium.Env[Any, Any], seed: int, max_steps: int, found: _Findings) -> None:
-    """Whether a task id can be chosen and fixes the task, and a seed everything."""
-    tasks = sorted(found.task_ids)[:10]
-    tracks = {}
-    for task in tasks:
-        chosen = {TASK_ID: task}
-        first = _track(env, seed, chosen, max_steps)
-        if first[-1] != task:
-            found.note(
-                f"reset(options={{'{TASK_ID}': {task}}}) played task {first[-1]}: without that option chosen tasks "
-                "cannot be evaluated."
+    def run(self, n_episodes: int, seed: int) -> None:
+        space = self.env.action_space
+        if not isinstance(space, gymnasium.spaces.Discrete):
+            self.error(f"fatal_probability needs a Discrete action space, it is {space}.")
+            return
+        space.seed(seed)
+        for episode in range(n_episodes):
+            self.play(space, seed + episode)
+            if self.errors:  # one broken episode says enough
+                return
+        # Failures minus risk is a sum of martingale differences whose variance is that of the announced probabilities.
+        if abs(self.failures - self.expected) > _Z_LIMIT * np.sqrt(self.variance) + 1e-4 * n_episodes:
+            self.error(
+                f"{self.failures} of {n_episodes} episodes failed, the fatal probabilities announced "
+                f"{self.expected:.1f} +- {np.sqrt(self.variance):.1f}."
             )
-            break
-        again, other = _track(env, seed, chosen, max_steps), _track(env, seed + 1, chosen, max_steps)
-        if not data_equivalence(first[0][0], other[0][0]):
-            found.error(
-                f"Task {task} began differently with another seed: its layout is not fixed by its id. Draw it in reset "
-                "from the id alone (under RiskWrapper: from self.np_random after super().reset(seed=seed))."
+            return
+        if self.failures == 0:
+            self.note(
+                f"No failure in {n_episodes} random episodes: whether fatal_probability is right could not be seen. "
+                "Play more, or check the failure rule."
             )
-        elif not data_equivalence(first, again):
-            found.error(
-                f"Task {task} went differently with the same seed and actions: its noise does not come from "
-                "self.np_random."
+        if len(self.task_ids) == 1 and n_episodes > 1:
+            self.note(f"All {n_episodes} episodes played task {next(iter(self.task_ids))}: there is no tail of tasks.")
+        self.check_tasks(seed)
+
+    def error(self, sentence: str) -> None:
+        self.errors.setdefault(sentence)
+
+    def note(self, sentence: str) -> None:
+        self.notes.setdefault(sentence)
+
+    def play(self, space: gymnasium.spaces.Discrete[Any], seed: int) -> None:
+        """One random episode."""
+        observation, info = self.env.reset(seed=seed)
+        if observation not in self.env.observation_space:
+            shape = getattr(observation, "shape", type(observation).__name__)
+            self.error(f"the first observation (shape {shape}) is not in {self.env.observation_space}.")
+        chosen: list[float] = []
+        for _ in range(self.max_steps):
+            fatal = self.fatal(info)
+            if fatal is None:
+                return
+            action = space.sample()
+            chosen.append(float(fatal[int(action) - int(space.start)]))
+            _, _, terminated, truncated, info = self.env.step(action)
+            if terminated or truncated:
+                return self.check_end(info, np.array(chosen))
+        self.error(f"an episode did not end within {self.max_steps} steps: tasks need an end, as TimeLimit gives one.")
+
+    def fatal(self, info: Mapping[str, Any]) -> NDArray[np.floating[Any]] | None:
+        """The current state's probabilities; ``None`` where there are none."""
+        n_actions = int(self.env.action_space.n)  # type: ignore[attr-defined]
+        entry, method = info.get(FATAL_PROBABILITY), self.env.has_wrapper_attr(FATAL_PROBABILITY)
+        if entry is None and not method:
+            self.error(
+                f"'{FATAL_PROBABILITY}' is missing: give RiskWrapper fatal=f with f(env) -> {n_actions} probabilities, "
+                f"'table' or 'lookahead', or your environment a method {FATAL_PROBABILITY}()."
             )
-        tracks[task] = first[0]
-    same = list(tracks.values())
-    if len(same) > 1 and all(data_equivalence(same[0], track) for track in same[1:]):
-        found.note(
-            f"{len(same)} tasks looked exactly alike under the same seed and actions: perhaps the id changes nothing."
-        )
+            return None
+        fatal = np.asarray(self.env.get_wrapper_attr(FATAL_PROBABILITY)() if entry is None else entry)
+        if fatal.shape != (n_actions,):
+            self.error(f"'{FATAL_PROBABILITY}' has shape {fatal.shape}, one entry per action is ({n_actions},).")
+        elif not np.issubdtype(fatal.dtype, np.floating):
+            self.error(f"'{FATAL_PROBABILITY}' has dtype {fatal.dtype}, it must be a float: it is a probability.")
+        elif not ((fatal >= 0) & (fatal <= 1)).all():
+            self.error(f"'{FATAL_PROBABILITY}' leaves [0, 1]: {fatal.tolist()}.")
+        else:
+            return fatal
+        return None
 
+    def check_end(self, info: Mapping[str, Any], chosen: NDArray[np.float64]) -> None:
+        """The last info of an episode whose actions had these fatal probabilities, shape (n_steps,)."""
+        missing = [key for key in _LAST if key not in info]
+        for key in missing:
+            self.error(f"'{key}' ({_LAST[key]}) is missing from the last info of an episode.")
+        if missing:
+            return
+        task = info[TASK_ID]
+        if isinstance(task, bool) or not isinstance(task, int | np.integer) or task < 0:
+            self.error(f"'{TASK_ID}' must be a non-negative integer, it is {task!r}.")
+            return
+        for key in (FAILURE, "is_success"):
+            if not isinstance(info[key], bool | np.bool_):
+                self.error(f"'{key}' must be a bool, it is {info[key]!r}.")
+        failed, risk = bool(info[FAILURE]), chosen.sum()
+        if failed and info["is_success"]:
+            self.note("An episode was a failure and a success at once.")
+        if not np.isclose(info[RISK], risk, rtol=1e-4, atol=1e-6):
+            self.error(f"'{RISK}' is {info[RISK]!r}, the executed actions' fatal probabilities sum to {risk:.6g}.")
+        if (chosen == 1).any() and not failed:
+            self.error("An action with fatal probability 1 was taken and the episode was no failure.")
+        if risk == 0 and failed:
+            self.error("An episode failed though all its actions had fatal probability 0.")
+        self.failures += failed
+        self.expected += risk
+        self.variance += (chosen * (1 - chosen)).sum()
+        self.task_ids.add(int(task))
 
-def _track(
-    env: gymnasium.Env[Any, Any], seed: int, options: dict[str, Any], max_steps: int
-) -> tuple[tuple[Any, ...], int]:
-    """What an episode of fixed random actions shows in its first steps, and the task it played."""
-    env.action_space.seed(seed=0)
-    observation, info = env.reset(seed=seed, options=options)
-    shown: list[Any] = [observation]
-    for step in range(max_steps):
-        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
-        if step < _STEPS_COMPARED:
-            shown += [observation, float(reward), bool(terminated), np.asarray(info[FATAL_PROBABILITY])]
-        if terminated or truncated:
-            break
-    return tuple(shown), int(info.get(TASK_ID, -1))
+    def check_tasks(self, seed: int) -> None:
+        """Whether a task id can be chosen and fixes the task, and a seed everything."""
+        tracks = []
+        for task in sorted(self.task_ids)[:10]:
+            first, played = self.track(seed, task)
+            if played != task:
+                self.note(
+                    f"reset(options={{'{TASK_ID}': {task}}}) played task {played}: without that option chosen tasks "
+                    "cannot be evaluated."
+                )
+                break
+            again, other = self.track(seed, task)[0], self.track(seed + 1, task)[0]
+            if not data_equivalence(first[0], other[0]):
+                self.error(
+                    f"Task {task} began differently with another seed: its layout is not fixed by its id. Draw it in "
+                    "reset from the id alone (under RiskWrapper: from self.np_random after super().reset(seed=seed))."
+                )
+            elif not data_equivalence(first, again):
+                self.error(
+                    f"Task {task} went differently with the same seed and actions: its noise does not come from "
+                    "self.np_random."
+                )
+            tracks.append(first)
+        if len(tracks) > 1 and all(data_equivalence(tracks[0], track) for track in tracks[1:]):
+            self.note(
+                f"{len(tracks)} tasks looked exactly alike under the same seed and actions: perhaps the id changes "
+                "nothing."
+            )
+
+    def track(self, seed: int, task: int) -> tuple[tuple[Any, ...], int]:
+        """What an episode of fixed random actions shows in its first steps, and the task it played."""
+        self.env.action_space.seed(seed=0)
+        observation, info = self.env.reset(seed=seed, options={TASK_ID: task})
+        shown: list[Any] = [observation]
+        for step in range(self.max_steps):
+            observation, reward, terminated, truncated, info = self.env.step(self.env.action_space.sample())
+            if step < _STEPS_COMPARED:
+                shown += [observation, float(reward), bool(terminated), self.fatal(info)]
+            if terminated or truncated:
+                break
+        return tuple(shown), int(info.get(TASK_ID, -1))

@@ -1,4 +1,4 @@
-"""What counts as a failure in a foreign environment, and which actions lead to one."""
+"""What counts as a failure in any Gymnasium environment, and which actions lead to one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FailureRule", "has_lava", "lookahead_fatal", "minigrid_fatal", "minigrid_lava_failure", "table_fatal"]
+__all__ = [
+    "FailureRule",
+    "has_lava",
+    "lookahead_fatal",
+    "minigrid_fatal",
+    "minigrid_lava_failure",
+    "own_fatal",
+    "table_fatal",
+]
 
 #: ``failure(env, observation, reward, terminated, truncated, info) -> bool``: whether this step was a failure.
 FailureRule = Callable[[gymnasium.Env[Any, Any], Any, Any, bool, bool, dict[str, Any]], bool]
@@ -37,13 +45,19 @@ def minigrid_lava_failure(
 def minigrid_fatal(env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
     """P(lava at the next step | state, action) in MiniGrid, shape (n_actions,): 1 for forward with lava ahead.
 
-    The actions are MiniGrid's own; a wrapper that renumbers them needs a ``fatal`` of its own.
+    A wrapper that renumbers MiniGrid's actions needs another rule.
     """
     grid: Any = env.unwrapped
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     fatal = np.zeros(int(env.action_space.n), dtype=np.float32)
     ahead = grid.grid.get(*grid.front_pos)
     fatal[grid.actions.forward] = ahead is not None and ahead.type == "lava"
+    return fatal
+
+
+def own_fatal(env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
+    """What the environment's own method ``fatal_probability()`` says, shape (n_actions,)."""
+    fatal: NDArray[np.float32] = env.get_wrapper_attr("fatal_probability")()
     return fatal
 
 
@@ -67,15 +81,13 @@ def table_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArray[n
 
 
 def lookahead_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArray[np.float32]:
-    """Which actions fail at the next step, tried on a deep copy of the environment.
+    """Which actions fail at the next step, shape (n_actions,), 0 or 1: each is tried on a deep copy.
 
     Exact in a deterministic environment. In a stochastic one it is a single sample of the noise (the copy draws what
-    the environment itself will draw): unbiased given state and action, but 0 or 1, and it must not be shown to the
-    policy. Costs one copy and one step per action.
+    the environment itself will draw): unbiased given state and action, but it must not be shown to the policy.
 
     :param env: can be deep-copied, so without an open window
     :param failure: the rule
-    :return: shape (n_actions,), 0 or 1
     :raises ValueError: the environment cannot be copied
     """
     space = env.action_space
@@ -95,7 +107,7 @@ def lookahead_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArr
 
 
 def _constants(env: gymnasium.Env[Any, Any]) -> dict[int, Any]:
-    """What a copy can share with its original, as ``deepcopy`` takes it: spaces and spec are most of a small one."""
+    """What a copy shares with its original, as ``deepcopy`` takes it: spaces and spec take most of the time."""
     shared: dict[int, Any] = {}
     layer: Any = env
     while True:

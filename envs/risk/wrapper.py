@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, SupportsFloat
 
@@ -17,6 +18,7 @@ from envs.risk.rules import (
     lookahead_fatal,
     minigrid_fatal,
     minigrid_lava_failure,
+    own_fatal,
     table_fatal,
 )
 from rl_forecast.errors import unknown_name
@@ -28,10 +30,10 @@ FatalRule = Callable[[gymnasium.Env[Any, Any]], Any]
 
 
 def disjoint_splits(**ranges: range) -> dict[str, range]:
-    """Splits of one's own, checked not to share a task.
+    """Your own splits, checked not to share a task.
 
     :param ranges: name of a split to its task ids, consecutive and not negative
-    :return: the same ranges by name, to be given to :class:`RiskWrapper` one at a time
+    :return: the same ranges by name, for :class:`RiskWrapper`'s ``split``
     :raises ValueError: a range is empty, negative or has gaps, or two of them overlap
 
     >>> disjoint_splits(train=range(1_000), held_out=range(1_000, 3_000))["held_out"]
@@ -58,28 +60,27 @@ def _check_range(name: str, ids: range) -> None:
 
 
 class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Tells of an environment's episodes which task they played, whether they failed, and how likely that was.
+    """Reports which task an episode played, whether it failed, and how likely that was.
 
-    The task is the seed of the wrapped environment's reset: whatever it draws *in* ``reset(seed=task_id)``, such as a
-    layout, belongs to the task. Noise it draws afterwards does not: its generator is replaced after every reset, so a
+    The task is the seed of the wrapped environment's reset: whatever is drawn *in* ``reset(seed=task_id)``, such as a
+    layout, belongs to the task. Noise drawn afterwards does not: the generator is replaced after every reset, so a
     task played again meets new noise. ``reset(seed=...)`` of the wrapper seeds the drawing of tasks and that noise.
 
-    A failure does not end an episode that goes on by itself; it is remembered, and no later action can fail again.
+    An episode that continues after a failure counts as failed once; no later action can fail again.
 
-    Beside the wrapped environment's own entries, ``info`` has ``fatal_probability`` at every step and reset (where
-    fatal actions are known) and ``task_id``, ``failure``, ``is_success``, ``risk`` at the last step.
+    Where fatal actions are known there is a method ``fatal_probability()``, and ``info`` has the same at every step and
+    reset. The last step's ``info`` has ``task_id``, ``failure``, ``is_success``, ``risk``.
 
     :param env: any Gymnasium environment
     :param failure: rule of :data:`envs.risk.rules.FailureRule`; ``"lava"`` for MiniGrid's lava; ``"cost"`` for
         accumulated ``info["cost"]`` above ``cost_limit`` (Safety-Gymnasium's convention); ``None`` recognises MiniGrid
         environments with lava and refuses all others
     :param fatal: ``fatal(env)`` gives P(failure at the next step | state, action), shape (n_actions,); ``"table"``
-        reads it from toy-text's transition table, ``"lookahead"`` tries every action on a copy; ``None`` knows it for
-        MiniGrid's lava only. Without it ``ForecastPPO`` can train with ``forecast_coef=0`` only
+        reads it from toy-text's transition table, ``"lookahead"`` tries every action on a copy; ``None`` takes the
+        environment's own method ``fatal_probability()`` where it has one, and knows it for MiniGrid's lava
     :param success: rule of the same form as ``failure``, asked at the last step. ``None`` takes the environment's own
         ``info["is_success"]``, for MiniGrid's lava reaching the goal, else counts what ended without failure
-    :param split: name in :data:`rl_forecast.tasks.SPLITS`, or a range of task ids of your own
-        (:func:`disjoint_splits`)
+    :param split: name in :data:`rl_forecast.tasks.SPLITS`, or your own range of ids (:func:`disjoint_splits`)
     :param n_tasks: size of the pool of the split from which tasks are drawn; ``None`` for the whole split
     :param episodes_per_task: how often a drawn task is played in a row
     :param pool_seed: another pool of the same split
@@ -90,7 +91,7 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     >>> gymnasium.register_envs(minigrid)
     >>> env = RiskWrapper(gymnasium.make("MiniGrid-LavaGapS5-v0"))  # lava is recognised
     >>> observation, info = env.reset(options={"task_id": 17})
-    >>> info["fatal_probability"]  # action 2, forward, leads into the lava
+    >>> env.fatal_probability()  # action 2, forward, leads into the lava
     array([0., 0., 1., 0., 0., 0., 0.], dtype=float32)
     >>> info = env.step(2)[-1]
     >>> info["task_id"], info["failure"], info["is_success"], info["risk"]
@@ -121,33 +122,30 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             cost_limit=cost_limit,
         )
         super().__init__(env)
-        self._ids, self._split_name = _task_range(split)
-        self._pool = _pool(self._ids, split, n_tasks, pool_seed)
+        self._ids, self._pool = _task_pool(split, n_tasks, pool_seed)
         if episodes_per_task < 1:
             raise ValueError(f"episodes_per_task must be at least 1, it is {episodes_per_task}")
-        self._episodes_per_task = episodes_per_task
-        if hasattr(env.unwrapped, FATAL_PROBABILITY):
+        if failure is None and env.has_wrapper_attr(FATAL_PROBABILITY):
             raise ValueError(f"{env.unwrapped} follows the risk contract already: use it without RiskWrapper")
         if (failure == "cost") != (cost_limit is not None):
             raise ValueError(
                 f"failure='cost' and cost_limit go together, they are {failure!r} and {cost_limit!r}: "
                 "for example failure='cost', cost_limit=25.0"
             )
-        self._cost_limit = cost_limit
-        self._rule = self._failure_rule(failure)
-        self._fatal_rule = self._fatal_source(fatal)
+        self._split, self._episodes_per_task, self._cost_limit = split, episodes_per_task, cost_limit
+        self._fails: FailureRule = self._failure_rule(failure)
+        self._fatal_rule: FatalRule | None = self._fatal_source(fatal)
         self._success_rule = success
         self._rng = np.random.default_rng()
-        self._task = -1
-        self._played = 0
-        self._failed = False
-        self._risk = 0.0
-        self._cost = 0.0
+        self._task, self._played = -1, 0
+        self._failed, self._risk, self._cost = False, 0.0, 0.0
         self._fatal: NDArray[np.float32] | None = None
 
-    def _failure_rule(self, failure: Any) -> FailureRule | Literal["cost"]:
-        if callable(failure) or failure == "cost":
+    def _failure_rule(self, failure: Any) -> FailureRule:
+        if callable(failure):
             return failure  # type: ignore[no-any-return]
+        if failure == "cost":
+            return self._exceeds_cost_limit
         if failure not in (None, "lava"):
             raise ValueError(unknown_name("failure", str(failure), ["lava", "cost"]) + ", or a function")
         self.env.reset(seed=self._ids.start)
@@ -160,20 +158,24 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ValueError(f"failure='lava' is for MiniGrid environments, {self.env.unwrapped} has no grid")
         return minigrid_lava_failure
 
-    def _fatal_source(self, fatal: Any) -> FatalRule | Literal["table", "lookahead"] | None:
-        if fatal is None:
-            if self._rule is not minigrid_lava_failure:
-                return None
+    def _fatal_source(self, fatal: Any) -> FatalRule | None:
+        if fatal is None and self.env.has_wrapper_attr(FATAL_PROBABILITY):
+            fatal = own_fatal
+        elif fatal is None and self._fails is minigrid_lava_failure:
             fatal = minigrid_fatal
+        elif fatal is None:
+            return None
         if not callable(fatal) and fatal not in ("table", "lookahead"):
             raise ValueError(unknown_name("fatal", str(fatal), ["table", "lookahead"]) + ", or a function")
         if fatal == "table" and not hasattr(self.env.unwrapped, "P"):
             raise ValueError(f"fatal='table' needs a transition table P, {self.env.unwrapped} has none")
-        if fatal == "table" and self._rule == "cost":
+        if fatal == "table" and self._cost_limit is not None:
             raise ValueError("fatal='table' cannot know costs: give failure a function, or use fatal='lookahead'")
         if not isinstance(self.action_space, gymnasium.spaces.Discrete):
             raise ValueError(f"fatal actions need a Discrete action space, it is {self.action_space}: use fatal=None")
-        return fatal  # type: ignore[no-any-return]
+        if callable(fatal):
+            return fatal  # type: ignore[no-any-return]
+        return partial(table_fatal if fatal == "table" else lookahead_fatal, failure=self._fails)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode of the next task.
@@ -188,7 +190,7 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         options = dict(options or {})
         if TASK_ID in options:
             self._task = self._checked(options.pop(TASK_ID))
-            self._played = 0  # a chosen task is played once, then drawing goes on
+            self._played = 0  # a chosen task is played once
         else:
             if self._played % self._episodes_per_task == 0:
                 self._task = self._draw()
@@ -196,17 +198,17 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         # Seeds are plain ints for every environment; options are passed on only where there are any left.
         observation, info = self.env.reset(seed=self._task, **({"options": options} if options else {}))
         self.env.unwrapped.np_random = np.random.default_rng(self._rng.integers(2**63))
-        self._start_episode()
+        self._failed, self._risk, self._cost, self._fatal = False, 0.0, 0.0, None
         return observation, {**info, **self._look_ahead(ended=False)}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """The wrapped environment's step, with the risk contract in ``info``."""
+        """The wrapped environment's step, with the risk contract's keys in ``info``."""
         if self._fatal is not None:
             assert isinstance(self.action_space, gymnasium.spaces.Discrete)
             self._risk += float(self._fatal[int(action) - int(self.action_space.start)])
         result = observation, reward, terminated, truncated, info = self.env.step(action)
-        self._failed = self._failed or self._fails(self.env, *result)
-        if self._rule == "cost":
+        self._failed = bool(self._fails(self.env, *result)) or self._failed
+        if self._cost_limit is not None:
             self._cost += float(info["cost"])
         ended = bool(terminated or truncated)
         info = {**info, **self._look_ahead(ended)}
@@ -216,13 +218,21 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 info[RISK] = self._risk
         return observation, reward, terminated, truncated, info
 
+    @property
+    def fatal_probability(self) -> Callable[[], NDArray[np.float32]]:
+        """Method that gives P(failure at the next step | this state, action), shape (n_actions,).
+
+        :raises AttributeError: fatal actions are not known, so that ``hasattr`` says whether they are
+        """
+        if self._fatal_rule is None:
+            raise AttributeError(f"fatal actions of {self.env.unwrapped} are not known: give RiskWrapper fatal=...")
+        return self._current_fatal
+
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _start_episode(self) -> None:
-        self._failed = False
-        self._risk = 0.0
-        self._cost = 0.0
-        self._fatal = None
+    def _current_fatal(self) -> NDArray[np.float32]:
+        assert self._fatal is not None, "reset() comes first"
+        return self._fatal
 
     def _draw(self) -> int:
         if self._pool is None:
@@ -234,17 +244,14 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ValueError(f"task_id must be a non-negative integer, it is {task_id!r}")
         if int(task_id) not in self._ids:
             raise ValueError(
-                f"task {task_id} is not in split {self._split_name}: its ids are {self._ids.start} to "
+                f"task {task_id} is not in split {self._split!r}: its ids are {self._ids.start} to "
                 f"{self._ids.stop - 1}; make another RiskWrapper for another split"
             )
         return int(task_id)
 
-    def _fails(
+    def _exceeds_cost_limit(
         self, env: Any, observation: Any, reward: Any, terminated: bool, truncated: bool, info: dict[str, Any]
     ) -> bool:
-        """Whether a step from the present state, of the environment or of a copy, was a failure."""
-        if callable(self._rule):
-            return bool(self._rule(env, observation, reward, terminated, truncated, info))
         if "cost" not in info:
             raise ValueError(f"failure='cost' needs info['cost'] at every step, this info has {sorted(info)}")
         assert self._cost_limit is not None
@@ -257,49 +264,40 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             return bool(self._success_rule(self.env, observation, reward, terminated, truncated, info))
         if "is_success" in info:
             return bool(info["is_success"])
-        if self._rule is minigrid_lava_failure:
+        if self._fails is minigrid_lava_failure:
             # Only lava and the goal terminate; the reward does not tell them apart where a wrapper shapes it.
             return terminated and not self._failed
         return not self._failed
 
     def _look_ahead(self, ended: bool) -> dict[str, NDArray[np.float32]]:
-        """The entry of the present state's fatal actions; none are left after a failure or the end."""
+        """The current state's fatal actions as an entry of ``info``; none are left after a failure or the end."""
         if self._fatal_rule is None:
             return {}
         assert isinstance(self.action_space, gymnasium.spaces.Discrete)
         n_actions = int(self.action_space.n)
         if ended or self._failed:
             self._fatal = np.zeros(n_actions, dtype=np.float32)
-        elif self._fatal_rule == "table":
-            self._fatal = table_fatal(self.env, self._fails)
-        elif self._fatal_rule == "lookahead":
-            self._fatal = lookahead_fatal(self.env, self._fails)
         else:
-            assert callable(self._fatal_rule)
             self._fatal = np.asarray(self._fatal_rule(self.env), dtype=np.float32)
-            # Written so that NaN is refused too.
-            if self._fatal.shape != (n_actions,) or not ((self._fatal >= 0) & (self._fatal <= 1)).all():
-                raise ValueError(
-                    f"fatal(env) must give {n_actions} probabilities, one per action, it gave {self._fatal!r}"
-                )
+        # Written so that NaN is refused too.
+        if self._fatal.shape != (n_actions,) or not ((self._fatal >= 0) & (self._fatal <= 1)).all():
+            raise ValueError(f"fatal(env) must give {n_actions} probabilities, one per action, it gave {self._fatal!r}")
         return {FATAL_PROBABILITY: self._fatal}
 
 
-def _task_range(split: str | range) -> tuple[range, str]:
+def _task_pool(split: str | range, n_tasks: int | None, seed: int) -> tuple[range, NDArray[np.int64] | None]:
+    """Task ids of the split, and those to draw from, shape (n_tasks,), unless they are all."""
     if isinstance(split, range):
         _check_range("split", split)
-        return split, f"{split.start}..{split.stop - 1}"
-    if split not in SPLITS:
+        ids = split
+    elif split in SPLITS:
+        ids = range(SPLITS[split].start, SPLITS[split].stop)
+    else:
         raise ValueError(unknown_name("split", str(split), SPLITS))
-    return range(SPLITS[split].start, SPLITS[split].stop), repr(split)
-
-
-def _pool(ids: range, split: str | range, n_tasks: int | None, seed: int) -> NDArray[np.int64] | None:
-    """Task ids from which tasks are drawn, shape (n_tasks,); ``None`` for all of the split."""
     if n_tasks is None:
-        return None
+        return ids, None
     if not 1 <= n_tasks <= len(ids):
         raise ValueError(f"n_tasks must be in [1, {len(ids)}], the size of the split, it is {n_tasks}")
     if isinstance(split, str):
-        return SPLITS[split].task_ids(n_tasks, seed)
-    return np.random.default_rng(seed).choice(len(ids), size=n_tasks, replace=False).astype(np.int64) + ids.start
+        return ids, SPLITS[split].task_ids(n_tasks, seed)
+    return ids, np.random.default_rng(seed).choice(len(ids), size=n_tasks, replace=False).astype(np.int64) + ids.start

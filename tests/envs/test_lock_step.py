@@ -14,7 +14,7 @@ from minigrid.minigrid_env import MiniGridEnv
 from envs import FAMILIES, GridVecEnv, GridWorld, RiskGridEnv
 from envs.gridworld.minigrid_env import RecoloredLava
 from envs.gridworld.observation import CHANNELS, VIEW_SIZE
-from envs.gridworld.tasks import EMPTY, LAVA
+from envs.gridworld.rules import EMPTY, LAVA
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
 
 

@@ -34,7 +34,7 @@ from envs import (
 )
 from envs.gridworld.engine import TaskQueue
 from envs.gridworld.minigrid_env import RecoloredLava
-from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA, WALL
+from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA, WALL
 from rl_forecast.tasks import SPLITS
 
 ID = "RiskGrid/Recolor-v0"

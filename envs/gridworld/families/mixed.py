@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from envs.gridworld.families.recolor import RecolorWorld
-from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA
+from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA
 from envs.gridworld.world import FAMILY_STREAM
 from envs.hashing import hash_draws
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from envs.gridworld.tasks import EMPTY, LAVA, RECOLORED_LAVA
+from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA
 from envs.gridworld.world import GridWorld
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RecolorWorld(GridWorld):
     """Settings of the world; the others are :class:`envs.gridworld.world.GridWorld`'s.
 
     :param severity: how much of the recoloured hazard's type the agent sees, see
-        :func:`envs.gridworld.observation.tile_features`
+        :meth:`envs.gridworld.observation.EgocentricObservation.build`
     """
 
     family: ClassVar[str] = "recolor"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.action_probability import log_action_probability
+from envs.gridworld.exact_risk import Occupancy, occupancy
 from envs.gridworld.minigrid_env import RiskGridEnv
-from envs.gridworld.occupancy import Occupancy, occupancy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from envs.gridworld.tasks import TaskBatch
-    from envs.gridworld.world import GridWorld
+    from envs.gridworld.world import GridWorld, TaskBatch
 
 __all__ = ["TaskPicture", "agent_picture", "task_picture", "task_sheet", "worst_tasks_sheet"]
 
