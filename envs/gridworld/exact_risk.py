@@ -170,10 +170,12 @@ class Occupancy:
     :param visits: shape (n_tasks, n_cells), expected number of steps begun in a cell; zero in hazards and at the goal
     :param failure: shape (n_tasks, n_cells), probability that the episode ends in the hazard there; sums to the
         failure probability
+    :param success: shape (n_tasks,), probability that it ends at the goal
     """
 
     visits: NDArray[np.float64]
     failure: NDArray[np.float64]
+    success: NDArray[np.float64]
 
 
 @torch.no_grad()
@@ -188,14 +190,16 @@ def occupancy(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> Occu
     pi = [table.cpu().numpy() for table in _policy_table(world, tasks, log_policy)]
     mass = np.zeros((rules.n_states, n))
     mass[tasks.start_state, np.arange(n)] = 1.0
-    hazard = tasks.hazard.T[rules.cell]
-    visits, failure = np.zeros_like(mass), np.zeros_like(mass)
+    ending = (tasks.hazard | (tasks.goal_cell[:, None] == np.arange(rules.n_cells))).T[rules.cell]
+    visits, ended = np.zeros_like(mass), np.zeros_like(mass)
     for _ in range(world.horizon):
         visits += mass
         moved = np.zeros_like(mass)
         for action, pi_a in enumerate(pi):
             np.add.at(moved, rules.move[:, action], pi_a * mass)
-        failure += np.where(hazard, moved, 0.0)
-        mass = np.where(hazard | (tasks.goal_cell == rules.cell[:, None]), 0.0, moved)
+        ended += np.where(ending, moved, 0.0)
+        mass = np.where(ending, 0.0, moved)
     in_cell = np.eye(rules.n_cells)[rules.cell]
-    return Occupancy(visits.T @ in_cell, failure.T @ in_cell)
+    by_cell = ended.T @ in_cell
+    failure = np.where(tasks.hazard, by_cell, 0.0)
+    return Occupancy(visits.T @ in_cell, failure, by_cell[np.arange(n), tasks.goal_cell])

@@ -22,6 +22,7 @@ def test_mass_of_failure_and_success_is_that_of_the_exact_risk(family: str) -> N
 
     exact, forward = exact_risk(world, tasks, policy), occupancy(world, tasks, policy)
     np.testing.assert_allclose(forward.failure.sum(axis=1), exact.p.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(forward.success, exact.success.numpy(), rtol=1e-12)
     assert (forward.failure[~tasks.hazard] == 0).all()
     assert (forward.visits[tasks.hazard] == 0).all()
     assert (forward.visits.sum(axis=1) <= world.horizon + 1e-9).all()
