@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from agents.language_model.encoding import EncodedTasks, pack_rows
+from agents.language_model.encoding import EncodedTask
 from agents.language_model.objective import ForecastObjective
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
 from rl_forecast.loss.forecastability import ForecastabilityLoss
+from rl_forecast.loss.objectives import forecast_loss
 
 
 def llama(vocabulary: int, width: int, layers: int, heads: int) -> LlamaForCausalLM:
@@ -49,7 +50,7 @@ def llama(vocabulary: int, width: int, layers: int, heads: int) -> LlamaForCausa
         return LlamaForCausalLM(config).eval()
 
 
-def tasks(n: int, shortest: int, longest: int, n_continuations: int, vocabulary: int) -> EncodedTasks:
+def tasks(n: int, shortest: int, longest: int, n_continuations: int, vocabulary: int) -> list[EncodedTask]:
     """Random tokens: speed does not depend on what they say."""
     rng = np.random.default_rng(0)
 
@@ -57,7 +58,7 @@ def tasks(n: int, shortest: int, longest: int, n_continuations: int, vocabulary:
         return [int(t) for t in rng.integers(0, vocabulary, length)]
 
     prompts = [tokens(int(rng.integers(shortest, longest + 1))) for _ in range(n)]
-    return pack_rows(range(n), prompts, [[tokens(3) for _ in range(n_continuations)] for _ in range(n)])
+    return [EncodedTask(i, prompt, [tokens(3) for _ in range(n_continuations)]) for i, prompt in enumerate(prompts)]
 
 
 def medians(calls: dict[str, Callable[[], object]], n_repeats: int) -> dict[str, float]:
@@ -97,7 +98,7 @@ def scoring(n_repeats: int) -> None:
     )
     n_tokens = sum(ids.numel() for ids in batches)
     parameters = sum(p.numel() for p in model.parameters())
-    real = int((encoded.row_length - 1).sum())
+    real = sum(len(task.prompt) + len(c) - 1 for task in encoded for c in task.continuations)
     print(f"## Scoring: {parameters / 1e6:.1f}M parameters, {len(batches)} batches, {n_tokens} tokens")
     print(f"({1 - real / n_tokens:.1%} of them padding)\n")
     print("| | tokens per second | scoring runs at |")
@@ -146,16 +147,16 @@ def two_pass(n_repeats: int) -> None:
         loss = ForecastabilityLoss(n_eval=n // 10, n_deploy=n - n // 10, n_partitions=32)
         weighted: list[int] = []
 
-        def full(encoded: EncodedTasks = encoded, loss: ForecastabilityLoss = loss) -> None:
+        def full(encoded: list[EncodedTask] = encoded, loss: ForecastabilityLoss = loss) -> None:
             model.zero_grad()
             psi = psi_from_model_log_p(scorer.log_p(encoded))
             loss(psi, np.random.default_rng(0)).loss.backward()  # type: ignore[no-untyped-call]
 
         def two(
-            encoded: EncodedTasks = encoded, loss: ForecastabilityLoss = loss, weighted: list[int] = weighted
+            encoded: list[EncodedTask] = encoded, loss: ForecastabilityLoss = loss, weighted: list[int] = weighted
         ) -> None:
             model.zero_grad()
-            weighted.append(ForecastObjective(scorer, loss, anchor_weight=0).backward(encoded).n_backward)
+            weighted.append(ForecastObjective(scorer, forecast_loss(1.0, loss)).backward(encoded).n_backward)
 
         seconds = medians({"full": full, "two": two}, n_repeats)
         saved = {}

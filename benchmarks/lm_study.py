@@ -23,7 +23,7 @@ import joblib
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents.language_model.encoding import EncodedTasks
+from agents.language_model.encoding import EncodedTask
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model
@@ -113,11 +113,11 @@ class _Source:
     def __init__(self, config: LanguageConfig, scorer: ContinuationScorer) -> None:
         self._source = make_source(config)
         self._scorer = scorer
-        self._pools: dict[tuple[int, int], EncodedTasks] = {}
+        self._pools: dict[tuple[int, int], list[EncodedTask]] = {}
         self.examples = lru_cache(self._source.examples)
         self.refusals = lru_cache(self._source.refusals)
 
-    def pool(self, number: int, count: int) -> EncodedTasks:
+    def pool(self, number: int, count: int) -> list[EncodedTask]:
         """A pool of training attacks."""
         if (number, count) not in self._pools:
             self._pools[number, count] = self._scorer.encode(self._source.pool(number, count))

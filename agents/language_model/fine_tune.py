@@ -1,38 +1,37 @@
-"""The fine-tuning loop: a supervised loss, and one objective on failure scores, in each step.
+"""The fine-tuning loop of the language-model job: supervised losses and one objective of failure scores in each step.
 
 Everything a step uses is a function of its number (batches, pools) or part of :meth:`FineTuner.state`, so a run that is
-stopped after any step and resumed goes on as if it had not been.
+stopped after any step and resumed equals the uninterrupted one to the bit. ``transformers.Trainer`` pickles its
+optimizer, which a run folder must not hold: so the job has this loop, and
+:class:`~agents.language_model.trainer.ForecastTrainer` is for other code.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import distributed
 
-from agents.language_model.distributed import Gradients
-from agents.language_model.encoding import EncodedTasks
+from agents.language_model.distributed import added_gradient, shares, sum_over_processes
 from agents.language_model.supervised import encode_examples, supervised_loss
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from agents.language_model.encoding import EncodedTask
     from agents.language_model.objective import ForecastObjective
     from agents.language_model.prompts import PromptTask
     from agents.language_model.scorer import ContinuationScorer
     from agents.language_model.supervised import SupervisedExample
 
-__all__ = ["FineTuneSettings", "FineTuner", "Term"]
+    Batches = Mapping[str, tuple[float, Callable[[int], Sequence[SupervisedExample]]]]
+    Pools = Callable[[int], Sequence[EncodedTask] | Sequence[PromptTask]]
 
-# Score of p = 1 %.
-_PSI_1_PERCENT = -math.log(-math.log(0.01))
+__all__ = ["FineTuneSettings", "FineTuner"]
 
 
 @dataclass(frozen=True)
@@ -64,22 +63,6 @@ class FineTuneSettings:
         return self.learning_rate * (1 - (1 - self.final_fraction) * progress)
 
 
-@dataclass(frozen=True)
-class Term:
-    """The part of the loss that is about failures.
-
-    :param objective: adds the gradient of its loss on a pool of prompts
-    :param pool: prompts of a pool, by its number; as tokens where several models use the same ones
-    :param weight: of the term beside the supervised loss
-    :param pool_steps: steps for which a pool is kept, its scores going stale between two refreshes of the objective
-    """
-
-    objective: ForecastObjective
-    pool: Callable[[int], EncodedTasks | Sequence[PromptTask]]
-    weight: float = 1.0
-    pool_steps: int = 1
-
-
 class FineTuner:
     """Updates a model step by step.
 
@@ -88,31 +71,30 @@ class FineTuner:
 
     :param scorer: scorer of the model to train
     :param settings: of the optimizer
-    :param examples: supervised batch of a step; ``None`` for no supervised loss
-    :param extra: another supervised batch with its weight (refusals, say)
-    :param term: the objective on failure scores
+    :param batches: log name to weight and supervised batch of a step
+    :param objective: adds the gradient of the failure scores of a pool
+    :param pools: prompts of a pool, by its number; a pool is kept for ``objective.rescore_every`` steps
     """
 
     def __init__(
         self,
         scorer: ContinuationScorer,
         settings: FineTuneSettings,
-        examples: Callable[[int], Sequence[SupervisedExample]] | None = None,
-        extra: tuple[float, Callable[[int], Sequence[SupervisedExample]]] | None = None,
-        term: Term | None = None,
+        batches: Batches,
+        objective: ForecastObjective | None = None,
+        pools: Pools | None = None,
     ) -> None:
         self.scorer = scorer
         self.settings = settings
         self.step = 0
-        self._batches = [(1.0, examples)] if examples else []
-        self._batches += [extra] if extra else []
-        self._names = ["supervised_loss", "refusal_loss"] if examples else ["refusal_loss"]
-        self._term = term
+        self._batches = batches
+        self._objective = objective
+        self._pools = pools
         self._parameters = [p for p in scorer.model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self._pool: tuple[int, EncodedTasks] | None = None
+        self._pool: tuple[int, Sequence[EncodedTask]] | None = None
 
     def update(self) -> dict[str, float]:
         """Make one update.
@@ -120,59 +102,38 @@ class FineTuner:
         :return: what to log: losses and gradient norms of the step
         :raises ValueError: bad prompts, in one line
         """
-        settings = self.settings
-        rate = settings.rate(self.step)
+        rate = self.settings.rate(self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         log = {"learning_rate": rate}
         self.scorer.model.train()
-        for name, (weight, batch) in zip(self._names, self._batches, strict=False):
+        for name, (weight, batch) in self._batches.items():
             log[name] = self._supervise(batch(self.step), weight)
-        if self._term is not None:
-            log |= self._shape_failures(self._term)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.max_grad_norm)
-        log["grad_norm"] = float(norm)
+        if self._objective is not None and self._pools is not None:
+            number = self.step // self._objective.rescore_every
+            if self._pool is None or self._pool[0] != number:
+                self._pool = number, self._objective.encode(self._pools(number))
+            with self._precision():
+                log |= self._objective.backward(self._pool[1]).logs
+        log["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm))
         self._optimizer.step()
         self.scorer.model.eval()
         self.step += 1
         return log
 
     def _supervise(self, examples: Sequence[SupervisedExample], weight: float) -> float:
-        """Gradient of the supervised loss, to which every process contributes its share of the batch."""
+        """Add the gradient of a supervised loss, to which every process contributes its share of the batch."""
         batch = encode_examples(self.scorer, examples)
-        gradients = Gradients(self.scorer.model)
-        own = batch.rows(gradients.share_of(np.arange(len(batch))))
+        own = batch[shares(range(len(batch)))]
         value = torch.zeros((), device=self.scorer.device)
-        with gradients.apart():
+        with added_gradient(self.scorer.model):
             if len(own):
                 with self._precision():
                     loss = supervised_loss(self.scorer.model, own, batch.n_targets)
                 (weight * loss).backward()  # type: ignore[no-untyped-call]
                 value = loss.detach()
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(value)
-        return float(value)
-
-    def _shape_failures(self, term: Term) -> dict[str, float]:
-        number = self.step // term.pool_steps
-        if self._pool is None or self._pool[0] != number:
-            pool = term.pool(number)
-            self._pool = number, pool if isinstance(pool, EncodedTasks) else self.scorer.encode(pool)
-        with self._precision():
-            report = term.objective.backward(self._pool[1], term.weight)
-        log = {
-            "forecast_loss": report.loss,
-            "forecast_grad_norm": report.grad_norm,
-            "anchor": report.anchor,
-            "n_backward": float(report.n_backward),
-            "worst_psi": float(report.psi.max()),
-            "share_above_1_percent": float((report.psi > _PSI_1_PERCENT).float().mean()),
-        }
-        if report.terms is not None:
-            log["tail_scale"] = float(report.terms.tail_scale.nanmean())
-            log["under_prediction_rate"] = float(report.terms.under_prediction_rate)
-        return log
+        return float(sum_over_processes(value))
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.scorer.device.type, torch.bfloat16) if self.settings.bf16 else nullcontext()
@@ -182,7 +143,7 @@ class FineTuner:
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Everything a resumed run needs, fit for one safetensors file: tensors, and text for its metadata.
 
-        Trainable weights, the optimizer's moments, the objective's generator and cached scores, torch's generators.
+        Trainable weights, the optimizer's moments, the objective's state, torch's generators.
         """
         tensors = {f"weight.{i}": p.detach().cpu().clone() for i, p in enumerate(self._parameters)}
         for i, moments in self._optimizer.state_dict()["state"].items():
@@ -190,33 +151,32 @@ class FineTuner:
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.scorer.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.scorer.device)
-        objective = self._term.objective.state_dict() if self._term else None
+        objective = self._objective.state_dict() if self._objective else None
         return tensors, {"step": str(self.step), "objective": json.dumps(objective)}
 
     def load_state(self, tensors: dict[str, torch.Tensor], text: dict[str, str]) -> None:
-        """Go on from a saved state.
+        """Resume from a saved state.
 
         :param tensors: as :meth:`state` gave them
         :param text: as :meth:`state` gave it
         :raises ValueError: the state belongs to another model
         """
-        shapes = [tuple(tensors[f"weight.{i}"].shape) for i in range(len(self._parameters)) if f"weight.{i}" in tensors]
-        if shapes != [tuple(p.shape) for p in self._parameters]:
+        weights = [tensors[f"weight.{i}"] for i in range(sum(name.startswith("weight.") for name in tensors))]
+        if [w.shape for w in weights] != [p.shape for p in self._parameters]:
             raise ValueError("the checkpoint belongs to another model")
-        with torch.no_grad():
-            for i, p in enumerate(self._parameters):
-                p.copy_(tensors[f"weight.{i}"])
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, position, key = name.split(".", 2)
                 moments.setdefault(int(position), {})[key] = value
+        with torch.no_grad():
+            for p, weight in zip(self._parameters, weights, strict=True):
+                p.copy_(weight)
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and self.scorer.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.scorer.device)
-        objective = json.loads(text["objective"])
-        if self._term and objective is not None:
-            self._term.objective.load_state_dict(objective)
+        if self._objective:
+            self._objective.load_state_dict(json.loads(text["objective"]))
         self.step = int(text["step"])

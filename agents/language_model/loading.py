@@ -39,28 +39,21 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "auto")
         is_adapter = (Path(name) / "adapter_config.json").is_file()
         what = "merge this adapter into its base model and save that" if is_adapter else "it has no config.json"
         raise ValueError(f"{name} is not a folder with a model: {what}")
-    with _quietly():
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ValueError(f"cannot load a causal language model from {name}: {_first_line(error)}") from error
-        model, info = loaded
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise ValueError(
-                f"{name} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: it was saved "
-                "without its language-model head, or by another architecture"
-            )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"cannot load a tokenizer from {name}: {_first_line(error)}") from error
-    try:
+    with _one_line_errors(f"cannot load a causal language model from {name}"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        )
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(
+            f"{name} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: it was saved "
+            "without its language-model head, or by another architecture"
+        )
+    with _one_line_errors(f"cannot load a tokenizer from {name}"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    with _one_line_errors(f"device {device!r}"):
         return model.to(device).eval(), tokenizer
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r}: {_first_line(error)}") from error
 
 
 def model_fingerprint(name: str) -> str:
@@ -72,12 +65,8 @@ def model_fingerprint(name: str) -> str:
     if not _is_folder(name):
         from transformers import AutoConfig
 
-        with _quietly():
-            try:
-                config = AutoConfig.from_pretrained(name)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"cannot load a causal language model from {name}: {_first_line(error)}") from error
-        return f"{name}@{getattr(config, '_commit_hash', None)}"
+        with _one_line_errors(f"cannot load a causal language model from {name}"):
+            return f"{name}@{getattr(AutoConfig.from_pretrained(name), '_commit_hash', None)}"
     digest = hashlib.sha256()
     for path in sorted(Path(name).iterdir()):
         if path.is_file() and path.suffix in _FINGERPRINTED:
@@ -97,14 +86,9 @@ def _is_folder(name: str) -> bool:
     return False
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bars and reports of transformers: what matters in them becomes an error line."""
+def _one_line_errors(what: str) -> Iterator[None]:
+    """No progress bars and reports of transformers; its errors in one line."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped
@@ -113,6 +97,9 @@ def _quietly() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f"{what}: {lines[0] if lines else type(error).__name__}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:

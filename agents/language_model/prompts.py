@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ChatMessage", "Prompt", "PromptTask", "read_prompts"]
+__all__ = ["Prompt", "PromptTask", "read_prompts"]
 
-#: One message of a chat, ``{"role": ..., "content": ...}``, as a tokenizer's chat template takes it.
-ChatMessage = Mapping[str, Any]
-#: Plain text, or the messages of a chat.
-Prompt = str | Sequence[ChatMessage]
+#: Plain text, or the messages of a chat, ``{"role": ..., "content": ...}``, as a chat template takes them.
+Prompt = str | Sequence[Mapping[str, Any]]
 
 _FIELDS = ("prompt", "forbidden", "answer", "id")
 
@@ -23,8 +21,8 @@ class PromptTask:
     """A prompt and the continuations that count as failure.
 
     :param prompt: text, or chat messages for the tokenizer's chat template
-    :param forbidden: texts; the model fails where its output begins with any of them. Empty where the failure is not a
-        fixed text (repeated sampling judged by a function)
+    :param forbidden: texts; the model fails where its output begins with any of them. Empty where a function decides
+        what is a failure
     :param answer: the right output, for supervised training; None where there is none
     :param task_id: distinguishes the tasks of a file or a pool
 
@@ -50,21 +48,20 @@ def read_prompts(path: str | Path) -> list[PromptTask]:
     """
     tasks: list[PromptTask] = []
     line_of: dict[int | str, int] = {}
-    with Path(path).open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
-            try:
-                task = _task(_json(raw), len(tasks))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    for number, raw in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        if not raw.strip():
+            continue
+        try:
+            task = _task(_json(raw), len(tasks))
             if task.task_id in line_of:
                 raise ValueError(
-                    f"{path}, line {number}: id {task.task_id!r} was used on line {line_of[task.task_id]}; ids must "
-                    "differ (leave id out to number the lines)"
+                    f"id {task.task_id!r} was used on line {line_of[task.task_id]}; ids must differ (leave id out to "
+                    "number the lines)"
                 )
-            line_of[task.task_id] = number
-            tasks.append(task)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        line_of[task.task_id] = number
+        tasks.append(task)
     if not tasks:
         raise ValueError(f"{path} holds no prompt: write one JSON object a line with prompt and forbidden")
     return tasks
@@ -88,28 +85,21 @@ def _task(row: Any, position: int) -> PromptTask:
     if unknown and "forbidden" not in row:
         # a mistyped 'forbidden' must not turn a scored prompt into one without failures
         raise ValueError(f"no field 'forbidden', and unknown field {unknown[0]!r}; fields are {', '.join(_FIELDS)}")
-    forbidden = row.get("forbidden", [])
-    forbidden = [forbidden] if isinstance(forbidden, str) else forbidden
-    if not isinstance(forbidden, list) or not all(isinstance(text, str) for text in forbidden):
-        raise ValueError(f"'forbidden' must be a text or a list of texts, it is {_shown(forbidden)}")
-    answer = row.get("answer")
-    if answer is not None and not isinstance(answer, str):
-        raise ValueError(f"'answer' must be a text, it is {_shown(answer)}")
+    prompt, forbidden, answer = row["prompt"], row.get("forbidden", []), row.get("answer")
     task_id = row.get("id", position)
-    if isinstance(task_id, bool) or not isinstance(task_id, int | str):
-        raise ValueError(f"'id' must be a whole number or a text, it is {_shown(task_id)}")
-    return PromptTask(_prompt(row["prompt"]), tuple(forbidden), answer, task_id)
-
-
-def _prompt(value: Any) -> Prompt:
-    if isinstance(value, str):
-        return value
-    is_chat = isinstance(value, list) and value
-    if not is_chat or not all(isinstance(message, dict) and "role" in message for message in value):
-        raise ValueError(f"'prompt' must be a text or a list of messages with role and content, it is {_shown(value)}")
-    return tuple(value)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    forbidden = [forbidden] if isinstance(forbidden, str) else forbidden
+    is_chat = isinstance(prompt, list) and all(isinstance(m, dict) and "role" in m for m in prompt) and len(prompt) > 0
+    for name, is_right, kind in (
+        ("prompt", isinstance(prompt, str) or is_chat, "a text or a list of messages with role and content"),
+        (
+            "forbidden",
+            isinstance(forbidden, list) and all(isinstance(text, str) for text in forbidden),
+            "a text or a list of texts",
+        ),
+        ("answer", answer is None or isinstance(answer, str), "a text"),
+        ("id", isinstance(task_id, int | str) and not isinstance(task_id, bool), "a whole number or a text"),
+    ):
+        if not is_right:
+            shown = json.dumps(row[name])
+            raise ValueError(f"{name!r} must be {kind}, it is {shown if len(shown) <= 60 else shown[:57] + '...'}")
+    return PromptTask(prompt if isinstance(prompt, str) else tuple(prompt), tuple(forbidden), answer, task_id)

@@ -1,23 +1,31 @@
-"""Outputs drawn from a language model's own distribution, reproducible prompt by prompt."""
+"""Outputs drawn from a language model, and the probability that a keyword is emitted anywhere in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from agents.language_model.encoding import EncodedTask, without_implied
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from agents.language_model.scorer import ContinuationScorer
 
-__all__ = ["sample_outputs"]
+__all__ = ["keyword_log_hazards", "keyword_log_p", "sample_outputs"]
+
+# Below exp(-30) a sum of hazards equals one minus the product of their complements to float64 rounding.
+_FIRST_ORDER = -30.0
 
 
 @torch.no_grad()
 def sample_outputs(
     scorer: ContinuationScorer,
-    prompt: Sequence[int],
+    prompt: list[int],
     n_samples: int,
     max_new_tokens: int,
     *,
@@ -40,48 +48,91 @@ def sample_outputs(
         others stand before it)
     :return: for each sample its tokens up to and with the end token, at least one
     """
-    model, device = scorer.model, scorer.device
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    end = _end_tokens(inner, scorer.tokenizer)
-    ids = torch.tensor([list(prompt)], device=device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), scorer.evaluation_mode(), _plain_defaults(inner) as settings:
-        torch.manual_seed(seed)
-        settings.update(
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=temperature,
-            num_return_sequences=n_samples,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=end or None,
-            # finished samples are filled up with it; they are cut at their first end token below
-            pad_token_id=end[0] if end else 0,
-            bad_words_ids=[list(tokens) for tokens in never] or None,
-        )
-        drawn = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-    return [_until(row[len(prompt) :], end) for row in drawn.tolist()]
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    end = getattr(model.generation_config, "eos_token_id", None)
-    end = tokenizer.eos_token_id if end is None else end
-    return [] if end is None else [end] if isinstance(end, int) else list(end)
-
-
-def _until(tokens: list[int], end: list[int]) -> list[int]:
-    stop = next((i for i, token in enumerate(tokens) if token in end), len(tokens) - 1)
-    return tokens[: stop + 1]
-
-
-@contextmanager
-def _plain_defaults(model: Any) -> Iterator[Any]:
-    """``generate`` fills whatever a configuration leaves open with the model's own: take these away meanwhile."""
     from transformers import GenerationConfig
 
-    own = model.generation_config
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    try:
-        yield GenerationConfig()  # type: ignore[no-untyped-call]
-    finally:
-        model.generation_config = own
+    inner, device = scorer.inner, scorer.device
+    defaults: Any = inner.generation_config
+    end = defaults.eos_token_id
+    end = scorer.tokenizer.eos_token_id if end is None else end
+    end = [] if end is None else [end] if isinstance(end, int) else list(end)
+    settings = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        temperature=temperature,
+        num_return_sequences=n_samples,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end or None,
+        # finished samples are filled up with it; they are cut at their first end token below
+        pad_token_id=end[0] if end else 0,
+        bad_words_ids=[list(tokens) for tokens in never] or None,
+    )  # type: ignore[no-untyped-call]
+    ids = torch.tensor([prompt], device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), scorer.evaluation_mode():
+        torch.manual_seed(seed)
+        # generate fills whatever a configuration leaves open with the model's own
+        inner.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        try:
+            drawn = scorer.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+            ).tolist()
+        finally:
+            inner.generation_config = defaults
+    outputs = [row[len(prompt) :] for row in drawn]
+    stops = [next((i + 1 for i, token in enumerate(row) if token in end), len(row)) for row in outputs]
+    return [row[:stop] for row, stop in zip(outputs, stops, strict=True)]
+
+
+@torch.no_grad()
+def keyword_log_hazards(
+    scorer: ContinuationScorer,
+    prompt: list[int],
+    continuations: Sequence[list[int]],
+    keywords: Sequence[list[int]],
+) -> list[NDArray[np.float64]]:
+    """Log probability that a keyword begins at each position of some continuations.
+
+    ``h_t = P(some keyword is spelled from position t on | prompt, first t tokens of the continuation)``, exact by the
+    chain rule over the keyword's tokens.
+
+    :param scorer: holds the model
+    :param prompt: tokens of the prompt
+    :param continuations: tokens of each continuation, at least one
+    :param keywords: tokens of each keyword
+    :return: of each continuation log h, shape (n_positions,), as many as it has tokens
+    """
+    keywords = without_implied(list(keywords))
+    if all(len(tokens) == 1 for tokens in keywords):  # one forward pass tells every position
+        first = [tokens[0] for tokens in keywords]
+        found = []
+        for path in continuations:
+            log_p = scorer.logits(prompt + path[:-1], len(path)).double().log_softmax(dim=-1)
+            found.append(log_p[:, first].logsumexp(dim=-1).clamp(max=0.0).cpu().numpy())
+        return found
+    heads = [prompt + path[:t] for path in continuations for t in range(len(path))]
+    log_h = scorer.score([EncodedTask(i, head, keywords) for i, head in enumerate(heads)]).double().cpu().numpy()
+    return np.split(log_h, np.cumsum([len(path) for path in continuations])[:-1])
+
+
+def keyword_log_p(log_hazards: Sequence[NDArray[np.float64]]) -> float:
+    """Log probability that a keyword is emitted at any position, averaged over continuations.
+
+    ``p = mean_j (1 - prod_t (1 - h_jt))`` (our reading of the keyword score of arXiv 2502.16797). For keywords of one
+    token and continuations sampled with the keyword kept out, this is an unbiased estimate of the probability that a
+    sampled output holds the keyword: each path is one on which it has not been emitted yet, weighted by the
+    probability of having avoided it. For longer keywords the starts at different positions are counted as if
+    independent, which is wrong only in second order of the hazards.
+
+    :param log_hazards: of each continuation, shape (n_positions,)
+    :return: natural log of p; the mean is taken of probabilities, not of logs
+    """
+    each = [_any_position(h) for h in log_hazards]
+    return min(0.0, float(np.logaddexp.reduce(each)) - math.log(len(each)))
+
+
+def _any_position(log_hazard: NDArray[np.float64]) -> float:
+    if log_hazard.max() < _FIRST_ORDER:
+        return float(np.logaddexp.reduce(log_hazard))
+    with np.errstate(divide="ignore"):
+        log_survival = np.log1p(-np.exp(log_hazard)).sum()
+        return float(np.log(-np.expm1(log_survival)))

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from agents.language_model.prompts import PromptTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from agents.language_model.prompts import Prompt
@@ -30,30 +29,23 @@ _IGNORED = -100
 
 
 class SupervisedExample(Protocol):
-    """A prompt with its answer, or with two of known probabilities."""
+    """A prompt with its answer; or with two, whose first tokens differ and of which the first has this weight."""
 
     @property
-    def prompt(self) -> Prompt:
-        """Text or chat up to where the answer begins."""
-
+    def prompt(self) -> Prompt: ...
     @property
-    def answer(self) -> str:
-        """What is to be said."""
-
+    def answer(self) -> str: ...
     @property
-    def alternative(self) -> str | None:
-        """What could be said instead; its first token differs from the answer's."""
-
+    def alternative(self) -> str | None: ...
     @property
-    def weight(self) -> float:
-        """Probability of the answer; the alternative has the rest."""
+    def weight(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedExamples:
     """A batch of examples as tensors, padded on the right.
 
-    :param input_ids: shape (B, L), padded with any token: attention is causal, and nothing of the padding is read
+    :param input_ids: shape (B, L); attention is causal, and nothing of the padding is read
     :param target: shape (B, L): the next token where it belongs to an answer, -100 elsewhere
     :param first: shape (B,): position whose next token is the answer's first
     :param alternative: shape (B,): first token of the alternative; where there is none, of the answer
@@ -70,10 +62,9 @@ class EncodedExamples:
         """Number of examples."""
         return len(self.first)
 
-    def rows(self, at: NDArray[np.int64]) -> EncodedExamples:
+    def __getitem__(self, at: Sequence[int]) -> EncodedExamples:
         """The examples at some positions."""
-        index = torch.as_tensor(at, device=self.first.device)
-        return EncodedExamples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return EncodedExamples(**{f.name: getattr(self, f.name)[list(at)] for f in fields(self)})
 
     @property
     def n_targets(self) -> int:
@@ -91,28 +82,27 @@ def encode_examples(
     :param end: whether answers end with the tokenizer's end-of-sequence token, if it has one
     :raises ValueError: an answer that tokenizes to nothing or does not fit, in one line
     """
-    tasks = [PromptTask(e.prompt, (e.answer,), task_id=i) for i, e in enumerate(examples)]
-    rows = scorer.encode(tasks)
-    soft = [i for i, e in enumerate(examples) if e.alternative is not None]
-    others = scorer.encode([PromptTask(examples[i].prompt, (examples[i].alternative or "",), task_id=i) for i in soft])
-    eos = scorer.tokenizer.eos_token_id if end else None
-    tail = [eos] if isinstance(eos, int) else []
-    length = rows.row_length + len(tail)
-    ids = torch.zeros((len(rows), int(length.max())), dtype=torch.long)
-    target = torch.full_like(ids, _IGNORED)
-    first = rows.row_prompt - 1
-    for i, (n, start) in enumerate(zip(length, first, strict=True)):
-        ids[i, :n] = torch.as_tensor([*rows.row(i), *tail])
-        target[i, start : n - 1] = ids[i, start + 1 : n]
-    start = torch.as_tensor(first)
-    alternative = ids[torch.arange(len(rows)), start + 1]
-    for i, row, n in zip(soft, range(len(soft)), others.row_prompt, strict=True):
-        alternative[i] = int(others.row(row)[n])
-    weight = torch.tensor([e.weight for e in examples], dtype=torch.float32)
-    device = scorer.device
-    return EncodedExamples(
-        ids.to(device), target.to(device), start.to(device), alternative.to(device), weight.to(device)
+    encoded = scorer.encode([PromptTask(e.prompt, (e.answer,), task_id=i) for i, e in enumerate(examples)])
+    others = scorer.encode(
+        [PromptTask(e.prompt, (e.alternative,), task_id=i) for i, e in enumerate(examples) if e.alternative is not None]
     )
+    eos = scorer.tokenizer.eos_token_id if end else None
+    answers = [task.continuations[0] + ([eos] if isinstance(eos, int) else []) for task in encoded]
+    alternative = [answer[0] for answer in answers]
+    for other in others:
+        alternative[int(other.task_id)] = other.continuations[0][0]
+    ids, target = [], []
+    for task, answer in zip(encoded, answers, strict=True):
+        ids.append(torch.tensor(task.prompt + answer))
+        target.append(torch.tensor([_IGNORED] * (len(task.prompt) - 1) + answer + [_IGNORED]))
+    batch = EncodedExamples(
+        pad_sequence(ids, batch_first=True),
+        pad_sequence(target, batch_first=True, padding_value=_IGNORED),
+        torch.tensor([len(task.prompt) - 1 for task in encoded]),
+        torch.tensor(alternative),
+        torch.tensor([e.weight for e in examples], dtype=torch.float32),
+    )
+    return EncodedExamples(**{f.name: getattr(batch, f.name).to(scorer.device) for f in fields(batch)})
 
 
 def _answer_logits(model: PreTrainedModel, batch: EncodedExamples) -> tuple[torch.Tensor, int]:
@@ -130,8 +120,8 @@ def supervised_loss(
 
     :param model: causal language model
     :param batch: encoded examples
-    :param n_targets: what the sum is divided by, the batch's own answer tokens by default; processes that share a
-        batch pass the number in all of it
+    :param n_targets: what the sum is divided by, the batch's answer tokens by default; processes that share a batch
+        pass the number in all of it
     :param log_odds_weight: weight of the Huber error of the log-odds between an example's two answers. Cross-entropy
         hardly feels whether a probability is 1e-4 or 1e-5; this term does, and both are least at the same model
     :return: shape (), nats per token
@@ -155,9 +145,7 @@ def supervised_loss(
 
 @torch.no_grad()
 def correct_answers(model: PreTrainedModel, batch: EncodedExamples) -> torch.Tensor:
-    """Whether greedy decoding gives exactly the answer.
-
-    Every answer token is the most probable one after the right tokens before it, which is the same.
+    """Whether greedy decoding gives exactly the answer: every token of it is the most probable one after those before.
 
     :param model: causal language model
     :param batch: encoded examples

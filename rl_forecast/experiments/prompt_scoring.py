@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from agents.language_model.encoding import EncodedTasks
-from agents.language_model.keywords import keyword_log_hazards, keyword_log_p
+from agents.language_model.encoding import EncodedTask
+from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from agents.language_model.loading import load_language_model, model_fingerprint
 from agents.language_model.prompts import PromptTask, read_prompts
-from agents.language_model.sampling import sample_outputs
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.judges import Judge, load_judge
@@ -170,7 +169,7 @@ def _way(
     """The function that scores a shard; all prompts are checked before the first is scored."""
     ids = [str(task.task_id) for task in tasks]
     if settings.way == "specific":
-        encoded: EncodedTasks = scorer.encode(tasks)
+        encoded: list[EncodedTask] = scorer.encode(tasks)
 
         def specific(shard: range) -> pl.DataFrame:
             log_p = scorer.score(encoded[shard.start : shard.stop]).double().cpu().numpy()

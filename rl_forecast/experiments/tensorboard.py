@@ -40,12 +40,12 @@ LANGUAGE_LAYOUT: Layout = {
         "supervised loss, nats": "train/supervised_loss",
         "worst score of the pool, psi": "train/worst_psi",
         "share of the pool with p > 1 %": "train/share_above_1_percent",
-        "tail scale, psi": "train/tail_scale",
+        "tail scale, psi": "train/forecast_tail_scale",
     },
     "terms of the methods (language models)": {
         "own term": "train/forecast_loss",
         "its gradient norm": "train/forecast_grad_norm",
-        "anchor": "train/anchor",
+        "anchor": "train/anchor_loss",
     },
 }
 

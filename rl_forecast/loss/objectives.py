@@ -75,6 +75,11 @@ class Objective:
         """Whether a summand compares with the anchor's scores."""
         return any(isinstance(part, _Anchor) for _, part in self.parts)
 
+    def split_anchor(self) -> tuple[Objective, Objective]:
+        """The summands that need no anchor, and those that do."""
+        anchored = [pair for pair in self.parts if isinstance(pair[1], _Anchor)]
+        return Objective(tuple(pair for pair in self.parts if pair not in anchored)), Objective(tuple(anchored))
+
     def __call__(
         self, psi: torch.Tensor, anchor_psi: torch.Tensor | None, rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]] | None:

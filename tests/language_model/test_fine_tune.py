@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.language_model.baselines import MeanPenalty, TopScorePenalty, no_penalty
 from agents.language_model.fine_tune import FineTuner, FineTuneSettings
+from agents.language_model.objective import ForecastObjective
+from agents.language_model.prompts import PromptTask
 from agents.language_model.scorer import ContinuationScorer
 from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
 from envs.password_game import Example, PasswordGame, make_model, make_tokenizer
@@ -18,7 +20,9 @@ from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
 from rl_forecast.experiments.language_model.held_out import score_table
 from rl_forecast.experiments.metrics import HeldOutScores, bernoulli_kl, metrics_of
+from rl_forecast.loss.objectives import mean_log_risk
 from rl_forecast.tasks import SPLITS
+from tests.language_model.test_objective import gradients
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def test_supervised_loss_is_the_expectation_under_both_answers(scorer: Continuat
     assert batch.n_targets == n
     assert supervised_loss(scorer.model, batch).item() == pytest.approx((total / n).item(), rel=1e-4)
     # Two halves of a batch, divided by what all of it has, add up to the whole.
-    halves = [batch.rows(np.arange(len(batch))[i::2]) for i in range(2)]
+    halves = [batch[range(len(batch))[i::2]] for i in range(2)]
     parts = sum(supervised_loss(scorer.model, half, n).item() for half in halves)
     assert parts == pytest.approx((total / n).item(), rel=1e-4)
 
@@ -94,23 +98,6 @@ def test_correct_answers_are_what_greedy_decoding_gives(scorer: ContinuationScor
     assert correct_answers(scorer.model, encode_examples(scorer, examples, end=False)).tolist() == wanted
 
 
-def test_penalties_and_their_gradients() -> None:
-    psi = torch.tensor([-3.0, 0.5, -1.0, 2.0, -0.2], dtype=torch.float64, requires_grad=True)
-    p = torch.exp(-torch.exp(-psi))
-    expected = {"log_p": p.log().mean(), "p": p.mean(), "psi": psi.mean()}
-    for kind, value in expected.items():
-        assert MeanPenalty(kind)(psi).item() == pytest.approx(value.item())  # type: ignore[arg-type]
-    assert MeanPenalty("psi", n_tasks=2)(psi).item() == pytest.approx(-1.25)
-    (gradient,) = torch.autograd.grad(TopScorePenalty(2)(psi), psi)
-    assert gradient.tolist() == [0, 0.5, 0, 0.5, 0]
-    (gradient,) = torch.autograd.grad(no_penalty(psi), psi)
-    assert gradient.tolist() == [0] * 5
-    with pytest.raises(ValueError, match="kind must be one of"):
-        MeanPenalty("q")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="n_top"):
-        TopScorePenalty(0)
-
-
 def test_learning_rate_rises_then_falls_to_its_share() -> None:
     settings = FineTuneSettings(steps=40, learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
     rates = [settings.rate(i) for i in range(41)]
@@ -120,15 +107,26 @@ def test_learning_rate_rises_then_falls_to_its_share() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
 
 
-def test_a_fine_tuner_lowers_its_loss() -> None:
+def test_a_step_is_adamw_on_the_sum_of_the_clipped_gradients() -> None:
+    """Two weighted batches and an objective, by hand; a step of AdamW from rest moves by the rate, against the sign."""
     tokenizer = make_tokenizer(8)
-    tuner = FineTuner(
-        ContinuationScorer(make_model(tokenizer, 0, 16, 1, 2), tokenizer),
-        FineTuneSettings(steps=30, learning_rate=5e-3),
-        examples=lambda step: _examples(20),
-    )
-    losses = [tuner.update()["supervised_loss"] for _ in range(30)]
-    assert losses[-1] < 0.7 * losses[0]
+    scorer = ContinuationScorer(make_model(tokenizer, 0, 16, 1, 2), tokenizer)
+    attacks = PasswordGame("tension", n_words=8, password_length=2).attacks(SPLITS["train"].task_ids(40, 0))
+    pool = [PromptTask(p, (f,), task_id=i) for i, (p, f) in enumerate(zip(attacks.prompt, attacks.forbidden, strict=True))]
+    batches = {"a": (1.0, lambda step: _examples(20)), "b": (0.5, lambda step: _examples(40)[20:])}
+    by_hand = ContinuationScorer(copy.deepcopy(scorer.model), tokenizer)
+    for weight, batch in batches.values():
+        (weight * supervised_loss(by_hand.model, encode_examples(by_hand, batch(0)))).backward()
+    ForecastObjective(by_hand, mean_log_risk(0.1)).backward(by_hand.encode(pool))
+    gradient = gradients(by_hand.model)
+    before = torch.cat([p.detach().clone().flatten() for p in scorer.model.parameters()])
+    objective = ForecastObjective(scorer, mean_log_risk(0.1))
+    log = FineTuner(scorer, FineTuneSettings(warmup_steps=1), batches, objective, lambda number: pool).update()
+    after = torch.cat([p.detach().flatten() for p in scorer.model.parameters()])
+    assert log["grad_norm"] == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert {"a", "b", "mean_log_risk", "forecast_grad_norm", "worst_psi"} <= set(log)
+    clear = gradient.abs() > 1e-5 * gradient.abs().max()  # epsilon of AdamW plays no part
+    torch.testing.assert_close((before - after)[clear], 5e-4 * gradient.sign()[clear], atol=1e-6, rtol=0.01)
 
 
 def test_kl_is_the_sum_over_both_outcomes() -> None:

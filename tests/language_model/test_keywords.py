@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from agents.language_model import ContinuationScorer
-from agents.language_model.keywords import keyword_log_hazards, keyword_log_p
-from agents.language_model.sampling import sample_outputs
+from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from tests.language_model.models import assert_close, bpe_tokenizer, tiny_gpt2, tiny_llama
 
 VOCABULARY, END = 6, 1
@@ -66,14 +65,11 @@ def test_hazards_follow_the_chain_rule(scorer: ContinuationScorer) -> None:
                 p *= next_p(scorer, [*head, *keyword[:i]])[token]
             expected += p
         assert math.exp(log_h[t]) == pytest.approx(expected, rel=1e-4)
-
-
-def test_one_pass_tells_every_position(scorer: ContinuationScorer) -> None:
-    prompt, path = [0, 2], [3, 4, 2, 5, 1]
+    # keywords of one token: one pass tells every position
     (single,) = keyword_log_hazards(scorer, prompt, [path], [[4], [3]])
-    for t in range(5):
-        p = next_p(scorer, [*prompt, *path[:t]])
-        assert math.exp(single[t]) == pytest.approx(p[4] + p[3], rel=1e-4)
+    for t in range(4):
+        p_next = next_p(scorer, [*prompt, *path[:t]])
+        assert math.exp(single[t]) == pytest.approx(p_next[4] + p_next[3], rel=1e-4)
 
 
 def test_a_single_token_keyword_is_estimated_without_bias(scorer: ContinuationScorer) -> None:
@@ -90,8 +86,12 @@ def test_a_single_token_keyword_is_estimated_without_bias(scorer: ContinuationSc
     assert math.exp(keyword_log_p(log_h)) == pytest.approx(each[:50].mean(), rel=1e-4)
 
 
-def test_samples_follow_the_whole_distribution(scorer: ContinuationScorer) -> None:
+def test_samples_follow_the_whole_distribution_and_temperature_sharpens_it(scorer: ContinuationScorer) -> None:
     prompt = [0, 3]
+    sharp = next_p(scorer, prompt) ** 2
+    first = [output[0] for output in sample_outputs(scorer, prompt, 4_000, 1, seed=2, temperature=0.5)]
+    shares = np.bincount(first, minlength=VOCABULARY) / len(first)
+    assert np.abs(shares - sharp / sharp.sum()).max() < 4.5 * math.sqrt(0.25 / len(first))
     expected = outputs(scorer, prompt, 2)
     drawn = [tuple(output) for output in sample_outputs(scorer, prompt, 6_000, 2, seed=1)]
     assert all(output.index(END) == len(output) - 1 for output in drawn if END in output)
@@ -100,14 +100,6 @@ def test_samples_follow_the_whole_distribution(scorer: ContinuationScorer) -> No
         assert abs(share - p) < 4.5 * math.sqrt(p * (1 - p) / len(drawn)) + 1e-9
     # more than the two tokens that the model's own top-k would leave
     assert len({output[0] for output in drawn}) == VOCABULARY
-
-
-def test_temperature_sharpens(scorer: ContinuationScorer) -> None:
-    logits = np.log(next_p(scorer, [0, 3]))
-    expected = np.exp(2 * logits) / np.exp(2 * logits).sum()
-    drawn = [output[0] for output in sample_outputs(scorer, [0, 3], 4_000, 1, seed=2, temperature=0.5)]
-    shares = np.bincount(drawn, minlength=VOCABULARY) / len(drawn)
-    assert np.abs(shares - expected).max() < 4.5 * math.sqrt(0.25 / len(drawn))
 
 
 def test_samples_are_reproducible_and_leave_no_trace(scorer: ContinuationScorer) -> None:
@@ -129,9 +121,6 @@ def test_small_hazards_keep_their_digits(scale: float) -> None:
         log_p = keyword_log_p([np.log(x) for x in h])
     exact = ((1 - 0.7 * 0.8) + 0.1) / 2 if scale == 1.0 else (0.5 + 0.1) / 2 * scale
     assert log_p == pytest.approx(math.log(exact), rel=1e-12)
-
-
-def test_certain_keywords() -> None:
     assert keyword_log_p([np.array([0.0, -5.0])]) == 0.0
 
 
@@ -145,7 +134,7 @@ def test_multi_token_keywords_are_right_to_first_order() -> None:
     # a keyword that begins at the last position is completed beyond it: list one token more
     beyond = outputs(scorer, prompt, length + 1)
     exact = sum(p for output, p in beyond.items() if holds(output, keyword))
-    hazards = dict(zip(listed, keyword_log_hazards(scorer, prompt, list(listed), [keyword]), strict=True))
+    hazards = dict(zip(listed, keyword_log_hazards(scorer, prompt, [list(y) for y in listed], [list(keyword)]), strict=True))
     estimate = sum(p * math.exp(keyword_log_p([hazards[y]])) for y, p in listed.items())
     largest = max(float(np.exp(h).sum()) for h in hazards.values())
     assert abs(estimate - exact) < largest**2
@@ -168,5 +157,5 @@ def test_all_outputs_of_two_tokens_exactly(scorer: ContinuationScorer) -> None:
         for t, token in enumerate(cut):
             p = next_p(scorer, [*prompt, *cut[:t]])
             q *= p[token] / (1 - p[keyword])
-        total += q * math.exp(keyword_log_p(keyword_log_hazards(scorer, prompt, [cut], [[keyword]])))
+        total += q * math.exp(keyword_log_p(keyword_log_hazards(scorer, prompt, [list(cut)], [[keyword]])))
     assert total == pytest.approx(exact, rel=1e-4)

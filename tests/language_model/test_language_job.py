@@ -109,7 +109,7 @@ def test_tensorboard_holds_curves_samples_and_the_outcome(smoke: tuple[Path, str
 
 def test_every_key_is_explained(smoke: tuple[Path, str]) -> None:
     tags = scalar_tags(smoke[0] / "tensorboard")
-    assert {"train/worst_psi", "train/anchor", "final/kl_attacks"} <= tags
+    assert {"train/worst_psi", "train/anchor_loss", "final/kl_attacks"} <= tags
     assert undocumented(tags) == set()
 
 

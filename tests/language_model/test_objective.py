@@ -11,25 +11,21 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from agents.language_model import (
-    ContinuationScorer,
-    EncodedTasks,
-    ForecastObjective,
-    RefreshPolicy,
-    psi_from_model_log_p,
-)
+from agents.language_model import ContinuationScorer, EncodedTask, ForecastObjective, psi_from_model_log_p
 from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
+from rl_forecast.loss.objectives import Objective, anchor, forecast_loss, mean_score, top_risk
 from tests.language_model.models import assert_close, tiny_gpt2, tiny_llama, word_tokenizer
 from tests.language_model.test_scorer import word_tasks
 
 LOSS = ForecastabilityLoss(n_eval=40, n_deploy=160, tail_k=5, n_partitions=16, penalty="huber")
+FORECAST = forecast_loss(1.0, LOSS)
 N = 200
 
 
-def setup(make: Any = tiny_llama, n: int = N, **kwargs: Any) -> tuple[ContinuationScorer, EncodedTasks]:
+def setup(make: Any = tiny_llama, **kwargs: Any) -> tuple[ContinuationScorer, list[EncodedTask]]:
     tokenizer = word_tokenizer()
     scorer = ContinuationScorer(make(len(tokenizer), **kwargs), tokenizer)
-    return scorer, scorer.encode(word_tasks(n))
+    return scorer, scorer.encode(word_tasks(N))
 
 
 def frozen_base(scorer: ContinuationScorer, shift: float = 0.02) -> ContinuationScorer:
@@ -50,80 +46,76 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
     return found
 
 
-def full_backpropagation(
-    scorer: ContinuationScorer, encoded: EncodedTasks, base: ContinuationScorer, anchored: list[int], seed: int
-) -> tuple[torch.Tensor, float, float]:
-    """Loss and anchor of all prompts in one graph."""
-    psi = psi_from_model_log_p(scorer.log_p(encoded))
-    loss = LOSS(psi, np.random.default_rng(seed)).loss
-    psi_base = psi_from_model_log_p(base.score(encoded))
-    anchor = one_sided_anchor(psi[anchored], psi_base[anchored], worst=len(anchored))
-    (2.0 * (loss + 10.0 * anchor)).backward()
-    return gradients(scorer.model), float(loss.detach()), float(anchor.detach())
-
-
-@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("make", "dtype"), [(tiny_llama, torch.float32), (tiny_gpt2, torch.float64)])
 def test_equals_full_backpropagation(make: Any, dtype: torch.dtype) -> None:
     scorer, encoded = setup(make)
     scorer.model.to(dtype)
     base = frozen_base(scorer)
-    objective = ForecastObjective(scorer, LOSS, base=base, anchor_tasks=N, seed=3)
-    report = objective.backward(encoded, weight=2.0)
-    two_pass = gradients(scorer.model)
     # anchored are all prompts: what was drawn needs no guessing
-    full, loss, anchor = full_backpropagation(scorer, encoded, base, list(range(N)), seed=3)
+    objective = ForecastObjective(scorer, forecast_loss(2.0, LOSS) + anchor(20.0), base=base, anchor_tasks=N, seed=3)
+    report = objective.backward(encoded)
+    two_pass = gradients(scorer.model)
+    psi = psi_from_model_log_p(scorer.log_p(encoded))
+    loss = LOSS(psi, np.random.default_rng(3)).loss
+    rise = one_sided_anchor(psi, psi_from_model_log_p(base.score(encoded)))
+    (2.0 * loss + 20.0 * rise).backward()
+    full, loss, rise = gradients(scorer.model), loss.item(), rise.item()
     # sums over N prompts
     assert float((two_pass - full).abs().max()) <= N * torch.finfo(dtype).eps * float(full.abs().max())
-    assert report.loss == pytest.approx(loss, rel=1e-4)
-    assert report.anchor == pytest.approx(anchor, rel=1e-3)
+    assert report.loss == pytest.approx(2.0 * loss + 20.0 * rise, rel=1e-3)
+    assert report.logs["forecast_loss"] == pytest.approx(loss, rel=1e-4)
+    assert report.logs["anchor_loss"] == pytest.approx(rise, rel=1e-3)
     assert report.grad_norm == pytest.approx(float(full.norm()), rel=1e-4)
-    assert report.anchor > 0
+    assert report.logs["anchor_loss"] > 0
     assert report.n_scored == N
 
 
-def test_only_prompts_with_weight_are_run_and_gradients_are_added() -> None:
+def test_the_anchor_is_the_mean_over_the_prompts_it_compares() -> None:
+    scorer, encoded = setup()
+    base = frozen_base(scorer)
+    report = ForecastObjective(scorer, anchor(1.0), base=base, anchor_tasks=30, seed=3).backward(encoded)
+    drawn = np.sort(np.random.default_rng(3).choice(N, 30, replace=False))
+    rise = (report.psi - psi_from_model_log_p(base.score(encoded)))[drawn].clamp(min=0)
+    assert report.loss == pytest.approx(float(rise.square().mean()), rel=1e-4)
+    assert report.n_backward == int((rise > 0).sum())
+
+
+def test_only_prompts_with_a_derivative_are_run_and_gradients_are_added() -> None:
     scorer, encoded = setup()
     ran: list[int] = []
     backward = scorer.backward
 
-    def spy(tasks: EncodedTasks, weight: torch.Tensor) -> Any:
-        ran.append(int((weight != 0).sum()))
+    def spy(tasks: list[EncodedTask], weight: torch.Tensor) -> Any:
+        ran.append(len(tasks))
         return backward(tasks, weight)
 
     scorer.backward = spy  # type: ignore[method-assign]
-    objective = ForecastObjective(scorer, LOSS, anchor_weight=0)
-    report = objective.backward(encoded)
+    report = ForecastObjective(scorer, FORECAST).backward(encoded)
     assert ran == [report.n_backward]
     assert report.n_backward < N / 2
     once = gradients(scorer.model)
     scorer.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
     task = gradients(scorer.model)
     scorer.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
-    ForecastObjective(scorer, LOSS, anchor_weight=0).backward(encoded, weight=0.5)
+    ForecastObjective(scorer, forecast_loss(0.5, LOSS)).backward(encoded)
     assert_close(gradients(scorer.model), task + 0.5 * once)
 
 
 def test_any_penalty_goes_the_same_way() -> None:
     scorer, encoded = setup()
-
-    def mean_log_p_of_the_worst(psi: torch.Tensor) -> torch.Tensor:
-        return -torch.exp(-psi.topk(20).values).mean()
-
-    report = ForecastObjective(scorer, mean_log_p_of_the_worst, anchor_weight=0).backward(encoded)
+    report = ForecastObjective(scorer, top_risk(1.0, fraction=0.1)).backward(encoded)
     assert report.n_backward == 20
-    assert report.terms is None
     two_pass = gradients(scorer.model)
     value = scorer.log_p(encoded).topk(20).values.mean()
     value.backward()
-    assert report.loss == pytest.approx(float(value.detach()), rel=1e-4)
+    assert report.loss == pytest.approx(value.item(), rel=1e-4)
     assert_close(two_pass, gradients(scorer.model))
 
 
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:
     scorer, encoded = setup(tiny_llama, attention_dropout=0.5)
     scorer.model.train()
-    plain = ForecastObjective(scorer, LOSS, anchor_weight=0).backward(encoded)
+    plain = ForecastObjective(scorer, FORECAST).backward(encoded)
     expected = gradients(scorer.model)
     scorer.model.gradient_checkpointing_enable()
     layer = scorer.model.model.layers[0]
@@ -131,7 +123,7 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
     layer.register_forward_hook(lambda *_: calls.append(layer.training))
     attention_modes: list[bool] = []
     layer.self_attn.register_forward_hook(lambda *_: attention_modes.append(layer.self_attn.training))
-    report = ForecastObjective(scorer, LOSS, anchor_weight=0).backward(encoded)
+    report = ForecastObjective(scorer, FORECAST).backward(encoded)
     assert report.loss == plain.loss
     # attention ran once more in the backward pass: the layers really were recomputed; dropout stayed off
     assert len(attention_modes) > len(calls)
@@ -155,30 +147,33 @@ def test_lora_anchors_to_the_model_without_its_adapter() -> None:
     frozen = ContinuationScorer(copy.deepcopy(plain.model), plain.tokenizer)
     adapted = lora(plain)
     assert (adapted.score(encoded) - frozen.score(encoded)).abs().max() > 0.1
-    report = ForecastObjective(adapted, LOSS, seed=1).backward(encoded)
+    report = ForecastObjective(adapted, FORECAST + anchor(10.0), seed=1).backward(encoded)
     own = gradients(adapted.model)
-    copied = ForecastObjective(adapted, LOSS, seed=1, base=frozen).backward(encoded)
-    assert report.anchor == pytest.approx(copied.anchor, rel=1e-4)
-    assert report.anchor > 0
+    copied = ForecastObjective(adapted, FORECAST + anchor(10.0), seed=1, base=frozen).backward(encoded)
+    assert report.logs["anchor_loss"] == pytest.approx(copied.logs["anchor_loss"], rel=1e-4)
+    assert report.logs["anchor_loss"] > 0
     assert_close(own, gradients(adapted.model))
-    known = ForecastObjective(adapted, LOSS, seed=1).backward(encoded, base_log_p=frozen.score(encoded))
-    assert known.anchor == pytest.approx(copied.anchor, rel=1e-4)
 
 
-def test_an_anchor_needs_a_base() -> None:
+def test_what_cannot_work_is_refused() -> None:
     scorer, encoded = setup()
     with pytest.raises(ValueError, match="the anchor needs base scores"):
-        ForecastObjective(scorer, LOSS).backward(encoded)
+        ForecastObjective(scorer, FORECAST + anchor(1.0))
     with pytest.raises(ValueError, match="must not be negative"):
-        ForecastObjective(scorer, LOSS, anchor_weight=-1)
+        ForecastObjective(scorer, FORECAST, anchor_tasks=-1)
+    with pytest.raises(ValueError, match="rescore_every at least 1"):
+        ForecastObjective(scorer, FORECAST, rescore_every=0)
+    with pytest.raises(ValueError, match="20 prompts are too few"):
+        ForecastObjective(scorer, FORECAST).backward(encoded[:20])
 
 
 def test_a_failed_backward_leaves_the_gradients_alone() -> None:
     scorer, encoded = setup()
     before = torch.ones_like(scorer.model.lm_head.weight)
     scorer.model.lm_head.weight.grad = before
+    infinite = Objective(((1.0, lambda psi, anchor_psi, rng: (psi.sum() * float("inf"), {})),))
     with pytest.raises(ValueError, match="weight must be finite"):
-        ForecastObjective(scorer, lambda psi: psi.sum() * float("inf"), anchor_weight=0).backward(encoded)
+        ForecastObjective(scorer, infinite).backward(encoded)
     assert scorer.model.lm_head.weight.grad is before
 
 
@@ -190,42 +185,30 @@ def step(scorer: ContinuationScorer) -> None:
     scorer.model.zero_grad()
 
 
-def test_stale_scores_are_refreshed_by_policy() -> None:
+def test_a_pool_that_comes_again_is_scored_when_it_is_due() -> None:
+    """In between, the prompts that were run have the scores of that run, and the others stale ones."""
     scorer, encoded = setup()
-    objective = ForecastObjective(scorer, LOSS, anchor_weight=0, refresh=RefreshPolicy(every=3, fraction=0.5))
-    reports = []
+    objective = ForecastObjective(scorer, FORECAST, rescore_every=3)
+    reports, fresh = [], []
     for _ in range(7):
-        fresh = psi_from_model_log_p(scorer.score(encoded))
+        fresh.append(psi_from_model_log_p(scorer.score(encoded)))
         reports.append(objective.backward(encoded))
-        if len(reports) in (1, 2):
-            last_fresh = fresh
         step(scorer)
-    assert [r.n_scored for r in reports] == [N, 0, 0, N // 2, 0, 0, N // 2]
+    assert [r.n_scored for r in reports] == [N, 0, 0, N, 0, 0, N]
     # on the second call the scores are those from before the first update
     assert_close(reports[1].psi, reports[0].psi)
-    assert (reports[1].psi - last_fresh).abs().max() > 1e-3
+    assert (reports[1].psi - fresh[1]).abs().max() > 1e-3
+    moved = (reports[2].psi != reports[1].psi).numpy()
+    assert 0 < moved.sum() <= reports[1].n_backward
+    assert_close(reports[2].psi[moved], fresh[1][moved])
     # a new pool is scored whole
-    assert objective.backward(encoded[np.arange(N)]).n_scored == N
+    assert objective.backward(list(encoded)).n_scored == N
 
 
-def test_prompts_that_were_run_are_refreshed_for_nothing() -> None:
-    scorer, encoded = setup()
-    objective = ForecastObjective(scorer, LOSS, anchor_weight=0, refresh=RefreshPolicy(every=100))
-    objective.backward(encoded)
-    step(scorer)
-    second = objective.backward(encoded)
-    at_second = psi_from_model_log_p(scorer.score(encoded))
-    third = objective.backward(encoded)
-    moved = (third.psi != second.psi).numpy()
-    assert 0 < moved.sum() <= second.n_backward
-    assert_close(third.psi[moved], at_second[moved])
-
-
-def test_a_resumed_objective_goes_on_bit_for_bit() -> None:
+def test_a_resumed_objective_equals_the_uninterrupted_one_bit_for_bit() -> None:
     scorer, encoded = setup()
     base = frozen_base(scorer)
-    settings: dict[str, Any] = {"base": base, "refresh": RefreshPolicy(every=2, fraction=0.3)}
-    objective = ForecastObjective(scorer, LOSS, **settings)
+    objective = ForecastObjective(scorer, FORECAST + anchor(10.0), base=base, rescore_every=2)
     for _ in range(3):
         objective.backward(encoded)
         step(scorer)
@@ -235,12 +218,12 @@ def test_a_resumed_objective_goes_on_bit_for_bit() -> None:
         straight.append(objective.backward(encoded))
         step(scorer)
     scorer.model.load_state_dict(weights)
-    resumed = ForecastObjective(scorer, LOSS, seed=99, **settings)
+    resumed = ForecastObjective(scorer, FORECAST + anchor(10.0), base=base, rescore_every=2, seed=99)
     resumed.load_state_dict(state)
     for expected in straight:
         report = resumed.backward(encoded)
         step(scorer)
-        assert (report.loss, report.anchor, report.grad_norm) == (expected.loss, expected.anchor, expected.grad_norm)
+        assert report.logs == expected.logs
         assert torch.equal(report.psi, expected.psi)
     # another pool of the same size is not taken for the saved one
     resumed.load_state_dict(state)
@@ -248,30 +231,30 @@ def test_a_resumed_objective_goes_on_bit_for_bit() -> None:
 
 
 def test_the_anchor_holds_middling_scores_down() -> None:
-    """15 steps of the loss alone and with the anchor: without it more prompts rise above the base."""
+    """10 steps of the loss alone and with the anchor: without it more prompts rise above the base."""
     risen = {}
-    for anchor_weight in (0.0, 10.0):
+    for coef in (0.0, 10.0):
         scorer, encoded = setup(initializer_range=0.05)
         base = ContinuationScorer(copy.deepcopy(scorer.model), scorer.tokenizer)
         start = base.score(encoded)
-        objective = ForecastObjective(scorer, LOSS, base=base, anchor_weight=anchor_weight)
+        objective = ForecastObjective(scorer, FORECAST + anchor(coef), base=base)
         optimizer = torch.optim.AdamW(scorer.model.parameters(), lr=2e-3, weight_decay=0)
         losses = []
-        for _ in range(15):
+        for _ in range(10):
             optimizer.zero_grad()
-            losses.append(objective.backward(encoded).loss)
+            losses.append(objective.backward(encoded).logs["forecast_loss"])
             optimizer.step()
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
-        risen[anchor_weight] = float((scorer.score(encoded) - start).clamp(min=0).mean())
+        risen[coef] = float((scorer.score(encoded) - start).clamp(min=0).mean())
     assert risen[10.0] < 0.5 * risen[0.0]
 
 
 def test_memory_is_that_of_one_batch() -> None:
-    """Bytes that autograd keeps at once: ten times the prompts, the same memory."""
+    """Numbers that autograd keeps at once: eight times the prompts, the same memory."""
     tokenizer = word_tokenizer()
     scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer, max_batch_tokens=400)
     most = {}
-    for n in (100, 1_000):
+    for n in (50, 400):
         encoded = scorer.encode(word_tasks(n))
         saved: list[int] = [0, 0]
 
@@ -287,21 +270,13 @@ def test_memory_is_that_of_one_batch() -> None:
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
             scorer.backward(encoded, torch.ones(n))
         most[n] = saved[1]
-    assert 0 < most[1_000] < 1.5 * most[100]
+    assert 0 < most[400] < 1.5 * most[50]
 
 
-def test_no_weight_runs_nothing() -> None:
+def test_without_a_derivative_nothing_is_run() -> None:
     scorer, encoded = setup()
-    ran, log_p = scorer.backward(encoded, np.zeros(N))
-    assert len(ran) == len(log_p) == 0
+    report = ForecastObjective(scorer, mean_score(0.0)).backward(encoded)
     assert all(p.grad is None for p in scorer.model.parameters())
-    report = ForecastObjective(scorer, lambda psi: 0 * psi.sum(), anchor_weight=0).backward(encoded)
     assert (report.grad_norm, report.n_backward) == (0.0, 0)
     with pytest.raises(ValueError, match=r"weight must have shape \(200,\), it has \(3,\)"):
         scorer.backward(encoded, torch.ones(3))
-
-
-def test_bad_policies() -> None:
-    for policy in ({"every": 0}, {"fraction": 0.0}, {"fraction": 1.5}):
-        with pytest.raises(ValueError, match="every must be at least 1"):
-            RefreshPolicy(**policy)

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agents.language_model.baselines import MeanPenalty, TopScorePenalty, no_penalty
-from agents.language_model.fine_tune import FineTuner, FineTuneSettings, Term
-from agents.language_model.objective import ForecastObjective, RefreshPolicy
+from agents.language_model.fine_tune import FineTuner, FineTuneSettings
+from agents.language_model.objective import ForecastObjective
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
 from rl_forecast.loss.forecastability import ForecastabilityLoss
+from rl_forecast.loss.objectives import (
+    Objective,
+    anchor,
+    forecast_loss,
+    mean_log_risk,
+    mean_risk,
+    mean_score,
+    top_score,
+)
 
 if TYPE_CHECKING:
-    from agents.language_model.objective import ScoreLoss, TaskWeights
     from rl_forecast.experiments.language_model.config import LanguageConfig, MethodName
     from rl_forecast.experiments.language_model.sources import PromptSource
 
 __all__ = ["BaseModel", "make_fine_tuner", "method_weight", "with_weight"]
+
+_MEANS: dict[str, Callable[[float], Objective]] = {
+    "mean_log_p": mean_log_risk,
+    "mean_p": mean_risk,
+    "mean_score": mean_score,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +88,32 @@ def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSour
         bf16=tune.precision == "bf16",
     )
     has_examples = len(source.examples(0, 1)) > 0
-    examples = partial(source.examples, count=tune.batch_size) if has_examples else None
-    extra = None
+    batches: dict[str, tuple[float, Any]] = {}
+    if has_examples:
+        batches["supervised_loss"] = 1.0, partial(source.examples, count=tune.batch_size)
     if name == "refusal_sft":
         if not source.refusals(0, 1):
             raise InputError("refusal_sft needs prompts with both forbidden and answer; leave it out of --agents")
-        extra = config.weights.refusal_sft, partial(source.refusals, count=tune.batch_size)
-    if name == "sft" and examples is None:
+        batches["refusal_loss"] = config.weights.refusal_sft, partial(source.refusals, count=tune.batch_size)
+    if name == "sft" and not has_examples:
         raise InputError("sft needs prompts with an answer; leave it out of --agents")
-    term = None
-    if name not in ("sft", "refusal_sft"):
-        term = _term(name, config, source, None if has_lora else base.scorer, scorer)
-    return FineTuner(scorer, settings, examples, extra, term)
+    if name in ("sft", "refusal_sft"):
+        return FineTuner(scorer, settings, batches)
+    # A mean is taken over part of a pool: each of its prompts costs a backward pass.
+    pool_size = min(tune.pool_size, config.weights.mean_tasks) if name in _MEANS else None
+
+    def pool(number: int) -> Any:
+        return source.pool(number % tune.pools if tune.pools else number, tune.pool_size)[:pool_size]
+
+    objective = ForecastObjective(
+        scorer,
+        _objective(name, config, n_pool=len(pool(0))),
+        base=None if has_lora else base.scorer,
+        anchor_tasks=tune.anchor_tasks,
+        rescore_every=tune.pool_steps,
+        seed=config.seed,
+    )
+    return FineTuner(scorer, settings, batches, objective, pool)
 
 
 def _trainable(config: LanguageConfig, base: Any) -> Any:
@@ -104,43 +132,14 @@ def _trainable(config: LanguageConfig, base: Any) -> Any:
     return model
 
 
-def _term(
-    name: MethodName,
-    config: LanguageConfig,
-    source: PromptSource,
-    base: ContinuationScorer | None,
-    scorer: ContinuationScorer,
-) -> Term:
-    tune = config.fine_tune
-
-    def pool(number: int) -> Any:
-        return source.pool(number % tune.pools if tune.pools else number, tune.pool_size)
-
-    keeps_anchor = name in ("anchor", "forecast")
-    objective = ForecastObjective(
-        scorer,
-        _loss(name, config, n_pool=len(pool(0))),
-        anchor_weight=tune.anchor_weight if keeps_anchor else 0.0,
-        anchor_tasks=tune.anchor_tasks,
-        base=base,
-        refresh=RefreshPolicy(every=tune.pool_steps),
-        seed=config.seed,
-    )
-    return Term(objective, pool, method_weight(name, config), tune.pool_steps)
-
-
-def _loss(name: MethodName, config: LanguageConfig, n_pool: int) -> TaskWeights | ScoreLoss:
-    weights = config.weights
+def _objective(name: MethodName, config: LanguageConfig, n_pool: int) -> Objective:
+    coef, weights = method_weight(name, config), config.weights
     if name == "anchor":
-        return no_penalty
+        return anchor(coef * config.fine_tune.anchor_weight)
     if name == "top_k":
-        return TopScorePenalty(min(weights.n_top, max(1, n_pool // 10)))
-    if name == "mean_log_p":
-        return MeanPenalty("log_p", weights.mean_tasks)
-    if name == "mean_p":
-        return MeanPenalty("p", weights.mean_tasks)
-    if name == "mean_score":
-        return MeanPenalty("psi", weights.mean_tasks)
+        return top_score(coef, min(weights.n_top, max(1, n_pool // 10)))
+    if name in _MEANS:
+        return _MEANS[name](coef)
     forecast = config.forecast
     n_eval, n_deploy = forecast.n_eval, forecast.n_deploy
     if n_eval + n_deploy > n_pool:
@@ -148,7 +147,7 @@ def _loss(name: MethodName, config: LanguageConfig, n_pool: int) -> TaskWeights 
         n_eval = max(n_pool // 10, min(n_pool // 2, 10))
         n_deploy = n_pool - n_eval
     try:
-        return ForecastabilityLoss(
+        loss = ForecastabilityLoss(
             n_eval=n_eval,
             n_deploy=n_deploy,
             tail_k=min(forecast.tail_k, n_eval),
@@ -158,3 +157,5 @@ def _loss(name: MethodName, config: LanguageConfig, n_pool: int) -> TaskWeights 
         )
     except ValueError as error:
         raise InputError(f"forecast: {error}") from error
+    anchor_coef = coef * config.fine_tune.anchor_weight
+    return forecast_loss(coef, loss) + (anchor(anchor_coef) if anchor_coef else Objective())

@@ -16,7 +16,7 @@ from rl_forecast.experiments.language_model.held_out import score_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agents.language_model.encoding import EncodedTasks
+    from agents.language_model.encoding import EncodedTask
     from agents.language_model.scorer import ContinuationScorer
     from rl_forecast.experiments.language_model.sources import HeldOut
 
@@ -32,11 +32,11 @@ class HeldOutPrompts:
     """Held-out prompts as tokens.
 
     :param prompts: the prompts
-    :param encoded: part to its token rows
+    :param encoded: part to its tasks
     """
 
     prompts: HeldOut
-    encoded: dict[str, EncodedTasks]
+    encoded: dict[str, list[EncodedTask]]
 
     @classmethod
     def encode(cls, scorer: ContinuationScorer, prompts: HeldOut) -> HeldOutPrompts:
@@ -64,14 +64,14 @@ class HeldOutPrompts:
         for part, encoded in self.encoded.items():
             scores = []
             for first in range(0, len(encoded), _CHUNK):
-                chunk = encoded[slice(first, first + _CHUNK)]
+                chunk = encoded[first : first + _CHUNK]
                 scores.append(shared_scores(scorer, chunk).double().cpu().numpy())
                 report(len(chunk))
             tables.append(
                 score_table(
                     agent,
                     part,
-                    list(encoded.task_ids),  # type: ignore[arg-type]
+                    [task.task_id for task in encoded],  # type: ignore[arg-type]
                     np.concatenate(scores),
                     self.prompts.log_odds.get(part),
                     self.prompts.rare.get(part),
