@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 
 from agents.language_model.encoding import EncodedTask
-from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from agents.language_model.loading import load_language_model, model_fingerprint
 from agents.language_model.prompts import PromptTask, read_prompts
+from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.judges import Judge, load_judge

@@ -112,7 +112,9 @@ def test_a_step_is_adamw_on_the_sum_of_the_clipped_gradients() -> None:
     tokenizer = make_tokenizer(8)
     scorer = ContinuationScorer(make_model(tokenizer, 0, 16, 1, 2), tokenizer)
     attacks = PasswordGame("tension", n_words=8, password_length=2).attacks(SPLITS["train"].task_ids(40, 0))
-    pool = [PromptTask(p, (f,), task_id=i) for i, (p, f) in enumerate(zip(attacks.prompt, attacks.forbidden, strict=True))]
+    pool = [
+        PromptTask(p, (f,), task_id=i) for i, (p, f) in enumerate(zip(attacks.prompt, attacks.forbidden, strict=True))
+    ]
     batches = {"a": (1.0, lambda step: _examples(20)), "b": (0.5, lambda step: _examples(40)[20:])}
     by_hand = ContinuationScorer(copy.deepcopy(scorer.model), tokenizer)
     for weight, batch in batches.values():

@@ -134,7 +134,9 @@ def test_multi_token_keywords_are_right_to_first_order() -> None:
     # a keyword that begins at the last position is completed beyond it: list one token more
     beyond = outputs(scorer, prompt, length + 1)
     exact = sum(p for output, p in beyond.items() if holds(output, keyword))
-    hazards = dict(zip(listed, keyword_log_hazards(scorer, prompt, [list(y) for y in listed], [list(keyword)]), strict=True))
+    hazards = dict(
+        zip(listed, keyword_log_hazards(scorer, prompt, [list(y) for y in listed], [list(keyword)]), strict=True)
+    )
     estimate = sum(p * math.exp(keyword_log_p([hazards[y]])) for y, p in listed.items())
     largest = max(float(np.exp(h).sum()) for h in hazards.values())
     assert abs(estimate - exact) < largest**2
