@@ -61,21 +61,17 @@ def find_degeneracy(now: Mapping[str, Any], reference: Mapping[str, Any] | None 
         add("diverged", "The gradient of the forecast objective is not finite.", "error", grad_norm=norm)
     high = max(now.get("share_saturated") or 0.0, now.get("both_at_upper_clip_log_odds") or 0.0)
     if high > _AT_CLIP:
-        add(
-            "saturated",
+        sentence = (
             f"Saturated: forecast and realised worst are both certain failures in {high:.0%} of pairs, which counts as "
-            "no error.",
-            share=high,
+            "no error."
         )
-    for key, other in (("share_riskier_than_anchor", "the anchor"), ("share_riskier_than_base", "the base agent")):
-        share = now.get(key) or 0.0
-        if share > _RISKIER_TASKS:
-            add(
-                "riskier_tasks",
-                f"{share:.1%} of all tasks are riskier than under {other} (by more than 0.1 psi): raising ordinary "
-                "failures to meet the worst ones makes a tail easier to forecast. A larger anchor_coef prevents it.",
-                share=share,
-            )
+        add("saturated", sentence, share=high)
+    anchor, base = now.get("share_riskier_than_anchor") or 0.0, now.get("share_riskier_than_base") or 0.0
+    share = max(anchor, base)
+    if share > _RISKIER_TASKS:
+        other = "base agent" if base >= anchor else "anchor"
+        sentence = f"{share:.1%} of all tasks are riskier than under the {other} (by more than 0.1 psi): raising ordinary failures to meet the worst ones makes a tail easier to forecast"
+        add("riskier_tasks", sentence + ("; a larger anchor_coef prevents it." if anchor > base else "."), share=share)
     risk: Any = now.get("mean_risk")
     risk_before: Any = before.get("mean_risk")
     known = risk is not None and risk_before is not None

@@ -223,7 +223,7 @@ _TABLE = """
 abs_error_log_odds; |error| log-odds; .2f; nats; lower; mean distance of forecast and realised worst; log_odds
 abs_error_psi; |error| psi; .2f; psi; lower; the same in psi = -log(-log p)
 abs_error_log10_p; |error| log10 p; .2f; decades; lower; the same in log10 p, p floored at 1e-6; log10_p
-abs_error_log_odds_second; other forecaster; .2f; nats; lower; |error| log-odds of second_forecaster; log_odds
+abs_error_log_odds_second; |error| other forecaster; .2f; nats; lower; |error| log-odds of second_forecaster; log_odds
 bias_log_odds; bias log-odds; +.2f; nats; ; mean error
 bias_psi; bias psi; +.2f; psi; ; mean error
 bias_log10_p; bias log10 p; +.2f; decades; ; mean error
@@ -251,8 +251,8 @@ share_riskier_than_base; riskier; .1%; share of tasks; lower; score over 0.1 psi
 kl_from_base; KL from base; .3f; nats / step; lower; KL(base || agent) in the base agent's states; change
 share_above_1_percent; risk >1 %; .1%; share of attacks; lower; attacks that succeed with p > 1 %
 median_log10_p; median log10 p; .2f; decades; lower; median log10 p of the attacks
-excess_over_q; excess over q; +.1e; probability; lower; mean of p - q over the attacks, q the right probability
-kl_attacks; KL attacks; .4f; nats; lower; mean KL(q || p) over the attacks
+excess_over_q; excess over q; +.1e; probability; lower; mean of p - q over the attacks
+kl_attacks; KL attacks; .4f; nats; lower; mean KL(q || p) over the attacks, q the right probability
 kl_legitimate; KL legitimate; .3f; nats; lower; mean KL(q || p) over the legitimate requests
 success_legitimate; p on legitimate; .2f; probability; higher; mean probability of granting a legitimate request
 """

@@ -12,10 +12,8 @@ import polars as pl
 import pytest
 
 from rl_forecast.experiments.metrics import METRICS
-from rl_forecast.experiments.report.coverage import unit_coverage
-from rl_forecast.experiments.report.degenerate import cautions_of
+from rl_forecast.experiments.report.numbers import interval_quality, summaries, warnings_of
 from rl_forecast.experiments.report.reading import Setting, Unit
-from rl_forecast.experiments.report.summaries import summaries
 from rl_forecast.experiments.report.worst import sample_rows
 from rl_forecast.experiments.settings import Config, EvaluationConfig
 from rl_forecast.experiments.statistics import bootstrap_interval, estimate, interquartile_mean, sign_flip_p
@@ -67,7 +65,7 @@ def test_beyond_fourteen_pairs_random_patterns_come_close() -> None:
 def _unit(agent: str, seed: int, metrics: dict[str, Any], scores: pl.DataFrame | None = None) -> Unit:
     evaluation = EvaluationConfig(n_eval=200, n_deploy=1000, n_eval_sets=50, n_deploy_sets=20)
     config = replace(Config(seed=seed), evaluation=evaluation)
-    return Unit(agent, seed, metrics, pl.DataFrame() if scores is None else scores, Path("x"), config, False)
+    return Unit(agent, seed, metrics, pl.DataFrame() if scores is None else scores, Path("x"), config)
 
 
 def test_coverage_on_an_exponential_tail_is_what_was_promised() -> None:
@@ -77,7 +75,7 @@ def test_coverage_on_an_exponential_tail_is_what_was_promised() -> None:
         psi = rng.exponential(0.7, 200 * 50 + 1000 * 20) - 3
         part = ["evaluation"] * 10_000 + ["deployment"] * 20_000
         scores = pl.DataFrame({"part": part, "psi": psi, "log_p": log_p_from_psi(psi)})
-        quality = unit_coverage(_unit("a", 0, {}, scores), "gumbel_tail")
+        quality = interval_quality(_unit("a", 0, {}, scores), "gumbel_tail")
         assert quality is not None
         inside.append(quality[0])
     # Pairs that share a set are not independent; over eight agents the mean is within a few points.
@@ -87,7 +85,7 @@ def test_coverage_on_an_exponential_tail_is_what_was_promised() -> None:
 def test_scores_without_a_tail_have_no_coverage() -> None:
     psi = np.full(30_000, -4.0)
     scores = pl.DataFrame({"part": ["evaluation"] * 10_000 + ["deployment"] * 20_000, "psi": psi, "log_p": psi})
-    assert unit_coverage(_unit("a", 0, {}, scores), "gumbel_tail") is None
+    assert interval_quality(_unit("a", 0, {}, scores), "gumbel_tail") is None
 
 
 _SOUND = {
@@ -103,8 +101,7 @@ _SOUND = {
 
 
 def _setting(*units: Unit) -> Setting:
-    base = {unit.seed: unit for unit in units if unit.agent == "base"}
-    return Setting("slip", "gridworld", units, base, "held_out")
+    return Setting("slip", "gridworld", units)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +116,9 @@ def _setting(*units: Unit) -> Setting:
 def test_each_degenerate_agent_is_named(change: dict[str, Any], words: str) -> None:
     units = [_unit("base", seed, _SOUND) for seed in (0, 1)]
     units += [_unit("ppo", seed, _SOUND | (change if seed == 1 else {})) for seed in (0, 1)]
-    (caution,) = cautions_of([_setting(*units)])
-    assert words in caution.sentence
-    assert (caution.agent, caution.seeds, caution.n_seeds) == ("ppo", (1,), 2)
+    (warned,) = warnings_of(_setting(*units))
+    assert words in warned.finding.sentence
+    assert (warned.agent, warned.seeds, warned.n_seeds) == ("ppo", (1,), 2)
 
 
 def test_a_metric_that_is_clipped_for_one_seed_is_not_averaged_over_the_others() -> None:

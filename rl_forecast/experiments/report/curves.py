@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.report.reading import Setting
 
-__all__ = ["curve_panels", "read_events"]
+__all__ = ["Curve", "curve_panels", "read_events"]
 
+#: Steps and values.
 Curve = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 
 #: Log key, heading with unit, whether its axis is logarithmic.
@@ -60,36 +61,31 @@ def read_events(folder: Path) -> tuple[dict[str, Curve], str | None]:
 
 
 def curve_panels(setting: Setting, curves: dict[tuple[str, int], dict[str, Curve]]) -> list[Panel]:
-    """A panel for each log key that was recorded.
+    """A panel for each log key that was recorded more than once.
 
     :param setting: the setting
     :param curves: agent and seed to its curves
     """
     panels = []
     for key, heading, is_log in _CURVES[setting.kind]:
-        shown = [(name, seed) for (name, seed), found in curves.items() if len(found.get(key, ((), ()))[0]) > 1]
-        if not shown:
-            continue
+        shown = {one: found[key] for one, found in curves.items() if key in found and len(found[key][0]) > 1}
         agents = [agent for agent in setting.agents if any(agent == name for name, _ in shown)]
-        figure, axes = new_axes(3.0, len(agents))
+        if not agents:
+            continue
+        x_label = "environment steps" if setting.kind == "gridworld" else "updates"
+        figure, axes = new_axes(3.0, x_label, heading, len(agents))
+        ends = []
         for agent in agents:
-            colour = style_of(setting.agents.index(agent))["color"]
-            label = title_of(agent)
-            for name, seed in shown:
-                if name == agent:
-                    axes.plot(*curves[name, seed][key], color=colour, lw=1.2, alpha=0.8, label=label)
-                    label = "_"
+            own = [curve for (name, _), curve in shown.items() if name == agent]
+            for i, curve in enumerate(own):
+                label = title_of(agent) if i == 0 else "_"
+                axes.plot(*curve, color=style_of(setting, agent)["color"], lw=1.2, alpha=0.8, label=label)
+            ends.append(f"{title_of(agent)} ends at {', '.join(f'{values[-1]:.3g}' for _, values in own)}")
         if is_log:
             log_axis(axes, "y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel("environment steps" if setting.kind == "gridworld" else "updates", fontsize=8.5)
-        axes.set_ylabel(heading, fontsize=8.5)
         legend_below(figure)
-        ends = [
-            f"{title_of(agent)} ends at " + ", ".join(f"{curves[n, s][key][1][-1]:.3g}" for n, s in shown if n == agent)
-            for agent in agents
-        ]
         alt = f"Training curves in {setting.name}, {key}: {'; '.join(ends)}."
         panels.append(Panel(file_stem("training", setting.name, key), heading, alt, figure))
     return panels

@@ -11,9 +11,9 @@ import numpy as np
 
 from rl_forecast.experiments.figures import probability_ticks
 from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
-from rl_forecast.experiments.report.summaries import values_of
-from rl_forecast.experiments.statistics import estimate
-from rl_forecast.forecasting.methods import NoTailError, make_forecaster
+from rl_forecast.experiments.report.numbers import LEVEL, values_of
+from rl_forecast.experiments.statistics import Estimate, estimate
+from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.formatting import format_probability
 from rl_forecast.scores import psi_from_p
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rl_forecast.experiments.metrics import Metric
-    from rl_forecast.experiments.report.coverage import IntervalQuality
+    from rl_forecast.experiments.report.numbers import IntervalQuality
     from rl_forecast.experiments.report.reading import Setting, Unit
+
 
 __all__ = [
     "Panel",
@@ -47,7 +48,6 @@ __all__ = [
 _COLOURS = ("#4c4c4c", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b3f9d", "#8c564b", "#882255")
 _MARKERS = "osD^vP<X>"
 _FORECAST = "#d55e00"
-_BASE = _COLOURS[0]
 # Inches: the width of a telephone's screen, what tick labels and axis labels need left and below, a row of a legend.
 _WIDTH, _LEFT, _BELOW, _LEGEND_ROW = 4.3, 0.72, 0.46, 0.16
 # Scores drawn: below p = 1e-24 nothing is told apart, above psi = 12 p is 1 - 6e-6.
@@ -98,7 +98,7 @@ def file_stem(*names: str) -> str:
     return "-".join(re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names)
 
 
-def new_axes(height: float = 3.4, n_legend: int = 0) -> tuple[Figure, Axes]:
+def new_axes(height: float, x_label: str, y_label: str, n_legend: int = 0) -> tuple[Figure, Axes]:
     """A panel's figure: as wide as a telephone shows without shrinking it.
 
     Margins are fixed: panels side by side line up, and searching for a layout takes as long as drawing.
@@ -111,14 +111,12 @@ def new_axes(height: float = 3.4, n_legend: int = 0) -> tuple[Figure, Axes]:
     legend = _LEGEND_ROW * ((n_legend + 1) // 2) + (0.1 if n_legend else 0.0)
     figure = Figure(figsize=(_WIDTH, height + legend))
     axes = figure.subplots()
-    figure.subplots_adjust(
-        left=_LEFT / _WIDTH,
-        right=1 - 0.1 / _WIDTH,
-        bottom=(_BELOW + legend) / (height + legend),
-        top=1 - 0.1 / (height + legend),
-    )
+    bottom, top = (_BELOW + legend) / (height + legend), 1 - 0.1 / (height + legend)
+    figure.subplots_adjust(left=_LEFT / _WIDTH, right=1 - 0.1 / _WIDTH, bottom=bottom, top=top)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
+    axes.set_xlabel(x_label, fontsize=8.5)
+    axes.set_ylabel(y_label, fontsize=8.5)
     return figure, axes
 
 
@@ -142,18 +140,22 @@ def log_axis(axes: Axes, which: str) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def style_of(number: int) -> dict[str, Any]:
+def legend_below(figure: Figure) -> None:
+    """The legend of the axes, below them in two columns."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        place: dict[str, Any] = {"loc": "lower center", "borderaxespad": 0.2, "ncols": 2, "columnspacing": 1.2}
+        figure.legend(handles, labels, frameon=False, fontsize=7.5, **place)
+
+
+def style_of(setting: Setting, agent: str) -> dict[str, Any]:
+    """Colour and marker of an agent."""
+    number = setting.agents.index(agent)
     return {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
-# -- survival curves ------------------------------------------------------------------------------------------------
-
-
 def survival_panels(setting: Setting) -> list[Panel]:
-    """For each agent the share of tasks above each score, with one evaluation's forecast and its band.
-
-    :param setting: the setting
-    """
+    """For each agent the share of tasks above each score, with one evaluation's forecast and its band."""
     lines = {agent: _forecast_line(setting.of(agent)[0]) for agent in setting.agents}
     low, high = _limits(setting, lines)
     return [_survival_panel(setting, agent, lines[agent], low, high) for agent in setting.agents]
@@ -171,28 +173,23 @@ class _Line:
 
 def _forecast_line(unit: Unit) -> _Line | None:
     """Of the evaluation set whose forecast is the median one; ``None`` where no set has a tail."""
-    errors = unit.errors
+    errors, parts = unit.held_out.errors, unit.held_out.parts
     if errors.n_failed_fits == len(errors.forecast):
         return None
     order = np.argsort(errors.forecast)  # NaN last
     typical = order[(len(order) - errors.n_failed_fits) // 2]
-    method = make_forecaster(unit.evaluation.forecaster, unit.evaluation.tail_k)
-    try:
-        fit = method.fit(unit.summaries[typical])
-    except NoTailError:
-        return None
-    m, n_deploy = unit.part("evaluation").shape[1], unit.part("deployment").shape[1]
+    fit = make_forecaster(unit.evaluation.forecaster, unit.evaluation.tail_k).fit(unit.held_out.summaries[typical])
+    m, n_deploy = parts["evaluation"].shape[1], parts["deployment"].shape[1]
     sizes = np.unique(np.round(np.geomspace(max(m / unit.evaluation.tail_k, 2), 2 * n_deploy, 9))).astype(int)
     rows = [(fit.point(n), fit.quantile(0.05, n), fit.quantile(0.95, n)) for n in sizes.tolist()]
-    middle, low, high = np.array(rows).T
-    return _Line(sizes.astype(float), middle, low, high)
+    return _Line(sizes.astype(float), *np.array(rows).T)
 
 
 def _limits(setting: Setting, lines: dict[str, _Line | None]) -> tuple[float, float]:
     """Range of psi that shows every agent's right end; the bulk of very safe tasks is cut off."""
     left, right = [], [-1.0]
     for unit in setting.units:
-        psi = unit.part("deployment").ravel()
+        psi = unit.held_out.parts["deployment"].ravel()
         finite = psi[np.isfinite(psi)]
         if finite.size:
             left.append(float(np.quantile(finite, 0.8)))
@@ -204,73 +201,56 @@ def _limits(setting: Setting, lines: dict[str, _Line | None]) -> tuple[float, fl
 
 def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float, high: float) -> Panel:
     units = setting.of(agent)
-    figure, axes = new_axes()
-    colour = style_of(setting.agents.index(agent))["color"]
+    y_label = f"share of {KINDS[setting.kind].queries} at least as risky"
+    figure, axes = new_axes(3.4, "failure probability (axis linear in psi)", y_label)
     if agent != "base":
         for i, unit in enumerate(setting.of("base")):
             label = "base agent, before" if i == 0 else None
-            axes.plot(*unit.survival, color=_BASE, lw=0.9, ls=(0, (4, 2)), alpha=0.8, label=label)
+            axes.plot(*unit.survival, color=_COLOURS[0], lw=0.9, ls=(0, (4, 2)), alpha=0.8, label=label)
     for i, unit in enumerate(units):
         first = {"lw": 1.8, "label": "this agent in deployment"} if i == 0 else {"lw": 0.8, "alpha": 0.5}
-        axes.plot(*unit.survival, color=colour, **first)
-    n_deploy = units[0].part("deployment").shape[1]
+        axes.plot(*unit.survival, color=style_of(setting, agent)["color"], **first)
+    deployment = units[0].held_out.parts["deployment"]
+    n_deploy, realised = deployment.shape[1], deployment.max(axis=1)
     axes.axhline(1 / n_deploy, color="0.8", lw=0.8, zorder=0)
-    axes.annotate(
-        f"1 in {n_deploy}",
-        (0.99, 1 / n_deploy),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=7.5,
-        color="0.4",
-    )
+    at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+    axes.annotate(f"1 in {n_deploy}", (0.99, 1 / n_deploy), fontsize=7.5, color="0.4", **at)
     if line is not None:
         band: dict[str, Any] = {"color": _FORECAST, "alpha": 0.16, "lw": 0}
         axes.fill_betweenx(1 / line.n, line.low, line.high, label="90 % prediction band", **band)
         axes.plot(line.middle, 1 / line.n, color=_FORECAST, lw=1.4, ls="--", label="forecast of one evaluation")
-    realised = units[0].part("deployment").max(axis=1)
+    diamonds: dict[str, Any] = {"color": "k", "ms": 4, "mec": "white", "mew": 0.5, "zorder": 4}
     level = np.full(realised.size, 1 / n_deploy)
-    axes.plot(
-        realised, level, "D", color="k", ms=4, mec="white", mew=0.5, label=f"realised worst of {n_deploy}", zorder=4
-    )
+    axes.plot(realised, level, "D", label=f"realised worst of {n_deploy}", **diamonds)
     log_axis(axes, "y")
     axes.set_ylim(0.3 / n_deploy, 1.3)
     axes.set_xlim(low, high)
     probability_ticks(axes.xaxis, low, high)
-    axes.set_xlabel("failure probability (axis linear in psi)", fontsize=8.5)
-    axes.set_ylabel(f"share of {KINDS[setting.kind].queries} at least as risky", fontsize=8.5)
     axes.legend(frameon=False, fontsize=7, loc="upper right", handlelength=1.6)
-    title = title_of(agent)
-    alt = (
-        f"Survival curve of the failure scores of {title} in {setting.name}, {len(units)} seed(s). Realised worst of "
-        f"{n_deploy} tasks, seed {units[0].seed}: {format_probability(float(np.median(realised)))} (median of "
-        f"{realised.size} sets). "
-    )
+    forecast = "No tail could be fitted."
     if line is not None:
-        at = [float(np.interp(n_deploy, line.n, values)) for values in (line.middle, line.low, line.high)]
-        alt += (
-            f"Forecast {format_probability(at[0])}, 90 % band {format_probability(at[1])} to "
-            f"{format_probability(at[2])}."
+        point, left, right = (
+            format_probability(float(np.interp(n_deploy, line.n, values)))
+            for values in (line.middle, line.low, line.high)
         )
-    else:
-        alt += "No tail could be fitted."
-    return Panel(file_stem("survival", setting.name, agent), title, alt, figure)
-
-
-# -- forecast against realised --------------------------------------------------------------------------------------
+        forecast = f"Forecast {point}, 90 % band {left} to {right}."
+    alt = (
+        f"Survival curve of the failure scores of {title_of(agent)} in {setting.name}, {len(units)} seed(s). Realised "
+        f"worst of {n_deploy} tasks, seed {units[0].seed}: {format_probability(float(np.median(realised)))} (median of "
+        f"{realised.size} sets). {forecast}"
+    )
+    return Panel(file_stem("survival", setting.name, agent), title_of(agent), alt, figure)
 
 
 def scatter_panel(setting: Setting) -> Panel:
-    """Forecast against realised worst: a point for each agent and seed, its bar over evaluation sets.
-
-    :param setting: the setting
-    """
-    figure, axes = new_axes(3.7, len(setting.agents))
+    """Forecast against realised worst: a point for each agent and seed, its bar over evaluation sets."""
+    x_label, y_label = "realised worst failure probability (psi axis)", "forecast of it (psi axis)"
+    figure, axes = new_axes(3.7, x_label, y_label, len(setting.agents))
     points, bars = [], []
-    for number, agent in enumerate(setting.agents):
-        style, label = style_of(number), title_of(agent)
+    for agent in setting.agents:
+        style, label = style_of(setting, agent), title_of(agent)
         for unit in setting.of(agent):
-            errors = unit.errors
+            errors = unit.held_out.errors
             forecast = errors.forecast[np.isfinite(errors.forecast)]
             x = float(np.median(errors.realised))
             if not forecast.size or not np.isfinite(x):
@@ -282,9 +262,9 @@ def scatter_panel(setting: Setting) -> Panel:
             axes.plot(x, np.clip(y, *_PSI_RANGE), ls="", ms=5, mec="white", mew=0.4, label=label, **style)
             label = "_"
     if points:
-        clipped = np.clip(np.array(points), *_PSI_RANGE)
+        clipped, ends = np.clip(np.array(points), *_PSI_RANGE), np.clip(bars, *_PSI_RANGE)
         low, high = float(clipped.min()) - 0.7, float(clipped.max()) + 0.7
-        bottom, top = min(low, *np.clip(bars, *_PSI_RANGE)), max(high, *np.clip(bars, *_PSI_RANGE) + 0.2)
+        bottom, top = min(low, *ends), max(high, *(ends + 0.2))
         axes.plot([low, high], [low, high], color="0.6", lw=0.9, zorder=0)
         axes.set_xlim(low, high)
         axes.set_ylim(bottom, top)
@@ -295,8 +275,6 @@ def scatter_panel(setting: Setting) -> Panel:
         probability_ticks(axes.yaxis, bottom, top)
     else:
         axes.text(0.5, 0.5, "no tail could be fitted", ha="center", transform=axes.transAxes)
-    axes.set_xlabel("realised worst failure probability (psi axis)", fontsize=8.5)
-    axes.set_ylabel("forecast of it (psi axis)", fontsize=8.5)
     legend_below(figure)
     alt = (
         f"Forecast against realised worst failure probability in {setting.name}: {len(points)} agents and seeds, "
@@ -305,66 +283,39 @@ def scatter_panel(setting: Setting) -> Panel:
     return Panel(file_stem("scatter", setting.name), "Forecast against realised worst", alt, figure)
 
 
-def legend_below(figure: Figure) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="lower center",
-            borderaxespad=0.2,
-            ncols=2,
-            frameon=False,
-            fontsize=7.5,
-            columnspacing=1.2,
-        )
-
-
-# -- what an error costs --------------------------------------------------------------------------------------------
-
-
 def pareto_panels(setting: Setting) -> list[Panel]:
-    """Headline error against capability, safety and distance from the base agent.
-
-    :param setting: the setting
-    """
+    """Headline error against capability, safety and distance from the base agent."""
     kind = KINDS[setting.kind]
     return [
-        _pareto_panel(setting, METRICS[key])
-        for key in (kind.capability, "mean_risk", "worst_risk", kind.distance)
-        if any(unit.metrics.get(key) is not None for unit in setting.units)
+        _pareto_panel(setting, METRICS[name])
+        for name in (kind.capability, "mean_risk", "worst_risk", kind.distance)
+        if any(unit.metrics.get(name) is not None for unit in setting.units)
     ]
 
 
 def _pareto_panel(setting: Setting, metric: Metric) -> Panel:
-    better = "right" if metric.better == "higher" else "left"
-    figure, axes = new_axes(3.3, len(setting.agents))
     is_log = metric.name in ("mean_risk", "worst_risk")
+    better = "right" if metric.better == "higher" else "left"
+    x_label = f"{metric.heading}, {metric.unit} (better: {better})"
+    figure, axes = new_axes(3.3, x_label, f"{HEADLINE.heading}, nats (better: down)", len(setting.agents))
     described, missing = [], []
-    for number, agent in enumerate(setting.agents):
-        x, y = values_of(setting, agent, metric.name), values_of(setting, agent, HEADLINE.name)
+    for agent in setting.agents:
+        x, y = values_of(setting, agent, metric), values_of(setting, agent, HEADLINE)
         title = title_of(agent)
         if x is None or y is None:
             missing.append(title)
             continue
         if is_log:
             x = np.maximum(x, 1e-30)
-        style = style_of(number)
-        axes.plot(x, y, ls="", ms=4, alpha=0.55, mew=0, **style)
+        axes.plot(x, y, ls="", ms=4, alpha=0.55, mew=0, **style_of(setting, agent))
         at_x, at_y = estimate([x]), estimate([y])
-        for along, value in ((at_x, at_y), (at_y, at_x)):
-            if np.isfinite(along.low):
-                ends = [along.low, along.high], [value.value] * 2
-                axes.plot(*(ends if along is at_x else ends[::-1]), color=style["color"], lw=1.2)
-        axes.plot(at_x.value, at_y.value, ls="", ms=8, mec="white", mew=0.6, label=title, **style)
+        _cross(axes, at_x, at_y, style_of(setting, agent), title)
         described.append(f"{title} {metric.layout.format(at_x.value)} and {at_y.value:.2f}")
     if is_log:
         log_axis(axes, "x")
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"{metric.heading}, {metric.unit} (better: {better})", fontsize=8.5)
-    axes.set_ylabel(f"{HEADLINE.heading}, nats (better: down)", fontsize=8.5)
     legend_below(figure)
     alt = f"{HEADLINE.heading} against {metric.heading} in {setting.name}: " + "; ".join(described)
     heading = f"Error against {metric.heading}"
@@ -374,46 +325,40 @@ def _pareto_panel(setting: Setting, metric: Metric) -> Panel:
     return Panel(file_stem("pareto", setting.name, metric.name), heading, alt + ".", figure)
 
 
-# -- coverage -------------------------------------------------------------------------------------------------------
+def _cross(axes: Axes, x: Estimate, y: Estimate, style: dict[str, Any], label: str) -> None:
+    """An agent's marker with its intervals in both directions."""
+    if np.isfinite(x.low):
+        axes.plot([x.low, x.high], [y.value] * 2, color=style["color"], lw=1.2)
+        axes.plot([x.value] * 2, [y.low, y.high], color=style["color"], lw=1.2)
+    axes.plot(x.value, y.value, ls="", ms=8, mec="white", mew=0.6, label=label, **style)
 
 
-def coverage_panels(setting: Setting, rows: Sequence[IntervalQuality], level: float) -> list[Panel]:
+def coverage_panels(setting: Setting, rows: Sequence[IntervalQuality]) -> list[Panel]:
     """For each forecaster the coverage of the prediction intervals against their width, on the same axes.
 
     :param setting: the setting
-    :param rows: interval qualities of this setting
-    :param level: nominal coverage
+    :param rows: its interval qualities
     """
-    ends = [max(v, 1e-2) for row in rows for v in (row.width.value, row.width.low, row.width.high) if np.isfinite(v)]
-    limits = (min(ends) * 0.85, max(ends) / 0.85) if ends else (0.1, 1.0)
-    forecasters = dict.fromkeys(row.forecaster for row in rows)
-    return [
-        _coverage_panel(setting, name, [row for row in rows if row.forecaster == name], level, limits)
-        for name in forecasters
-    ]
-
-
-def _coverage_panel(
-    setting: Setting, forecaster: str, rows: Sequence[IntervalQuality], level: float, limits: tuple[float, float]
-) -> Panel:
-    figure, axes = new_axes(3.1, len(rows) + 1)
-    for row in rows:
-        style = style_of(setting.agents.index(row.agent))
-        width, inside = row.width, row.coverage
-        if np.isfinite(width.low):
-            axes.plot(np.maximum([width.low, width.high], 1e-2), [inside.value] * 2, color=style["color"], lw=1.2)
-            axes.plot([max(width.value, 1e-2)] * 2, [inside.low, inside.high], color=style["color"], lw=1.2)
-        label = title_of(row.agent)
-        axes.plot(max(width.value, 1e-2), inside.value, ls="", ms=7, mec="w", mew=0.5, label=label, **style)
-    axes.axhline(level, color="0.6", lw=0.9, zorder=0, label=f"promised: {level:.0%}")
-    axes.set_xlim(*limits)
-    log_axis(axes, "x")
-    axes.set_ylim(-0.03, 1.03)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("median width of the interval, psi (better: left)", fontsize=8.5)
-    axes.set_ylabel("share of realised worsts inside", fontsize=8.5)
-    legend_below(figure)
-    alt = f"Coverage of the {level:.0%} prediction intervals of {forecaster} in {setting.name}: " + "; ".join(
-        f"{title_of(row.agent)} {row.coverage.value:.0%} at width {row.width.value:.2f} psi" for row in rows
-    )
-    return Panel(file_stem("coverage", setting.name, forecaster), f"Intervals of {forecaster}", alt + ".", figure)
+    ends = [max(v, 1e-2) for row in rows for v in row.width[:3] if np.isfinite(v)]
+    panels = []
+    for forecaster in dict.fromkeys(row.forecaster for row in rows):
+        shown = [row for row in rows if row.forecaster == forecaster]
+        x_label, y_label = "median width of the interval, psi (better: left)", "share of realised worsts inside"
+        figure, axes = new_axes(3.1, x_label, y_label, len(shown) + 1)
+        for row in shown:
+            value, low, high = np.maximum(row.width[:3], 1e-2).tolist()
+            width = Estimate(value, low, high, row.width.n)
+            _cross(axes, width, row.coverage, style_of(setting, row.agent), title_of(row.agent))
+        axes.axhline(LEVEL, color="0.6", lw=0.9, zorder=0, label=f"promised: {LEVEL:.0%}")
+        axes.set_xlim(min(ends) * 0.85, max(ends) / 0.85)
+        log_axis(axes, "x")
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        legend_below(figure)
+        alt = f"Coverage of the {LEVEL:.0%} prediction intervals of {forecaster} in {setting.name}: " + "; ".join(
+            f"{title_of(row.agent)} {row.coverage.value:.0%} at width {row.width.value:.2f} psi" for row in shown
+        )
+        panels.append(
+            Panel(file_stem("coverage", setting.name, forecaster), f"Intervals of {forecaster}", alt + ".", figure)
+        )
+    return panels

@@ -14,23 +14,20 @@ import polars as pl
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.jobs import JOBS, job_of_file
-from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.metrics import HeldOutScores, metrics_of, renamed
+from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import read_settings, with_options
-from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, evaluate_forecasts
-from rl_forecast.forecasting.methods import make_forecaster
-from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from rl_forecast.experiments.jobs import AnyConfig
     from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
     from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.settings import EvaluationConfig
-    from rl_forecast.experiments.sweep.config import SweepConfig
 
 __all__ = ["Inputs", "Setting", "Unit", "read_inputs"]
 
@@ -52,7 +49,6 @@ class Unit:
     :param scores: columns ``part``, ``task_id``, ``psi``, ``log_p`` and, of gridworlds, ``success`` and ``rare``
     :param source: run or sweep folder it was read from
     :param config: configuration of its run
-    :param has_curves: whether the source holds event files of its training
     """
 
     agent: str
@@ -60,47 +56,30 @@ class Unit:
     metrics: dict[str, Any]
     scores: pl.DataFrame
     source: Path
-    config: Config | LanguageConfig
-    has_curves: bool
+    config: AnyConfig
 
     @property
     def evaluation(self) -> EvaluationConfig | LanguageEvaluationConfig:
         """Sizes of the sets and the forecaster."""
         return self.config.evaluation
 
-    def part(self, name: str) -> NDArray[np.float64]:
-        """Scores of a part, psi, one row a set; a file of prompts too small for the sets that were asked for makes
-        one set of its deployment prompts.
-        """
-        return self._parts[name]
+    @property
+    def events(self) -> Path | None:
+        """Folder of the event files of its training; a sweep keeps none."""
+        folder = self.source / "tensorboard" / self.agent
+        return folder if folder.is_dir() else None
 
     # What several figures and tables need is computed once.
 
     @cached_property
-    def _parts(self) -> dict[str, NDArray[np.float64]]:
-        sizes = {"evaluation": self.evaluation.n_eval, "deployment": self.evaluation.n_deploy}
-        part, psi = self.scores["part"], self.scores["psi"]
-        scores = {name: psi.filter(part == name).to_numpy() for name in sizes}
-        return {
-            name: found.reshape(-1, sizes[name]) if found.size and found.size % sizes[name] == 0 else found[None]
-            for name, found in scores.items()
-        }
-
-    @cached_property
-    def summaries(self) -> tuple[TailSummary, ...]:
-        """Of every evaluation set."""
-        return tuple(TailSummary.from_scores(scores) for scores in self.part("evaluation"))
-
-    @cached_property
-    def errors(self) -> HeldOutErrors:
-        """Forecast of every evaluation set, by the headline's method, against the worst of every deployment set."""
-        method = make_forecaster(self.evaluation.forecaster, self.evaluation.tail_k)
-        return evaluate_forecasts(self.summaries, self.part("deployment"), method)
+    def held_out(self) -> HeldOutScores:
+        """Sets, summaries and forecast errors of its scores."""
+        return HeldOutScores(self.scores, self.scores, self.evaluation)
 
     @cached_property
     def survival(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores and the share of deployment tasks at or above each, thinned to what the eye can tell apart."""
-        ordered = np.sort(self.part("deployment").ravel())[::-1]
+        ordered = np.sort(self.held_out.parts["deployment"].ravel())[::-1]
         rank = np.unique(np.round(np.geomspace(1, ordered.size, _CURVE_POINTS)).astype(int))
         return ordered[rank - 1], rank / ordered.size
 
@@ -112,15 +91,13 @@ class Setting:
     :param name: what it is called
     :param kind: which job
     :param units: its agents, in the order of the table, seeds ascending within each
-    :param base: seed to the agent that the others were fine-tuned from
     :param split: ``held_out``, or ``validation`` of a sweep that has not come further
     """
 
     name: str
     kind: Kind
     units: tuple[Unit, ...]
-    base: dict[int, Unit]
-    split: str
+    split: str = "held_out"
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -131,6 +108,11 @@ class Setting:
     def seeds(self) -> tuple[int, ...]:
         """All seeds."""
         return tuple(sorted({unit.seed for unit in self.units}))
+
+    @property
+    def base(self) -> dict[int, Unit]:
+        """Seed to the agent that the others were fine-tuned from."""
+        return {unit.seed: unit for unit in self.of("base")}
 
     @property
     def reference(self) -> str:
@@ -164,8 +146,8 @@ class _Found:
     preset: str
     fingerprint: str
     kind: Kind
-    split: str
     units: tuple[Unit, ...]
+    split: str = "held_out"
 
 
 def read_inputs(paths: Sequence[str]) -> Inputs:
@@ -214,46 +196,31 @@ def _read_table(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} cannot be read, the file is damaged: delete it and run the job again") from error
 
 
-# -- runs of train --------------------------------------------------------------------------------------------------
-
-
 def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
-    path = folder / "metrics.json"
-    if not path.is_file() or not (folder / "scores.parquet").is_file():
+    if not (folder / "metrics.json").is_file() or not (folder / "scores.parquet").is_file():
         notes.append(f"{folder} is not finished and was left out.")
         return []
     kind: Kind = "language" if job_of_file(folder / "config.yaml") == "language" else "gridworld"
     try:
-        config: Config | LanguageConfig = parse_config(JOBS[kind], ["--config", str(folder / "config.yaml")], "", "")
+        config: AnyConfig = parse_config(JOBS[kind], ["--config", str(folder / "config.yaml")], "", "")
     except InputError as error:
         notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
         return []
-    try:
-        metrics: dict[str, dict[str, Any]] = {
-            agent: renamed(row) for agent, row in json.loads(path.read_text(encoding="utf-8")).items()
-        }
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read, the file is damaged: {error}") from error
+    metrics = RunFolder(folder).metrics()
     scores = _read_table(folder / "scores.parquet")
-    agents = scores["agent"].unique(maintain_order=True).to_list()
-    tables = scores.partition_by("agent", as_dict=True)
+    tables = scores.partition_by("agent", as_dict=True, maintain_order=True)
     units = tuple(
-        Unit(agent, config.seed, metrics[agent], tables[(agent,)], folder, config, (folder / "tensorboard").is_dir())
-        for agent in agents
+        Unit(agent, config.seed, metrics[agent], table, folder, config)
+        for (agent,), table in tables.items()
         if agent in metrics
     )
-    settings = asdict(config)
-    for name in _NOT_SETTINGS:
-        settings.pop(name, None)
+    settings = {name: value for name, value in asdict(config).items() if name not in _NOT_SETTINGS}
     if isinstance(config, Config):
         label: str = str(config.world.family)
     else:
         label = Path(config.prompts).stem if config.prompts else f"password game, {config.game.level}"
     fingerprint = json.dumps(settings, sort_keys=True, default=str)
-    return [_Found(label, config.preset, fingerprint, kind, "held_out", units)]
-
-
-# -- sweeps ---------------------------------------------------------------------------------------------------------
+    return [_Found(label, config.preset, fingerprint, kind, units)]
 
 
 def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -> list[_Found]:
@@ -263,67 +230,45 @@ def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -
     rows = _rows(folder, split)
     if not rows:
         split, rows = "validation", _rows(folder, "validation")
-        if rows:
-            notes.append(
-                f"{folder} has no held-out results yet: what is shown are the validation tasks on which the weights "
-                "are chosen, every weight on its own. Do not read them as results."
-            )
-    if not rows:
-        notes.append(f"{folder} has no finished comparison yet and was left out.")
-        return []
-    if split == "held_out":
+        if not rows:
+            notes.append(f"{folder} has no finished comparison yet and was left out.")
+            return []
+        notes.append(
+            f"{folder} has no held-out results yet: what is shown are the validation tasks on which the weights are "
+            "chosen, every weight on its own. Do not read them as results."
+        )
+    else:
         wanted = len(sweep.worlds) * len(sweep.seeds) * len(sweep.methods)
         if len(rows) < wanted:
             notes.append(f"{folder} is not finished: {len(rows)} of {wanted} held-out jobs are done.")
         if (folder / "weights.json").is_file():
             chosen = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
-            weights += [choice | {"sweep": str(folder)} for choice in chosen]
+            weights += [choice | {"sweep": folder} for choice in chosen]
+    order = [method.name for method in sweep.methods]
+    rows.sort(key=lambda row: (order.index(row["method"]), row["weight"] or 0.0))
     found = []
-    for world in sweep.worlds:
-        for seed in sorted({row["seed"] for row in rows if row["world"] == world}):
-            jobs = [row for row in rows if (row["world"], row["seed"]) == (world, seed)]
-            units = _sweep_units(folder, sweep, world, seed, split, jobs)
-            found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", "gridworld", split, units))
+    for world, seed in sorted({(row["world"], row["seed"]) for row in rows}, key=lambda w: sweep.worlds.index(w[0])):
+        config = replace(with_options(sweep.run, {"world.family": world}), seed=seed)
+        base = _read_table(folder / f"bases/{world}-{seed}.parquet")
+        of_base = metrics_of("gridworld", HeldOutScores(base, base, config.evaluation)) | {"kl_from_base": 0.0}
+        units = [Unit("base", seed, of_base, base, folder, config)]
+        for row in rows:
+            if (row["world"], row["seed"]) == (world, seed):
+                metrics = {key: v for key, v in row.items() if key not in ("world", "seed", "method", "scores")}
+                shows_weight = split == "validation" and row["weight"] is not None
+                agent = f"{row['method']} {row['weight']:g}" if shows_weight else row["method"]
+                units.append(Unit(agent, seed, renamed(metrics), _read_table(row["scores"]), folder, config))
+        found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", "gridworld", tuple(units), split))
     return found
 
 
 def _rows(folder: Path, split: str) -> list[dict[str, Any]]:
     """Rows of the finished jobs whose scores are there too."""
-    rows = []
-    for path in sorted((folder / split).glob("*.parquet")):
-        scores = folder / split / "scores" / path.name
-        if scores.is_file():
-            rows.append(_read_table(path).row(0, named=True) | {"scores": scores})
-    return rows
-
-
-def _sweep_units(
-    folder: Path, sweep: SweepConfig, world: str, seed: int, split: str, jobs: list[dict[str, Any]]
-) -> tuple[Unit, ...]:
-    config = replace(with_options(sweep.run, {"world.family": world}), seed=seed)
-    base = _read_table(folder / f"bases/{world}-{seed}.parquet")
-    units = [
-        Unit(
-            "base",
-            seed,
-            metrics_of("gridworld", HeldOutScores(base, base, config.evaluation)) | {"kl_from_base": 0.0},
-            base,
-            folder,
-            config,
-            False,
-        )
+    return [
+        _read_table(path).row(0, named=True) | {"scores": scores}
+        for path in sorted((folder / split).glob("*.parquet"))
+        if (scores := path.parent / "scores" / path.name).is_file()
     ]
-    order = [method.name for method in sweep.methods]
-    for row in sorted(jobs, key=lambda row: (order.index(row["method"]), row["weight"] or 0.0)):
-        metrics = renamed({key: v for key, v in row.items() if key not in ("world", "seed", "method", "scores")})
-        agent = row["method"]
-        if split == "validation" and row["weight"] is not None:
-            agent += f" {row['weight']:g}"
-        units.append(Unit(agent, seed, metrics, _read_table(row["scores"]), folder, config, False))
-    return tuple(units)
-
-
-# -- grouping -------------------------------------------------------------------------------------------------------
 
 
 def _group(found: list[_Found], notes: list[str]) -> Iterable[Setting]:
@@ -333,10 +278,10 @@ def _group(found: list[_Found], notes: list[str]) -> Iterable[Setting]:
         members = groups.setdefault((item.label, item.fingerprint), [])
         known = {(unit.agent, unit.seed) for m in members for unit in m.units}
         new = tuple(unit for unit in item.units if (unit.agent, unit.seed) not in known)
-        if not new:
+        if new:
+            members.append(replace(item, units=new))
+        else:
             notes.append(f"{item.units[0].source} repeats settings and seed of another run and was left out.")
-            continue
-        members.append(replace(item, units=new))
     names: dict[str, int] = {}
     labels = [label for label, _ in groups]
     for (label, _), members in groups.items():
@@ -346,8 +291,7 @@ def _group(found: list[_Found], notes: list[str]) -> Iterable[Setting]:
         if names[name] > 1:
             name = f"{name} {names[name]}"
         # The longest list of agents gives the order; a run may have fewer.
-        order = [unit.agent for unit in max(members, key=lambda m: len(m.units)).units]
-        order += [unit.agent for m in members for unit in m.units if unit.agent not in order]
+        longest = max(members, key=lambda m: len(m.units))
+        order = list(dict.fromkeys(unit.agent for m in (longest, *members) for unit in m.units))
         units = sorted((unit for m in members for unit in m.units), key=lambda u: (order.index(u.agent), u.seed))
-        base = {unit.seed: unit for unit in units if unit.agent == "base"}
-        yield Setting(name, first.kind, tuple(units), base, first.split)
+        yield Setting(name, first.kind, tuple(units), first.split)

@@ -1,27 +1,36 @@
-"""The tables of a report: one object for the page, CSV and Markdown."""
+"""The tables of a report: one object for the page and Markdown, polars for CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from rl_forecast.experiments.metrics import KINDS, METRICS, title_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.report.coverage import IntervalQuality
-    from rl_forecast.experiments.report.degenerate import Caution
+    from rl_forecast.experiments.report.numbers import IntervalQuality, Summary, Warned
     from rl_forecast.experiments.report.reading import Setting
-    from rl_forecast.experiments.report.summaries import Summary
     from rl_forecast.experiments.statistics import Estimate
+    from rl_forecast.forecasting.decompose_error import ErrorSplit
 
-__all__ = ["MARKED", "Cell", "Table", "caution_table", "coverage_table", "headline_table", "numbers_csv", "units_csv"]
+__all__ = [
+    "MARKED",
+    "Cell",
+    "Table",
+    "agents_csv",
+    "coverage_table",
+    "error_terms_table",
+    "headline_table",
+    "markdown",
+    "numbers_csv",
+    "warning_table",
+]
 
 #: Two-sided tests below this are marked: with five seeds no test can fall below 1/16.
 MARKED = 0.1
@@ -50,25 +59,25 @@ class Table:
     heading: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
-    def markdown(self) -> str:
-        """As Markdown."""
-        lines = [
-            list(self.heading),
-            ["---", *("---:" for _ in self.heading[1:])],
-            *([str(cell).replace("|", "\\|") for cell in row] for row in self.rows),
-        ]
-        lines[0] = [cell.replace("|", "\\|") for cell in lines[0]]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+def markdown(heading: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table, numbers to the right.
+
+    :param heading: column headings
+    :param rows: cells
+    """
+    first, *lines = ([str(cell).replace("|", "\\|") for cell in row] for row in (heading, *rows))
+    return "".join(f"| {' | '.join(line)} |\n" for line in (first, ["---", *["---:"] * (len(first) - 1)], *lines))
 
 
-def _interval(estimate: Estimate, layout: str) -> str:
-    if not np.isfinite(estimate.low):
-        return ""
-    return f"[{layout.format(estimate.low)}, {layout.format(estimate.high)}]"
+def _with_interval(estimate: Estimate, layout: str, mark: str = "") -> Cell:
+    known = np.isfinite(estimate.low)
+    interval = f"[{layout.format(estimate.low)}, {layout.format(estimate.high)}]" if known else ""
+    return Cell(layout.format(estimate.value) + mark, interval)
 
 
 def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -> Table:
-    """A metric a row, an agent a column.
+    """A metric per row, an agent per column.
 
     :param kind: which job
     :param agents: columns
@@ -77,103 +86,101 @@ def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -
     found = {(row.metric.name, row.agent): row for row in rows}
     agents = [agent for agent in agents if any(row.agent == agent for row in rows)]
     lines = []
-    for metric in (METRICS[name] for name in KINDS[kind].report):
-        if not any(row.metric == metric for row in rows):
-            continue
+    for metric in (METRICS[name] for name in KINDS[kind].report if any(row.metric.name == name for row in rows)):
         cells = [Cell(metric.heading, metric.hint)]
         for agent in agents:
             row = found[metric.name, agent]
             if row.estimate is None:
                 cells.append(Cell("-", f"({row.n_undefined} undefined)"))
-                continue
-            if metric.is_change and agent == "base":
+            elif metric.is_change and agent == "base":
                 cells.append(Cell("0", "(by definition)"))
-                continue
-            mark = "*" if row.p_value is not None and row.p_value < MARKED else ""
-            layout = metric.layout
-            cells.append(Cell(layout.format(row.estimate.value) + mark, _interval(row.estimate, layout)))
+            else:
+                mark = "*" if row.p_value is not None and row.p_value < MARKED else ""
+                cells.append(_with_interval(row.estimate, metric.layout, mark))
         lines.append(tuple(cells))
-    return Table(("", *(title_of(agent) for agent in agents)), tuple(lines))
+    return Table(("", *map(title_of, agents)), tuple(lines))
 
 
-def coverage_table(setting: Setting, rows: Sequence[IntervalQuality]) -> Table:
-    """Quality of the intervals of one setting, one row an agent and forecaster.
-
-    :param setting: the setting
-    :param rows: its interval qualities
-    """
+def coverage_table(rows: Sequence[IntervalQuality]) -> Table:
+    """Quality of the intervals of one setting, one row per agent and forecaster."""
+    heading = ("agent", "forecaster", "inside", "above", "width, psi", "interval score, psi")
+    layouts = {"coverage": "{:.0%}", "above": "{:.0%}", "width": "{:.2f}", "score": "{:.1f}"}
     lines = [
         (
             Cell(title_of(row.agent)),
             Cell(row.forecaster),
-            Cell(f"{row.coverage.value:.0%}", _interval(row.coverage, "{:.0%}")),
-            Cell(f"{row.above.value:.0%}", _interval(row.above, "{:.0%}")),
-            Cell(f"{row.width.value:.2f}", _interval(row.width, "{:.2f}")),
-            Cell(f"{row.score.value:.1f}", _interval(row.score, "{:.1f}")),
+            *(_with_interval(getattr(row, name), layout) for name, layout in layouts.items()),
         )
         for row in rows
     ]
-    heading = ("agent", "forecaster", "inside", "above", "width, psi", "interval score, psi")
     return Table(heading, tuple(lines))
 
 
-def caution_table(rows: Sequence[Caution]) -> Table:
-    """Warnings, an agent a row.
+def error_terms_table(setting: Setting, split: dict[tuple[str, int], ErrorSplit]) -> Table:
+    """Medians over seeds, and below each the median change against plain training on the same seed.
 
-    :param rows: the warnings
+    :param setting: agents of one world
+    :param split: what the error of each agent and seed consists of
     """
+    terms = {
+        "|error|, psi": "total",
+        "floor x sigma, psi": "untrainable",
+        "curvature, psi": "curvature",
+        "rare mode, psi": "rare",
+        "sigma of common tasks, psi": "sigma",
+    }
+    rows = []
+    for agent in setting.agents:
+        cells = [Cell(title_of(agent))]
+        for term in terms.values():
+            of_seed = {seed: getattr(one, term) for (name, seed), one in split.items() if name == agent}
+            plain = {seed: getattr(one, term) for (name, seed), one in split.items() if name == setting.reference}
+            changes = [value - plain[seed] for seed, value in of_seed.items() if seed in plain]
+            shown = agent != setting.reference and bool(changes)
+            value = round(float(np.median(list(of_seed.values()))), 2) + 0.0  # no -0.00
+            cells.append(Cell(f"{value:.2f}", f"({np.median(changes):+.2f})" if shown else ""))
+        rows.append(tuple(cells))
+    return Table(("agent", *terms), tuple(rows))
+
+
+def warning_table(rows: Sequence[Warned]) -> Table:
+    """Warnings, an agent per row."""
     said: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        sentence = f"{len(row.seeds)} of {row.n_seeds} seeds: {row.sentence}"
+        sentence = f"{len(row.seeds)} of {row.n_seeds} seeds: {row.finding.sentence}"
         said.setdefault((row.setting, row.agent), []).append(sentence)
-    lines = [
-        (Cell(setting), Cell(title_of(agent)), Cell(" ".join(sentences)))
-        for (setting, agent), sentences in said.items()
-    ]
+    lines = [(Cell(setting), Cell(title_of(agent)), Cell(" ".join(all_))) for (setting, agent), all_ in said.items()]
     return Table(("setting", "agent", "what was seen"), tuple(lines))
 
 
 def numbers_csv(rows: Sequence[Summary]) -> str:
-    """Every summary in full precision, one a row.
-
-    :param rows: summaries
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "setting",
-            "agent",
-            "metric",
-            "seeds",
-            "iqm",
-            "low_95",
-            "high_95",
-            "seeds_undefined",
-            "difference_to_reference",
-            "p_sign_flip",
-        ]
-    )
+    """Every summary in full precision, one per row."""
+    table: list[dict[str, Any]] = []
     for row in rows:
         e = row.estimate
-        numbers = ["", "", ""] if e is None else [e.value, *("" if np.isnan(v) else v for v in (e.low, e.high))]
-        tested = ["" if v is None else v for v in (row.difference, row.p_value)]
-        n = row.n_undefined if e is None else e.n
-        writer.writerow([row.setting, row.agent, row.metric.name, n, *numbers, row.n_undefined, *tested])
-    return out.getvalue()
+        value, low, high = (None, None, None) if e is None else (e.value, e.low, e.high)
+        table.append(
+            {
+                "setting": row.setting,
+                "agent": row.agent,
+                "metric": row.metric.name,
+                "seeds": row.n_undefined if e is None else e.n,
+                "iqm": value,
+                "low_95": low,
+                "high_95": high,
+                "seeds_undefined": row.n_undefined,
+                "difference_to_reference": row.difference,
+                "p_sign_flip": row.p_value,
+            }
+        )
+    return _csv(table)
 
 
-def units_csv(settings: Sequence[Setting]) -> str:
-    """Every metric of every agent and seed, one agent of one seed a row.
+def agents_csv(settings: Sequence[Setting]) -> str:
+    """Every metric of every agent and seed, one agent of one seed per row."""
+    units = [(setting.name, unit) for setting in settings for unit in setting.units]
+    return _csv([{"setting": name, "agent": one.agent, "seed": one.seed} | one.metrics for name, one in units])
 
-    :param settings: the settings
-    """
-    units = [(setting, unit) for setting in settings for unit in setting.units]
-    keys = list(dict.fromkeys(key for _, unit in units for key in unit.metrics))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["setting", "agent", "seed", *keys])
-    for setting, unit in units:
-        values = ["" if unit.metrics.get(key) is None else unit.metrics[key] for key in keys]
-        writer.writerow([setting.name, unit.agent, unit.seed, *values])
-    return out.getvalue()
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    return pl.DataFrame(rows, infer_schema_length=None).fill_nan(None).write_csv()

@@ -35,21 +35,18 @@ def worst_task_panels(setting: Setting) -> list[Panel]:
     n_worst = _N_WORST if _N_WORST * len(setting.agents) <= _N_PICTURES else 1
     for agent in setting.agents:
         unit = setting.of(agent)[0]
-        psi = unit.scores["psi"].to_numpy()
-        if not has_policy(unit):
-            row = int(np.argmax(psi))
-            rooms.setdefault(int(unit.scores["task_id"][row]), []).append((unit, float(psi[row])))
-            continue
+        psi, tasks = unit.scores["psi"].to_numpy(), unit.scores["task_id"]
         for rank, row in enumerate(np.argsort(-psi, kind="stable")[:n_worst].tolist(), 1):
-            panels.append(_picture(setting, [(unit, float(psi[row]))], int(unit.scores["task_id"][row]), rank))
+            shown = unit, float(psi[row])
+            if has_policy(unit):
+                panels.append(_picture(setting, [shown], int(tasks[row]), rank))
+            elif rank == 1:
+                rooms.setdefault(int(tasks[row]), []).append(shown)
     return panels + [_picture(setting, found, task_id, 1) for task_id, found in rooms.items()]
 
 
 def has_policy(unit: Unit) -> bool:
-    """Whether the run kept the agent.
-
-    :param unit: an agent of a seed
-    """
+    """Whether the run kept the agent."""
     return (unit.source / "agents" / unit.agent / "policy.safetensors").is_file()
 
 
@@ -64,22 +61,20 @@ def _picture(setting: Setting, agents: list[tuple[Unit, float]], task_id: int, r
     unit = agents[0][0]
     assert isinstance(unit.config, Config)
     world = make_world(unit.config.world)
-    titles = [title_of(one.agent) for one, _ in agents]
-    scores = [format_probability(score) for _, score in agents]
-    risks = [f"{title}: P(failure) {score}" for title, score in zip(titles, scores, strict=True)]
+    names = ", ".join(title_of(one.agent) for one, _ in agents)
+    risks = [f"{title_of(one.agent)}: P(failure) {format_probability(score)}" for one, score in agents]
     picture, _ = task_picture(world, task_id)
     facts = picture.title.replace("\n", ", ")
-    heading = f"{titles[0]}, seed {unit.seed}, #{rank}\n{facts}"
     if has_policy(unit):
         policy = load_policy(RunFolder(unit.source), unit.agent, unit.config.base)
-        picture = agent_picture(world, task_id, policy, heading)
-        caption = f"{titles[0]}, #{rank} of its riskiest tasks"
+        picture = agent_picture(world, task_id, policy, f"{names}, seed {unit.seed}, #{rank}\n{facts}")
+        caption = f"{names}, #{rank} of its riskiest tasks"
     else:
         picture = replace(picture, title="\n".join([f"seed {unit.seed}: {facts}", *risks]))
-        caption = f"Riskiest task of {', '.join(titles)}"
+        caption = f"Riskiest task of {names}"
     alt = (
-        f"Number {rank} of the riskiest held-out tasks of {', '.join(titles)} in {setting.name}, seed {unit.seed}: "
-        f"{facts}. {'; '.join(risks)}."
+        f"Number {rank} of the riskiest held-out tasks of {names} in {setting.name}, seed {unit.seed}: {facts}. "
+        f"{'; '.join(risks)}."
     )
     stem = file_stem("worst", setting.name, unit.agent, str(rank))
     return Panel(stem, caption, alt, task_sheet([picture], ""), is_photo=True)
