@@ -70,7 +70,10 @@ def find_degeneracy(now: Mapping[str, Any], reference: Mapping[str, Any] | None 
     share = max(anchor, base)
     if share > _RISKIER_TASKS:
         other = "base agent" if base >= anchor else "anchor"
-        sentence = f"{share:.1%} of all tasks are riskier than under the {other} (by more than 0.1 psi): raising ordinary failures to meet the worst ones makes a tail easier to forecast"
+        sentence = (
+            f"{share:.1%} of all tasks are riskier than under the {other} (by more than 0.1 psi): raising ordinary "
+            "failures to meet the worst ones makes a tail easier to forecast"
+        )
         add("riskier_tasks", sentence + ("; a larger anchor_coef prevents it." if anchor > base else "."), share=share)
     risk: Any = now.get("mean_risk")
     risk_before: Any = before.get("mean_risk")
