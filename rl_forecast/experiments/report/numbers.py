@@ -10,7 +10,7 @@ import numpy as np
 from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.experiments.metrics import KINDS, METRICS
 from rl_forecast.experiments.statistics import Estimate, estimate, sign_flip_p
-from rl_forecast.forecasting.decompose_error import error_split
+from rl_forecast.forecasting.decomposition import decompose_error
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.metrics import Metric
     from rl_forecast.experiments.report.reading import Setting, Unit
     from rl_forecast.findings import Finding
-    from rl_forecast.forecasting.decompose_error import ErrorSplit
+    from rl_forecast.forecasting.decomposition import ErrorParts
 
 __all__ = [
     "LEVEL",
@@ -168,7 +168,7 @@ def interval_quality(unit: Unit, forecaster: str) -> tuple[float, float, float, 
     return float(inside.mean()), float(np.mean(above > 0)), float(np.median(high - low)), float(score.mean())
 
 
-def error_terms_of(setting: Setting) -> dict[tuple[str, int], ErrorSplit]:
+def error_terms_of(setting: Setting) -> dict[tuple[str, int], ErrorParts]:
     """What the error of each agent and seed consists of.
 
     :return: empty where the scores do not say which tasks are rare, or were forecast by another method
@@ -178,7 +178,7 @@ def error_terms_of(setting: Setting) -> dict[tuple[str, int], ErrorSplit]:
     return {(unit.agent, unit.seed): _error_split(unit) for unit in setting.units}
 
 
-def _error_split(unit: Unit) -> ErrorSplit:
+def _error_split(unit: Unit) -> ErrorParts:
     parts = unit.held_out.parts
     rare = {
         part: unit.scores.filter(unit.scores["part"] == part)["rare"].to_numpy().reshape(scores.shape)
@@ -186,7 +186,7 @@ def _error_split(unit: Unit) -> ErrorSplit:
     }
     total = unit.held_out.errors.in_space("psi").mean_absolute
     arrays = parts["evaluation"], parts["deployment"], rare["evaluation"], rare["deployment"]
-    return error_split(*arrays, unit.evaluation.tail_k, total=total)
+    return decompose_error(*arrays, unit.evaluation.tail_k, total=total)
 
 
 @dataclass(frozen=True)

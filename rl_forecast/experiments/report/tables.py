@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.report.numbers import IntervalQuality, Summary, Warned
     from rl_forecast.experiments.report.reading import Setting
     from rl_forecast.experiments.statistics import Estimate
-    from rl_forecast.forecasting.decompose_error import ErrorSplit
+    from rl_forecast.forecasting.decomposition import ErrorParts
 
 __all__ = [
     "MARKED",
@@ -116,7 +116,7 @@ def coverage_table(rows: Sequence[IntervalQuality]) -> Table:
     return Table(heading, tuple(lines))
 
 
-def error_terms_table(setting: Setting, split: dict[tuple[str, int], ErrorSplit]) -> Table:
+def error_terms_table(setting: Setting, split: dict[tuple[str, int], ErrorParts]) -> Table:
     """Medians over seeds, and below each the median change against plain training on the same seed.
 
     :param setting: agents of one world
