@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["InputError", "closest", "one_line", "run_command", "stop_output", "unknown_name"]
+__all__ = ["InputError", "closest", "one_line", "reading", "run_command", "stop_output", "unknown_name"]
 
 
 class InputError(Exception):
@@ -20,23 +20,13 @@ class InputError(Exception):
 
 
 def one_line(text: str, limit: int = 600) -> str:
-    """Text fit for one line of a terminal, whatever bytes a file put into it.
-
-    :param text: a message, perhaps with names out of a damaged file
-    :param limit: longest line
-    :return: the text with unprintable characters as ``?``, shortened
-    """
+    """Text fit for one line of a terminal: unprintable characters as ``?``, shortened to ``limit``."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
 def closest(name: str, options: Iterable[str]) -> str:
-    """Valid name nearest to a mistyped one.
-
-    :param name: what the user wrote
-    :param options: the valid names
-    :return: the nearest valid name by spelling (case ignored), or ``""`` where none is near
-    """
+    """The valid name nearest to a mistyped one by spelling (case ignored), or ``""`` where none is near."""
     by_folded = {option.casefold(): option for option in options}
     match = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     return by_folded[match[0]] if match else ""
@@ -57,14 +47,38 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{guess} choose from: {shown}"
 
 
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn whatever a damaged file provokes in a reader into one line that names the file."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a folder: name the files in it") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
+    except BaseException as error:  # a reader of foreign bytes can raise anything; polars' panics are no Exception
+        panicked = type(error).__name__ == "PanicException"
+        if not (panicked or isinstance(error, Exception)):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        damaged = "it is damaged: " if panicked else ""
+        raise InputError(f"{path}: cannot be read: {damaged}{one_line(first, 160)}") from error
+
+
 def run_command(command: Callable[[], int], name: str = "") -> int:
     """Run a command and turn its ends into exit codes, each but the first with one line.
 
-    Notes of the exception (``add_note``) end the line: how to go on with the work, say.
+    Notes of the exception (``add_note``) end the line: how to resume, for example.
 
     :param command: does the work and returns an exit code
     :param name: begins the line where one program has many commands
-    :return: the command's code; 2 after a :class:`InputError`; 1 where the operating system refused something (a full
+    :return: the command's code; 2 after an :class:`InputError`; 1 where the operating system refused something (a full
         disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
     """
     begin, error_begin = (f"{name}: ", f"{name}: ") if name else ("", "error: ")
@@ -73,7 +87,7 @@ def run_command(command: Callable[[], int], name: str = "") -> int:
         with _terminable(received):
             return command()
     except InputError as error:
-        return _end(2, error_begin + _told(error), error)
+        return _end(2, error_begin + _message(error), error)
     except KeyboardInterrupt as error:
         if received:
             return _end(143, f"{begin}terminated", error)
@@ -82,7 +96,8 @@ def run_command(command: Callable[[], int], name: str = "") -> int:
         stop_output()
         return _end(1, f"{error_begin}nobody reads the output any more", error)
     except OSError as error:
-        what = f"{error.strerror}: {os.fsdecode(error.filename)}" if error.strerror and error.filename else _told(error)
+        named = error.strerror and error.filename
+        what = f"{error.strerror}: {os.fsdecode(error.filename)}" if named else _message(error)
         return _end(1, error_begin + what, error)
 
 
@@ -91,7 +106,7 @@ def stop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -113,7 +128,7 @@ def _terminable(received: list[int]) -> Iterator[None]:
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: signals are somebody else's business
+    except ValueError:  # not the main thread, which alone may handle signals
         yield
         return
     try:

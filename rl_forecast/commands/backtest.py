@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rl_forecast.commands.shared import (
-    METHODS,
-    Parser,
-    add_reading_options,
-    count,
-    forecast_or_usage_error,
-    level,
-    read_options,
-    writing,
-)
+from rl_forecast.commands import shared
+from rl_forecast.commands.shared import Parser, count
 
 if TYPE_CHECKING:
     from rl_forecast.forecasting.backtest import Backtest
@@ -39,12 +28,7 @@ example:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "backtest",
         "FILE [FILE ...] -m M -n N [options]",
@@ -54,43 +38,31 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("-m", "--n-eval", type=count, required=True, metavar="M", help="evaluation scores of a split")
     parser.add_argument("-n", "--n-deploy", type=count, required=True, metavar="N", help="deployment scores of a split")
-    add_reading_options(parser)
+    shared.add_reading_options(parser)
     parser.add_argument("--splits", type=count, default=500, help="number of splits (default 500)")
-    parser.add_argument(
-        "--methods", nargs="+", default=list(METHODS[:4]), metavar="METHOD", help=f"default: {' '.join(METHODS[:4])}"
-    )
-    parser.add_argument("--tail-k", type=count, metavar="K", help="largest scores that count as the tail")
-    parser.add_argument("--level", type=level, default=0.90, help="coverage of the intervals (default 0.9)")
+    methods = list(shared.METHODS[:4])
+    parser.add_argument("--methods", nargs="+", default=methods, metavar="METHOD", help=f"default: {' '.join(methods)}")
+    shared.add_tail_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits (default 0)")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON, - for standard output")
+    shared.add_json_option(parser)
     args = parser.parse_args(argv)
 
     from rl_forecast.forecasting.backtest import backtest
     from rl_forecast.io import read_psi
 
-    psi = read_psi(args.files, read_options(args))
-    with _bar(args.splits) as advance:
-        result: Backtest = forecast_or_usage_error(
-            lambda: backtest(
-                psi, args.n_eval, args.n_deploy, args.methods, args.splits, args.tail_k, args.level, args.seed, advance
-            )
+    psi = read_psi(args.files, shared.read_options(args))
+    with shared.progress() as advance, shared.usage_errors():
+        step = None if advance is None else lambda done: advance("splits", done, args.splits)
+        result = backtest(
+            psi, args.n_eval, args.n_deploy, args.methods, args.splits, args.tail_k, args.level, args.seed, step
         )
     if args.json != "-":
         _print(result)
-    if args.json:
-        text = json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n"
-        if args.json == "-":
-            sys.stdout.write(text)
-        else:
-            with writing(args.json):
-                Path(args.json).write_text(text, encoding="utf-8")
+    shared.write_json(result.to_dict(), args.json, args.files)
     return 2 if all(row.n_failed == result.n_splits for row in result.metrics) else 0
 
 
-def _print(result: Backtest) -> None:
-    from rl_forecast.commands.printing import print_lines, table
-
-    r = result
+def _print(r: Backtest) -> None:
     print(f"{r.n_scores} scores, {r.n_splits} random splits into m = {r.n_eval} and n = {r.n_deploy}\n")
     rows = [
         [
@@ -105,38 +77,17 @@ def _print(result: Backtest) -> None:
         ]
         for row in r.metrics
     ]
-    table(["method", "|error|", "orders", "bias", "under", "coverage", "above", "score"], rows)
+    shared.table(["method", "|error|", "orders", "bias", "under", "coverage", "above", "score"], rows)
     print()
-    lines = [
-        f"The splits overlap: the file holds {r.n_blocks} disjoint block{'' if r.n_blocks == 1 else 's'} of m + n, and "
-        f"the {r.n_splits} splits only {r.n_distinct_maxima} different realised maxima. More splits steady the "
-        "numbers; they add no information.",
-    ]
-    failed = {row.method: row.n_failed for row in r.metrics if row.n_failed}
-    lines += [
-        f"{name} found no tail in {times} of {r.n_splits} splits; they are left out." for name, times in failed.items()
-    ]
-    print_lines(lines)
-
-
-class _bar:
-    """A progress bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.progress: Any = None
-
-    def __enter__(self) -> Any:
-        if not sys.stderr.isatty():
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.progress = Progress(console=Console(stderr=True), transient=True)
-        self.progress.start()
-        task = self.progress.add_task("splits", total=self.total)
-        return lambda done: self.progress.update(task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress is not None:
-            self.progress.stop()
+    shared.print_lines(
+        [
+            f"The splits overlap: the file holds {r.n_blocks} disjoint block{'' if r.n_blocks == 1 else 's'} of m + n, "
+            f"and the {r.n_splits} splits only {r.n_distinct_maxima} different realised maxima. More splits steady the "
+            "numbers; they add no information.",
+            *(
+                f"{row.method} found no tail in {row.n_failed} of {r.n_splits} splits; they are left out."
+                for row in r.metrics
+                if row.n_failed
+            ),
+        ]
+    )

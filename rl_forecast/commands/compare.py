@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rl_forecast.commands.shared import (
-    Parser,
-    add_forecast_options,
-    add_reading_options,
-    forecast_or_usage_error,
-    number,
-    read,
-    writing,
-)
+from rl_forecast.commands import shared
+from rl_forecast.commands.shared import Parser, number
 from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rl_forecast.forecasting.compare import Comparison
+    from rl_forecast.forecasting.forecast import Forecast
+    from rl_forecast.io import ReadResult
 
 __all__ = ["main"]
 
@@ -37,12 +31,7 @@ example (Jones et al. 2025, section 6):
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "compare",
         "FILE FILE [FILE ...] --budget B [--cost C C ...] [options]",
@@ -51,38 +40,43 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--budget", type=number, required=True, metavar="B", help="what may be spent on each source")
     parser.add_argument(
-        "--cost", type=number, nargs="+", metavar="C", help="cost of a query, one for each file in order (default: 1)"
+        "--cost",
+        type=number,
+        nargs="+",
+        metavar="C",
+        help="cost of a query, one for each file in order (default: 1)",
     )
-    add_reading_options(parser)
-    add_forecast_options(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON, - for standard output")
+    shared.add_reading_options(parser)
+    shared.add_forecast_options(parser)
+    shared.add_json_option(parser)
+    parser.set_defaults(group_by="file")
     args = parser.parse_args(argv)
     if len(args.files) < 2:
         raise InputError(f"there is nothing to compare with {args.files[0]}: name at least two files")
-    args.group_by = "file"
-    results = read(args)
+    results = shared.read(args)
 
     from rl_forecast.forecasting.compare import compare
 
-    found: Comparison = forecast_or_usage_error(
-        lambda: compare(
-            {name: result.summary for name, result in results.items()}, args.budget, args.cost, args.method, args.tail_k
-        )
-    )
+    summaries = {name: result.summary for name, result in results.items()}
+    with shared.usage_errors():
+        found = compare(summaries, args.budget, args.cost, args.method, args.tail_k)
     if args.json != "-":
-        _print(found, args.level, {name: result.notes for name, result in results.items()})
-    if args.json:
-        text = json.dumps(_to_dict(found, args.level), indent=2, allow_nan=False) + "\n"
-        if args.json == "-":
-            sys.stdout.write(text)
-        else:
-            with writing(args.json):
-                Path(args.json).write_text(text, encoding="utf-8")
+        _print(found, args.level, results)
+    sources = [
+        {"name": name, "cost": cost, "finds_the_worst": win, **fc.to_dict(args.level)}
+        for name, cost, fc, win in _sources(found)
+    ]
+    state = {"schema": "rl-forecast/comparison/1", "budget": found.budget, "sources": sources}
+    shared.write_json(state, args.json, args.files)
     return 0
 
 
-def _print(found: Comparison, level: float, notes: dict[str, Any]) -> None:
-    from rl_forecast.commands.printing import interval_words, print_lines, table
+def _sources(found: Comparison) -> Iterator[tuple[str, float, Forecast, float]]:
+    """Name, cost, forecast, and probability to find the worst, of each source."""
+    return zip(found.names, found.costs, found.forecasts, found.probability_worst, strict=True)
+
+
+def _print(found: Comparison, level: float, results: dict[str, ReadResult]) -> None:
     from rl_forecast.formatting import format_count, format_probability
 
     rows = [
@@ -91,27 +85,18 @@ def _print(found: Comparison, level: float, notes: dict[str, Any]) -> None:
             f"{cost:g}",
             format_count(fc.n_deploy[0]),
             format_probability(float(fc.worst_query_psi[0])),
-            interval_words(fc.prediction_interval(level, "psi")[0]),
+            shared.interval_words(fc.prediction_interval(level, "psi")[0]),
             f"{win:.2f}",
         ]
-        for name, cost, fc, win in zip(found.names, found.costs, found.forecasts, found.probability_worst, strict=True)
+        for name, cost, fc, win in _sources(found)
     ]
     print(f"budget {found.budget:g} for each source\n")
-    table(["source", "cost", "queries", "worst query", f"{100 * level:g} %", "finds the worst"], rows)
-    best = max(range(len(found.names)), key=lambda i: found.probability_worst[i])
-    chance = found.probability_worst[best]
+    shared.table(["source", "cost", "queries", "worst query", f"{100 * level:g} %", "finds the worst"], rows)
+    chance, best = max(zip(found.probability_worst, found.names, strict=True), key=lambda pair: pair[0])
     sure = "too close to call" if chance < 0.75 else "likely" if chance < 0.95 else "clear"
-    print(f"\n{found.names[best]} finds the worst failure with probability {chance:.2f} ({sure}).\n")
+    print(f"\n{best} finds the worst failure with probability {chance:.2f} ({sure}).\n")
     seen: dict[str, list[str]] = {}
-    for name, fc in zip(found.names, found.forecasts, strict=True):
-        for sentence in [*notes[name], *(w.sentence for w in fc.warnings)]:
+    for name, _, fc, _ in _sources(found):
+        for sentence in [*results[name].notes, *(w.sentence for w in fc.warnings)]:
             seen.setdefault(sentence, []).append(name)
-    print_lines([f"{', '.join(names)}: {sentence}" for sentence, names in seen.items()])
-
-
-def _to_dict(found: Comparison, level: float) -> dict[str, Any]:
-    sources = [
-        {"name": name, "cost": cost, "finds_the_worst": win, **fc.to_dict(level)}
-        for name, cost, fc, win in zip(found.names, found.costs, found.forecasts, found.probability_worst, strict=True)
-    ]
-    return {"schema": "rl-forecast/comparison/1", "budget": found.budget, "sources": sources}
+    shared.print_lines([f"{', '.join(names)}: {sentence}" for sentence, names in seen.items()])

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.commands.shared import (
-    Parser,
-    add_forecast_options,
-    add_reading_options,
-    count,
-    forecast_or_usage_error,
-    level,
-    read,
-    writing,
-)
+from rl_forecast.commands import shared
+from rl_forecast.commands.shared import Parser, count, level
 from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,8 +44,8 @@ def _parser() -> Parser:
         _EPILOG,
     )
     parser.add_argument("-n", "--n-deploy", type=count, nargs="+", metavar="N", help="deployment sizes, such as 1e6")
-    add_reading_options(parser)
-    add_forecast_options(parser)
+    shared.add_reading_options(parser)
+    shared.add_forecast_options(parser)
     parser.add_argument("--group-by", metavar="WHAT", help="a forecast for each 'file', or for each value of a column")
     gate = parser.add_argument_group("gate for CI pipelines")
     gate.add_argument("--fail-above", type=level, metavar="P", help="exit code 3 where the worst-query risk exceeds P")
@@ -67,7 +57,7 @@ def _parser() -> Parser:
         help="compare the interval's upper end (default) or the point",
     )
     out = parser.add_argument_group("output")
-    out.add_argument("--json", metavar="FILE", help="write the forecast as JSON, - for standard output")
+    shared.add_json_option(out, "forecast")
     out.add_argument("--plot", metavar="FILE", help="draw a figure (png, svg or pdf)")
     out.add_argument(
         "--figure",
@@ -79,12 +69,7 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     args = _parser().parse_args(argv)
     sizes = list(args.n_deploy or [])
     if args.at is not None and args.at not in sizes:
@@ -93,29 +78,68 @@ def main(argv: list[str]) -> int:
         raise InputError("how many deployment queries? Add -n, for example -n 1e4 1e6")
     if args.fail_above is None and args.at is not None:
         raise InputError("--at is the size for a gate: add --fail-above P")
-    _check_plot_suffix(args.plot)
-    results = read(args)
+    if args.plot is not None and Path(args.plot).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {args.plot}: the suffix must be .png, .svg or .pdf")
+    results = shared.read(args)
 
-    from rl_forecast.commands.printing import print_forecasts
     from rl_forecast.forecasting.forecast import forecast
 
-    forecasts: dict[str, Forecast] = {}
-    for name, result in results.items():
-        make = partial(forecast, result.summary, n_deploy=sizes, method=args.method, tail_k=args.tail_k)
-        forecasts[name] = forecast_or_usage_error(make)
-    notes: dict[str, Sequence[str]] = {name: result.notes for name, result in results.items()}
+    with shared.usage_errors():
+        forecasts = {
+            name: forecast(result.summary, n_deploy=sizes, method=args.method, tail_k=args.tail_k)
+            for name, result in results.items()
+        }
     if args.json != "-":
-        print_forecasts(forecasts, args.level, notes)
-    gate = {name: _gate(fc, args) for name, fc in forecasts.items()} if args.fail_above is not None else {}
-    if args.json:
-        _write_json(forecasts, notes, gate, args)
+        for i, (name, fc) in enumerate(forecasts.items()):
+            if i:
+                print()
+            _print(name, fc, args.level, results[name].notes)
+    gates = {name: _gate(fc, args) for name, fc in forecasts.items()} if args.fail_above is not None else {}
+    groups = [
+        {"group": name, **fc.to_dict(args.level), "notes": list(results[name].notes), "gate": gates.get(name)}
+        for name, fc in forecasts.items()
+    ]
+    shared.write_json({"schema": "rl-forecast/forecasts/1", "groups": groups}, args.json, args.files)
     if args.plot:
         _plot(forecasts, args)
-    for name, verdict in gate.items():
-        print(f"gate{' ' + name if name else ''}: {verdict['sentence']}", file=sys.stderr)
-    if any(verdict["status"] == "failed" for verdict in gate.values()):
+    for name, gate in gates.items():
+        print(f"gate{' ' + name if name else ''}: {gate['sentence']}", file=sys.stderr)
+    if any(gate["status"] == "failed" for gate in gates.values()):
         return 3
     return 2 if any(fc.status == "degenerate" for fc in forecasts.values()) else 0
+
+
+def _print(name: str, fc: Forecast, level: float, notes: Sequence[str]) -> None:
+    """A line on the scores, the table, the notes and warnings."""
+    import numpy as np
+
+    from rl_forecast.formatting import format_count, format_probability
+    from rl_forecast.scores import psi_from_p
+
+    largest = format_probability(float(fc.summary.top[0]))
+    tail = f", k = {fc.tail_k}" if fc.tail_k is not None and fc.status == "ok" else ""
+    heading = f"{name}: " if name else ""
+    status = "" if fc.status == "ok" else "status degenerate, "
+    worst = "worst estimate" if fc.summary.count_table else "worst seen"
+    print(f"{heading}{status}{fc.summary.count} scores, {worst} p = {largest}; {fc.method}{tail}\n")
+    percent = f"{100 * level:g} %"
+    any_failure = fc.aggregate_risk(level)
+    any_psi = np.reshape([psi_from_p(x) for x in (any_failure.estimate, any_failure.low, any_failure.high)], (3, -1))
+    worst_psi = fc.prediction_interval(level, "psi")
+    rows = [
+        [
+            format_count(n),
+            format_probability(float(fc.worst_query_psi[i])),
+            shared.interval_words(worst_psi[i]),
+            format_probability(float(any_psi[0, i])),
+            shared.interval_words(any_psi[1:, i]),
+            f"{fc.new_record_probability[i]:.3g}",
+        ]
+        for i, n in enumerate(fc.n_deploy)
+    ]
+    shared.table(["n", "worst query", percent, "any failure", percent, "new worst"], rows, left=0)
+    print()
+    shared.print_lines([*notes, *(w.sentence for w in fc.warnings)])
 
 
 def _gate(fc: Forecast, args: argparse.Namespace) -> dict[str, Any]:
@@ -136,26 +160,6 @@ def _gate(fc: Forecast, args: argparse.Namespace) -> dict[str, Any]:
     return {"status": status, "n_deploy": n, "compared": args.gate, "fail_above": args.fail_above, "sentence": sentence}
 
 
-def _write_json(
-    forecasts: dict[str, Forecast], notes: dict[str, Any], gate: dict[str, Any], args: argparse.Namespace
-) -> None:
-    groups = [
-        {"group": name, **fc.to_dict(args.level), "notes": list(notes[name]), "gate": gate.get(name)}
-        for name, fc in forecasts.items()
-    ]
-    text = json.dumps({"schema": "rl-forecast/forecasts/1", "groups": groups}, indent=2, allow_nan=False) + "\n"
-    if args.json == "-":
-        sys.stdout.write(text)
-        return
-    with writing(args.json):
-        Path(args.json).write_text(text, encoding="utf-8")
-
-
-def _check_plot_suffix(path: str | None) -> None:
-    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {path}: the suffix must be .png, .svg or .pdf")
-
-
 def _plot(forecasts: dict[str, Forecast], args: argparse.Namespace) -> None:
     from rl_forecast.forecasting.plots import save_figure
 
@@ -167,6 +171,6 @@ def _plot(forecasts: dict[str, Forecast], args: argparse.Namespace) -> None:
         if fc.status == "degenerate":
             print(f"no figure for {name or 'these scores'}: there is no tail to draw", file=sys.stderr)
             continue
-        with writing(str(path)):
+        with shared.writing(path, args.files):
             save_figure(fc, path, args.figure, args.level, title=name)
         print(f"figure: {path}", file=sys.stderr)

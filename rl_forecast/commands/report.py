@@ -24,12 +24,7 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "report", "RUN [RUN ...] [--out DIR]", "Write a report on runs and sweeps that people can read.", _EPILOG
     )

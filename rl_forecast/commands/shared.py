@@ -1,13 +1,16 @@
-"""Options that several commands share, and a parser whose errors are one line.
+"""What the commands share: a parser whose errors are one line, options, and output.
 
-Nothing heavy is imported here: ``--help`` has to answer at once.
+Nothing heavy is imported before it is needed: ``--help`` has to answer at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rl_forecast.errors import InputError, closest
@@ -16,19 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rl_forecast.io import ReadOptions, ReadResult
-
-__all__ = [
-    "METHODS",
-    "Parser",
-    "add_forecast_options",
-    "add_reading_options",
-    "count",
-    "level",
-    "number",
-    "read",
-    "read_options",
-    "writing",
-]
 
 METHODS = ("shape_prior", "exponential_pivot", "gumbel_tail", "log_normal", "gpd", "binomial_tail")
 _SHOW_PROGRESS_ROWS = 30_000_000
@@ -73,29 +63,27 @@ def count(text: str) -> int:
 
 def number(text: str) -> float:
     """A positive number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, it is {text!r}")
-    return value
+    return _between(text, float("inf"), "must be a positive number, it is")
 
 
 def level(text: str) -> float:
     """A probability strictly between 0 and 1."""
+    return _between(text, 1.0, "must lie between 0 and 1, it is")
+
+
+def _between(text: str, high: float, message: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, it is {text!r}")
+    if not 0 < value < high:
+        raise argparse.ArgumentTypeError(f"{message} {text!r}")
     return value
 
 
-def add_reading_options(parser: argparse.ArgumentParser, files: str = "+") -> None:
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Score files and how to read them."""
-    parser.add_argument("files", nargs=files, metavar="FILE", help="score files, - for standard input")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="score files, - for standard input")
     table = parser.add_argument_group("tables (csv, tsv, parquet, jsonl, npz)")
     table.add_argument("--column", help="score column; without it the one named p, log_p or psi")
     table.add_argument("--kind", choices=("p", "log_p", "psi"), help="what it holds, where its name does not say")
@@ -118,94 +106,123 @@ def add_reading_options(parser: argparse.ArgumentParser, files: str = "+") -> No
 def add_forecast_options(parser: argparse.ArgumentParser) -> None:
     """Method, number of tail scores and level of the intervals."""
     parser.add_argument("--method", help=f"{', '.join(METHODS)} (default: shape_prior; coarse counts: binomial_tail)")
+    add_tail_options(parser)
+
+
+def add_tail_options(parser: argparse.ArgumentParser) -> None:
+    """Number of tail scores and level of the intervals."""
     parser.add_argument("--tail-k", type=count, metavar="K", help="largest scores that count as the tail")
     parser.add_argument("--level", type=level, default=0.90, help="coverage of the intervals (default 0.9)")
 
 
+def add_json_option(parser: Any, what: str = "result") -> None:
+    """Where to write the result for programs."""
+    parser.add_argument("--json", metavar="FILE", help=f"write the {what} as JSON, - for standard output")
+
+
 def read_options(args: argparse.Namespace) -> ReadOptions:
     """Reading options out of parsed arguments."""
+    from dataclasses import fields
+
     from rl_forecast.io import ReadOptions
 
     if args.capacity < 2:
         raise InputError(f"--capacity must be at least 2, it is {args.capacity}")
-    return ReadOptions(
-        column=args.column,
-        kind=args.kind,
-        failures=args.failures,
-        samples=args.samples,
-        scorer=args.scorer,
-        metric=args.metric,
-        filter=args.filter,
-        response_log_prob=args.response_log_prob,
-        fails=args.fails,
-        group_by=getattr(args, "group_by", None),
-        capacity=args.capacity,
-    )
+    given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(ReadOptions)}
+    return ReadOptions(**given)
 
 
 def read(args: argparse.Namespace) -> dict[str, ReadResult]:
     """Groups of scores named on the command line, with a progress bar on a terminal where it takes long."""
     from rl_forecast.io import read_groups
 
-    bar = _Progress()
+    with progress(_SHOW_PROGRESS_ROWS) as advance:
+        return read_groups(args.files, read_options(args), advance)
+
+
+@contextmanager
+def progress(least: int = 1) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Progress bars on a terminal: call with what is done, how much of it, and how much there is."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if total >= least:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(what, total=total)
+                bars.update(tasks[what], completed=done)
+
+        yield advance
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """The library's complaints about arguments become usage errors."""
     try:
-        return read_groups(args.files, read_options(args), bar.advance)
-    finally:
-        bar.close()
-
-
-class _Progress:
-    """A rich progress bar that appears only for long files, and only on a terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._path = ""
-
-    def advance(self, path: str, done: int, total: int) -> None:
-        if total < _SHOW_PROGRESS_ROWS or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import Progress
-
-        if self._bar is None:
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-        if path != self._path:
-            self._path, self._task = path, self._bar.add_task(path, total=total)
-        self._bar.update(self._task, completed=done)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def forecast_or_usage_error(make: Callable[[], Any]) -> Any:
-    """Call the library; its complaints about arguments become usage errors."""
-    try:
-        return make()
+        yield
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-class writing:
-    """Turn a failure to write a file into one line that names it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Name the file that could not be written."""
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
+@contextmanager
+def writing(path: str | Path, inputs: Sequence[str] = ()) -> Iterator[None]:
+    """One line that names the file, where it cannot be written or is one of the inputs, which must stay."""
+    for name in inputs:
+        if Path(path).exists() and Path(name).exists() and Path(path).samefile(name):
+            raise InputError(f"cannot write {path}: it is a file that was read; choose another name")
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def unique_names(names: Sequence[str]) -> Iterator[str]:
-    """Names without repeats: the second ``a`` becomes ``a (2)``."""
-    used: dict[str, int] = {}
-    for name in names:
-        used[name] = used.get(name, 0) + 1
-        yield name if used[name] == 1 else f"{name} ({used[name]})"
+def write_json(state: dict[str, Any], path: str | None, inputs: Sequence[str]) -> None:
+    """Write a result as JSON to a file, to standard output for ``-``, nowhere for None."""
+    if path is None:
+        return
+    text = json.dumps(state, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    with writing(path, inputs):
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table, the first ``left`` columns as text and the others as numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, name in enumerate(columns):
+        grid.add_column(name, justify="left" if i < left else "right", no_wrap=i >= left)
+    for row in rows:
+        grid.add_row(*row)
+    # a cell cut to fit a narrow terminal would be a wrong number: let the terminal wrap the line instead
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 160)
+    console.print(grid)
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print sentences, wrapped under a bullet."""
+    import shutil
+    import textwrap
+
+    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    for line in lines:
+        print(textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  "))
+
+
+def interval_words(psi: Any) -> str:
+    """An interval of scores as probabilities."""
+    from rl_forecast.formatting import format_probability
+
+    return f"[{format_probability(float(psi[0]))}, {format_probability(float(psi[1]))}]"

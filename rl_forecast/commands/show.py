@@ -20,12 +20,7 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "show",
         "[ENV] [--task ID] [--agent RUN_FOLDER [--name AGENT] [--worst N]] [-o FILE]",

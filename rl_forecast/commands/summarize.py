@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rl_forecast.commands.shared import Parser, add_reading_options, read, writing
+from rl_forecast.commands import shared
+from rl_forecast.commands.shared import Parser
 
 __all__ = ["main"]
 
@@ -17,32 +18,26 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "summarize",
         "FILE [FILE ...] -o FILE [options]",
         "Summarise the failure scores of an evaluation, or merge summaries.",
         _EPILOG,
     )
-    add_reading_options(parser)
+    shared.add_reading_options(parser)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="summary to write (.json)")
     args = parser.parse_args(argv)
-    result = read(args)[""]
+    result = shared.read(args)[""]
 
-    from rl_forecast.commands.printing import print_lines
     from rl_forecast.formatting import format_probability
     from rl_forecast.io import save_summary
 
-    with writing(args.out):
-        save_summary(result.summary, args.out)
     summary = result.summary
+    with shared.writing(args.out, args.files):
+        save_summary(summary, args.out)
     unscored = f", {summary.n_unscored} queries without a score" if summary.n_unscored else ""
     largest = format_probability(float(summary.top[0]))
     print(f"{args.out}: {summary.count} scores, the {summary.top.size} largest kept, worst p = {largest}{unscored}")
-    print_lines(result.notes)
+    shared.print_lines(result.notes)
     return 0

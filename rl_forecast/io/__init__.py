@@ -6,8 +6,7 @@ thousand. Errors are :class:`~rl_forecast.errors.InputError`: one line that name
 
 from __future__ import annotations
 
-from rl_forecast.io.read import read_groups, read_psi
+from rl_forecast.io.read import load_summary, read_groups, read_psi, save_summary
 from rl_forecast.io.records import ReadOptions, ReadResult
-from rl_forecast.io.summaries import load_summary, save_summary
 
 __all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]

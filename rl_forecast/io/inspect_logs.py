@@ -9,49 +9,32 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.io.counting import OutcomeCounter
-from rl_forecast.io.records import ReadOptions, ReadResult, parse_outcome, reading
+from rl_forecast.errors import InputError, reading, unknown_name
+from rl_forecast.io.counting import log_records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from rl_forecast.io.records import ReadOptions
 
 __all__ = ["read_inspect"]
 
 
-def read_inspect(paths: Sequence[str], options: ReadOptions) -> ReadResult:
-    """Failure counts of all queries in some logs.
+def read_inspect(path: str, options: ReadOptions) -> pl.DataFrame:
+    """Records of all samples in a log, one for each epoch.
 
     Samples with the same id in logs of the same task are the same query, so reruns add to its tries.
 
-    :param paths: log files
-    :param options: ``scorer`` (may be left out where there is one), ``fails``
-    :raises InputError: inspect-ai missing, an unreadable log, an unknown scorer, logs of several models
+    :param path: log file
+    :param options: ``scorer`` (may be left out where there is one)
+    :raises InputError: inspect-ai missing, an unreadable log, an unknown scorer
     """
-    outcome = parse_outcome(options.fails) if options.fails is not None else None
-    logs = [(path, *_read_log(path)) for path in paths]
-    models = sorted({model for _, _, model, _ in logs})
-    if len(models) > 1:
-        raise InputError(
-            f"the logs are of {len(models)} models ({', '.join(models)}), whose failures differ: add --group-by file"
-        )
-    scorer, key = _choose_scorer([s for _, _, _, samples in logs for s in samples], options.scorer, paths[0])
-    counter = OutcomeCounter(f"scorer {scorer!r}" + (f" key {key!r}" if key else ""), outcome)
-    for path, task, _, samples in logs:
-        for sample in samples:
-            query = (task, sample.id)
-            if sample.error is not None:
-                counter.errored(query)
-            elif not sample.scores or scorer not in sample.scores:
-                counter.unscored(query)
-            else:
-                counter.scored(query, _plain_value(sample.scores[scorer].value, scorer, key, path))
-    summary, notes = counter.summary(options.capacity)
-    return ReadResult(summary, notes)
+    return log_records(_tries(path, options.scorer), options, path)
 
 
-def _read_log(path: str) -> tuple[str, str, list[Any]]:
-    """Task, model and sample summaries of a log."""
+def _tries(path: str, wanted: str | None) -> Iterator[dict[str, Any]]:
     try:
         from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
     except ImportError as error:
@@ -61,42 +44,51 @@ def _read_log(path: str) -> tuple[str, str, list[Any]]:
     with reading(path), warnings.catch_warnings():
         # warnings of the reader about an older log format are no concern of the forecast's reader
         warnings.simplefilter("ignore")
-        with open(path, "rb"):
-            pass
-        header = read_eval_log(path, header_only=True)
+        log = read_eval_log(path, header_only=True)
         samples = read_eval_log_sample_summaries(path)
     if not samples:
-        raise InputError(f"{path}: the log holds no sample (its status is {header.status!r})")
-    return header.eval.task, header.eval.model, list(samples)
+        raise InputError(f"{path}: the log holds no sample (its status is {log.status!r})")
+    scorer, key = _choose_scorer(samples, wanted, path)
+    for sample in samples:
+        score = (sample.scores or {}).get(scorer) if sample.error is None else None
+        yield {
+            "query": f"{log.eval.task} {sample.id!r}",
+            "try": sample.uuid or f"{log.eval.eval_id} {sample.epoch}",
+            "verdict": None if score is None else _single(score.value, scorer, key, path),
+            "error": None if sample.error is None else sample.error.partition("\n")[0][:120],
+            "scorer": f"scorer {scorer!r}" + (f" key {key!r}" if key else "") if scorer else None,
+            "model": log.eval.model,
+            "fields": {"task": log.eval.task, "model": log.eval.model, **(sample.metadata or {})},
+        }
 
 
 def _choose_scorer(samples: list[Any], wanted: str | None, path: str) -> tuple[str, str | None]:
-    """Scorer and, for values that are dicts or lists, the key within them."""
-    names = sorted({name for s in samples for name in (s.scores or {})})
-    if not names:
-        errored = sum(s.error is not None for s in samples)
-        raise InputError(f"{path}: no sample has a score ({errored} of {len(samples)} errored)")
+    """Scorer (``""`` where no sample has a score) and, for values that are dicts or lists, the key within them."""
+    names = sorted({name for sample in samples for name in (sample.scores or {})})
+    if not names or wanted in names:
+        return wanted if names and wanted else "", None
     if wanted is None:
         if len(names) > 1:
             raise InputError(f"{path}: several scorers: choose one with --scorer: {', '.join(names)}")
         return names[0], None
-    if wanted in names:
-        return wanted, None
-    scorer, _, key = wanted.rpartition("/")
-    if scorer in names:
-        return scorer, key
-    raise InputError(f"{path}: {unknown_name('scorer', wanted, names)}")
+    name = max((name for name in names if wanted.startswith(f"{name}/")), key=len, default=None)
+    if name is None:
+        raise InputError(f"{path}: {unknown_name('scorer', wanted, names)}")
+    key = wanted[len(name) + 1 :]
+    values = [sample.scores[name].value for sample in samples if name in (sample.scores or {})]
+    keys = sorted({str(k) for value in values if isinstance(value, dict) for k in value})
+    if keys and key not in keys:
+        raise InputError(f"{path}: {unknown_name('key', key, keys)}")
+    return name, key
 
 
-def _plain_value(value: Any, scorer: str, key: str | None, path: str) -> object:
-    """A single value out of whatever a scorer returned."""
+def _single(value: Any, scorer: str, key: str | None, path: str) -> object:
+    """A single value out of whatever a scorer returned; None where it has nothing under the key."""
     if isinstance(value, dict):
         if key is None:
             keys = ", ".join(f"{scorer}/{k}" for k in value)
             raise InputError(f"{path}: scorer {scorer!r} returns several values: choose one with --scorer: {keys}")
-        if key not in value:
-            raise InputError(f"{path}: {unknown_name('key', key, [str(k) for k in value])}")
-        return value[key]
+        return value.get(key)
     if isinstance(value, list):
         if key is None or not key.isdigit() or int(key) >= len(value):
             raise InputError(

@@ -11,14 +11,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.io.counting import OutcomeCounter
-from rl_forecast.io.records import ReadOptions, ReadResult, parse_outcome, reading
+from rl_forecast.errors import InputError, reading, unknown_name
+from rl_forecast.io.counting import log_records
 from rl_forecast.scores import psi_from_log_p
-from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from rl_forecast.io.records import ReadOptions
 
 __all__ = ["looks_like_samples", "read_lm_eval"]
 
@@ -35,40 +37,36 @@ def looks_like_samples(path: str) -> bool:
     return isinstance(row, dict) and "doc_id" in row and ("resps" in row or "filtered_resps" in row)
 
 
-def read_lm_eval(paths: Sequence[str], options: ReadOptions) -> ReadResult:
-    """Scores of all documents in some sample files.
+def read_lm_eval(path: str, options: ReadOptions) -> pl.DataFrame:
+    """Records of all documents in a sample file: verdicts of a metric, or scores from log-likelihoods.
 
-    :param paths: sample files; several of the same task are repeated runs
-    :param options: ``metric`` and ``fails``, or ``response_log_prob``; ``filter`` where a file holds several
+    :param path: sample file; several of the same task are repeated runs
+    :param options: ``metric``, or ``response_log_prob``; ``filter`` where the file holds several
     :raises InputError: a damaged line, an unknown metric or filter, a log-likelihood above 0
     """
-    if options.response_log_prob is not None:
-        return _read_log_likelihoods(paths, options, options.response_log_prob)
-    outcome = parse_outcome(options.fails) if options.fails is not None else None
-    counter: OutcomeCounter | None = None
-    for path in paths:
-        for number, row in _rows(path, options.filter):
-            if counter is None:
-                counter = OutcomeCounter(f"metric {_choose_metric(row, options.metric, path)!r}", outcome)
-                metric = counter.what.split("'")[1]
-            value = row.get(metric)
-            if isinstance(value, list | dict):
-                raise InputError(f"{path}: line {number}: metric {metric!r} is not a single value: {str(value)[:60]}")
-            counter.scored((_task(path), str(row["doc_id"])), value)
-    if counter is None:
-        raise InputError(f"{paths[0]}: holds no row")
-    summary, notes = counter.summary(options.capacity)
-    return ReadResult(summary, notes)
+    return log_records(_tries(path, options), options, path)
 
 
-def _read_log_likelihoods(paths: Sequence[str], options: ReadOptions, index: int) -> ReadResult:
-    log_p = []
-    for path in paths:
-        for number, row in _rows(path, options.filter):
-            log_p.append(_log_likelihood(row, index, f"{path}: line {number}"))
-    if not log_p:
-        raise InputError(f"{paths[0]}: holds no row")
-    return ReadResult(TailSummary.from_scores(psi_from_log_p(log_p), options.capacity))
+def _tries(path: str, options: ReadOptions) -> Iterator[dict[str, Any]]:
+    # the date behind the task tells runs apart, not tasks
+    task = re.sub(r"^samples_(.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?$", r"\1", Path(path).stem)
+    metric = ""
+    for number, row in _rows(path, options.filter):
+        where = f"{path}: line {number}"
+        doc = row.get("doc")
+        record = {
+            # where a document changed under the same number it is another query
+            "query": f"{task} {row['doc_id']} {row.get('doc_hash', '')}",
+            "fields": {"task": task, **(doc if isinstance(doc, dict) else {}), **row},
+        }
+        if options.response_log_prob is not None:
+            yield record | {"psi": float(psi_from_log_p(_log_likelihood(row, options.response_log_prob, where)))}
+            continue
+        metric = metric or _choose_metric(row, options.metric, path)
+        if isinstance(row.get(metric), list | dict):
+            raise InputError(f"{where}: metric {metric!r} is not a single value: {str(row[metric])[:60]}")
+        scorer = f"metric {metric!r}"
+        yield record | {"try": path, "verdict": row.get(metric), "error": None, "scorer": scorer, "model": None}
 
 
 def _log_likelihood(row: dict[str, Any], index: int, where: str) -> float:
@@ -93,12 +91,11 @@ def _rows(path: str, wanted: str | None) -> Iterator[tuple[int, dict[str, Any]]]
     """Line numbers and rows of one filter; a file with several repeats every document once for each."""
     with reading(path), Path(path).open(encoding="utf-8") as file:
         filters: set[str] = set()
-        found = 0
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line)  # not polars: rows differ in type, and Python writes NaN
             except (ValueError, RecursionError):
                 raise InputError(f"{path}: line {number} is not JSON: {line.strip()[:60]!r}") from None
             if not isinstance(row, dict) or "doc_id" not in row:
@@ -107,11 +104,10 @@ def _rows(path: str, wanted: str | None) -> Iterator[tuple[int, dict[str, Any]]]
             filters.add(name)
             if wanted is None and len(filters) > 1:
                 raise InputError(f"{path}: several filters: choose one with --filter: {', '.join(sorted(filters))}")
-            if wanted is None or name == wanted:
-                found += 1
+            if wanted in (None, name):
                 yield number, row
-        if not found and filters:
-            raise InputError(f"{path}: {unknown_name('filter', str(wanted), sorted(filters))}")
+        if wanted is not None and wanted not in filters:
+            raise InputError(f"{path}: {unknown_name('filter', wanted, sorted(filters))}")
 
 
 def _choose_metric(row: dict[str, Any], wanted: str | None, path: str) -> str:
@@ -128,10 +124,3 @@ def _choose_metric(row: dict[str, Any], wanted: str | None, path: str) -> str:
     if wanted not in row:
         raise InputError(f"{path}: {unknown_name('metric', wanted, names)}")
     return wanted
-
-
-def _task(path: str) -> str:
-    """Task in the name of a sample file; the date behind it tells runs apart, not tasks."""
-    stem = Path(path).stem
-    match = re.fullmatch(r"samples_(.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?", stem)
-    return match.group(1) if match else stem

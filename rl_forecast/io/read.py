@@ -1,40 +1,111 @@
-"""Any number of score files of any known format, as summaries of groups."""
+"""Any number of score files of any known format: records in batches, and their summaries by group."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.errors import InputError
-from rl_forecast.io.records import ReadOptions, ReadResult, reading
-from rl_forecast.io.summaries import load_summary, looks_like_summary
+from rl_forecast.errors import InputError, reading
+from rl_forecast.io.records import ReadOptions, ReadResult
+from rl_forecast.summary import SCHEMA, TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from os import PathLike
 
+    import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ["file_format", "read_groups", "read_psi"]
+__all__ = ["load_summary", "read_groups", "read_psi", "save_summary"]
+
+_MOST_GROUPS = 1_000
 
 
-def file_format(path: str) -> str:
-    """Format of a file: ``table``, ``summary``, ``inspect`` or ``lm_eval``.
-
-    :raises InputError: it does not exist or cannot be opened
-    """
+def _file_format(path: str) -> str:
+    """Format of a file: ``table``, ``summary``, ``inspect`` or ``lm_eval``."""
     suffix = Path(path).suffix.lower()
-    if suffix == ".eval":
-        return "inspect"
-    if suffix == ".json":
-        return "summary" if looks_like_summary(path) else "inspect"
-    if suffix in (".jsonl", ".ndjson"):
-        from rl_forecast.io.lm_eval import looks_like_samples
+    with reading(path):
+        if suffix == ".json":
+            with Path(path).open("rb") as file:
+                return "summary" if SCHEMA.encode() in file.read(200) else "inspect"
+        if suffix in (".jsonl", ".ndjson"):
+            from rl_forecast.io.lm_eval import looks_like_samples
 
-        with reading(path):
             return "lm_eval" if looks_like_samples(path) else "table"
+        if suffix == ".eval":
+            Path(path).open("rb").close()
+            return "inspect"
     return "table"
+
+
+def _records(
+    path: str, fmt: str, options: ReadOptions, advance: Callable[[str, int, int], None] | None
+) -> Iterator[pl.DataFrame | TailSummary]:
+    """Records of one file, batch by batch (columns: :mod:`rl_forecast.io.records`), or its summary."""
+    if fmt == "summary":
+        if options.user_columns:
+            raise InputError(f"{path} is a summary, it has no column {options.group_by!r}: use --group-by file")
+        yield load_summary(path)
+    elif fmt == "inspect":
+        from rl_forecast.io.inspect_logs import read_inspect
+
+        yield read_inspect(path, options)
+    elif fmt == "lm_eval":
+        from rl_forecast.io.lm_eval import read_lm_eval
+
+        yield read_lm_eval(path, options)
+    else:
+        from rl_forecast.io.tables import read_table
+
+        yield from read_table(path, options, advance)
+
+
+def _grouped(
+    paths: Sequence[str], options: ReadOptions, advance: Callable[[str, int, int], None] | None = None
+) -> Iterator[tuple[str, str, pl.DataFrame | TailSummary, tuple[str, ...]]]:
+    """Group, file, records with scores or counts (or a summary), and notes; verdicts of all files are counted last."""
+    formats = [_file_format(path) for path in paths]
+    _refuse_repeats(paths, formats)
+    names = [Path(path).name for path in paths]
+    if len(set(names)) < len(names):
+        names = list(paths)
+    verdicts: dict[str, list[pl.DataFrame]] = {}
+    for path, fmt, name in zip(paths, formats, names, strict=True):
+        for records in _records(path, fmt, options, advance):
+            parts = {name if options.group_by == "file" else "": records}
+            if options.user_columns and not isinstance(records, TailSummary):
+                parts = {str(group): part for (group,), part in records.partition_by("group", as_dict=True).items()}
+            for group, part in parts.items():
+                if isinstance(part, TailSummary) or "verdict" not in part.columns:
+                    yield group, path, part, ()
+                else:
+                    verdicts.setdefault(group, []).append(part)
+    if verdicts:
+        import polars as pl
+
+        from rl_forecast.io.counting import count_verdicts
+
+        for group, tries in verdicts.items():
+            yield group, tries[0]["source"][0], *count_verdicts(pl.concat(tries, how="diagonal"), options.fails)
+
+
+def _summarise(records: pl.DataFrame, capacity: int) -> TailSummary | None:
+    """Summary of the scores of a batch, None where no query has one."""
+    scored = records.drop_nulls("psi")
+    if not scored.height:
+        return None
+    n_unscored = records.height - scored.height
+    if "failures" not in scored.columns:
+        return TailSummary.from_scores(scored["psi"].to_numpy(), capacity, n_unscored)
+    f, j, repeats = scored.group_by("failures", "samples").len().to_numpy().T
+    return TailSummary.from_count_table(f, j, repeats, capacity, n_unscored)
 
 
 def read_groups(
@@ -60,75 +131,94 @@ def read_groups(
     >>> summary.count, summary.top.round(2)
     (3, array([-0.83, -1.36, -1.76]))
     """
-    if not paths:
-        raise InputError("no file given: name one or more score files, or - for standard input")
-    if options.group_by == "file":
-        from dataclasses import replace
-
-        plain = replace(options, group_by=None)
-        return {name: read_groups([path], plain, advance)[""] for name, path in _short_names(paths).items()}
-    by_format: dict[str, list[str]] = {}
-    for path in paths:
-        by_format.setdefault(file_format(path), []).append(path)
-    if options.group_by and set(by_format) != {"table"}:
-        raise InputError(
-            f"--group-by {options.group_by!r} names a column, but not every file is a table: use --group-by file"
-        )
-    found: dict[str, list[ReadResult]] = {}
-    for fmt, members in by_format.items():
-        for result in _read(fmt, members, options, advance):
-            for name, group in result.items():
-                found.setdefault(name, []).append(group)
-    return {name: _merge(groups) for name, groups in found.items()}
-
-
-def _read(
-    fmt: str, paths: list[str], options: ReadOptions, advance: Callable[[str, int, int], None] | None
-) -> list[dict[str, ReadResult]]:
-    if fmt == "inspect":
-        from rl_forecast.io.inspect_logs import read_inspect
-
-        return [{"": read_inspect(paths, options)}]
-    if fmt == "lm_eval":
-        from rl_forecast.io.lm_eval import read_lm_eval
-
-        return [{"": read_lm_eval(paths, options)}]
-    if fmt == "summary":
-        return [{"": ReadResult(load_summary(path))} for path in paths]
-    from rl_forecast.io.tables import read_table
-
-    def report(path: str) -> Callable[[int, int], None] | None:
-        return None if advance is None else lambda done, total: advance(path, done, total)
-
-    return [read_table(path, options, report(path)) for path in paths]
-
-
-def _merge(groups: list[ReadResult]) -> ReadResult:
-    summary = groups[0].summary
-    for group in groups[1:]:
+    summaries: dict[str, TailSummary] = {}
+    unscored: Counter[str] = Counter()
+    notes: dict[str, tuple[str, ...]] = {}
+    for group, path, records, said in _grouped(paths, options, advance):
+        notes[group] = notes.get(group, ()) + said
+        part: TailSummary | None
+        if isinstance(records, TailSummary):
+            part = records
+        elif (part := _summarise(records, options.capacity)) is None:
+            unscored[group] += records.height
+            continue
         try:
-            summary = summary.merge(group.summary)
+            summaries[group] = summaries[group].merge(part) if group in summaries else part
         except ValueError as error:
-            raise InputError(str(error)) from error
-    return ReadResult(summary, tuple(note for group in groups for note in group.notes))
-
-
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """File names without folders where that keeps them apart."""
-    names = [Path(path).name for path in paths]
-    return dict(zip(names if len(set(names)) == len(names) else paths, paths, strict=True))
+            raise InputError(f"{path}: {error}") from error
+        if len(notes) > _MOST_GROUPS:
+            raise InputError(f"{path}: column {options.group_by!r} holds more than {_MOST_GROUPS} groups: too many")
+    empty = [group for group in notes if group not in summaries]
+    if empty:
+        raise InputError(f"{paths[0]}: group {empty[0]!r} holds no score")
+    return {
+        group: ReadResult(replace(summaries[group], n_unscored=summaries[group].n_unscored + unscored[group]), said)
+        for group, said in (sorted(notes.items()) if options.user_columns else notes.items())
+    }
 
 
 def read_psi(paths: Sequence[str], options: ReadOptions) -> NDArray[np.float64]:
-    """All psi scores of some tables, for what needs more than a summary.
+    """All psi scores of some files, for what needs more than a summary; counts become Jeffreys' estimates.
 
-    :raises InputError: bad input, or a file that is not a table
+    :return: shape (m,), in the order of the files; queries without a score are left out
+    :raises InputError: bad input, or a summary
     """
-    from rl_forecast.io.tables import read_table_psi
+    parts: list[NDArray[np.float64]] = []
+    most = 0.0
+    for _, path, records, _ in _grouped(paths, replace(options, group_by=None)):
+        if isinstance(records, TailSummary):
+            raise InputError(f"{path}: every single score is needed here: give the table or log that it was made from")
+        parts.append(records["psi"].drop_nulls().to_numpy())
+        most = max(most, float(records["samples"].to_numpy().max()) if "samples" in records.columns else np.inf)
+    if most <= 1:
+        raise InputError(f"{paths[0]}: one try a query tells no query from another: give repeated tries, or scores")
+    return np.concatenate(parts)
 
+
+def _refuse_repeats(paths: Sequence[str], formats: Sequence[str]) -> None:
+    """The same scores twice would look like more queries, and narrow every interval.
+
+    Logs of two runs may hold the same bytes; what they repeat is found try by try.
+
+    :raises InputError: no file, or two names of the same scores
+    """
     if not paths:
         raise InputError("no file given: name one or more score files, or - for standard input")
-    for path in paths:
-        if file_format(path) != "table":
-            raise InputError(f"{path}: every single score is needed here: give a csv, parquet, jsonl or npz table")
-    return np.concatenate([read_table_psi(path, options) for path in paths])
+    seen: dict[object, str] = {}
+    for path, fmt in zip(paths, formats, strict=True):
+        same: object = path
+        if len(paths) > 1 and path != "-":
+            with reading(path), Path(path).open("rb") as file:
+                log = fmt in ("inspect", "lm_eval")
+                same = os.fstat(file.fileno()).st_ino if log else hashlib.file_digest(file, "blake2b").digest()
+        if same in seen:
+            raise InputError(
+                f"{seen[same]} and {path} hold the same scores, which would count twice: name one of them; two "
+                "evaluations with the same outcome go into one table"
+            )
+        seen[same] = path
+
+
+def save_summary(summary: TailSummary, path: str | PathLike[str]) -> None:
+    """Write a summary as JSON.
+
+    :param summary: the summary
+    :param path: file to write, overwritten if it exists
+    """
+    Path(path).write_text(json.dumps(summary.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_summary(path: str | PathLike[str]) -> TailSummary:
+    """Read a summary written by :func:`save_summary`.
+
+    :raises InputError: not a summary, or a damaged one
+    """
+    with reading(str(path)):
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            state = json.loads(text)
+            if not isinstance(state, dict):
+                raise ValueError("not a tail summary: a JSON object is expected")
+            return TailSummary.from_dict(state)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise InputError(f"{path}: {error}") from error

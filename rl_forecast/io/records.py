@@ -1,19 +1,37 @@
-"""What the readers of score files share: options, results, and errors as one line."""
+"""What every reader yields, whatever the format: polars frames with the same column names, one frame per batch.
+
+A row is a query with its score, a query with its counts, or one try of a query with its verdict:
+
+``psi``
+    score of the query, Float64, null where it has none; of counts, that of Jeffreys' estimate
+``failures``, ``samples``
+    how often the query failed, and how often it was asked, Float64
+``query``, ``try``
+    who is asked, and which time: tries of one query add up, the same try read twice counts once
+``verdict``, ``error``
+    outcome of the try as text, null where it has none, and the error that ended the try
+``scorer``, ``model``, ``source``
+    what gave the verdict, the model asked, and the file
+``group``
+    the user's column that :attr:`ReadOptions.user_columns` names; cells as the file has them
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from rl_forecast.errors import InputError
-from rl_forecast.io.native import native_stderr
+from rl_forecast.scores import psi_from_counts
 from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import polars as pl
+    from numpy.typing import NDArray
 
-__all__ = ["KIND_OF_COLUMN", "Kind", "Outcome", "ReadOptions", "ReadResult", "first_line", "parse_outcome", "reading"]
+__all__ = ["KIND_OF_COLUMN", "Kind", "ReadOptions", "ReadResult", "psi_column", "psi_of_counts"]
 
 Kind = Literal["p", "log_p", "psi"]
 
@@ -28,7 +46,7 @@ KIND_OF_COLUMN: dict[str, Kind] = {
     "psi": "psi",
     "score": "psi",
 }
-"""Column names that say what they hold, the most precise form of a score last to be overruled."""
+"""Column names that say what they hold."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,8 @@ class ReadOptions:
     :param filter: lm-eval filter, where a file holds several
     :param response_log_prob: lm-eval: take exp of the log-likelihood of this response (from 0) as p
     :param fails: the value that means failure, or a comparison such as ``<0.5``
-    :param group_by: ``file``, the name of a column, or None for one group
+    :param group_by: ``file``, the name of a column (of logs: ``task``, ``model`` or a field of the sample), or None
+        for one group
     :param capacity: number of largest scores kept
     """
 
@@ -60,6 +79,11 @@ class ReadOptions:
     group_by: str | None = None
     capacity: int = TailSummary.DEFAULT_CAPACITY
 
+    @property
+    def user_columns(self) -> dict[str, str]:
+        """Columns of a record that the user's columns fill: the record's name to the user's."""
+        return {} if self.group_by in (None, "file") else {"group": str(self.group_by)}
+
 
 @dataclass(frozen=True)
 class ReadResult:
@@ -70,104 +94,28 @@ class ReadResult:
     """
 
     summary: TailSummary
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A rule that says which values mean failure.
+def psi_column(psi: NDArray[np.float64], known: pl.Series) -> pl.Series:
+    """The column ``psi`` from the scores of those queries that have one."""
+    import polars as pl
 
-    :param text: as the user wrote it
-    :param operator: ``=``, ``<``, ``<=``, ``>`` or ``>=``
-    :param operand: what to compare with
+    if psi.size < known.len():
+        scattered = np.full(known.len(), np.nan)
+        scattered[known.to_numpy()] = psi
+        psi = scattered
+    return pl.Series("psi", psi, nan_to_null=True)
+
+
+def psi_of_counts(records: pl.DataFrame, where: str) -> pl.Series:
+    """The column ``psi`` from counts.
+
+    :raises InputError: negative or fractional counts, or more failures than samples
     """
-
-    text: str
-    operator: str
-    operand: str | float
-
-    def is_failure(self, value: object) -> bool:
-        """Whether a value means failure.
-
-        :raises InputError: a comparison with something that is not a number
-        """
-        if self.operator == "=":
-            number = _number(value)
-            if number is not None and isinstance(self.operand, float):
-                return number == self.operand
-            return str(value).casefold() == self.text.casefold()
-        number = _number(value)
-        assert isinstance(self.operand, float)
-        if number is None:
-            raise InputError(
-                f"--fails {self.text!r} compares numbers, but a value is {value!r}: name the value instead"
-            )
-        return {
-            "<": number < self.operand,
-            "<=": number <= self.operand,
-            ">": number > self.operand,
-            ">=": number >= self.operand,
-        }[self.operator]
-
-
-def parse_outcome(text: str) -> Outcome:
-    """Rule from the text of ``--fails``.
-
-    :raises InputError: a comparison without a number
-    """
-    for operator in ("<=", ">=", "<", ">"):
-        if text.startswith(operator):
-            number = _number(text[len(operator) :].strip())
-            if number is None:
-                raise InputError(f"--fails {text!r}: {operator} needs a number after it, such as '{operator}0.5'")
-            return Outcome(text, operator, number)
-    number = _number(text)
-    return Outcome(text, "=", text if number is None else number)
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and value.casefold() in ("true", "false"):
-        return float(value.casefold() == "true")
+    f, j = records["failures"], records["samples"]
+    known = (f.is_not_null() & j.is_not_null() & (j != 0)).fill_null(False)
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-
-
-def first_line(error: BaseException, limit: int = 160) -> str:
-    """The first line of an error's message, shortened."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn whatever a damaged file provokes in a reader into one line that names the file."""
-    panicked = False
-    native_stderr.hold()
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: is a folder: name the files in it") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # a reader of foreign bytes can raise anything
-        raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
-    except BaseException as error:
-        panicked = type(error).__name__ == "PanicException"  # polars' panics are no Exception
-        if panicked:
-            raise InputError(f"{path}: cannot be read, it is damaged: {first_line(error)}") from error
-        raise
-    finally:
-        native_stderr.release(panicked)
+        return psi_column(psi_from_counts(f.filter(known).to_numpy(), j.filter(known).to_numpy()), known)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error

@@ -1,182 +1,202 @@
-"""Summaries of tables, streamed with polars: one pass, bounded memory."""
+"""Tables of any format, read by polars in batches: bounded memory, whatever the number of rows."""
 
 from __future__ import annotations
 
-import math
+import glob
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_forecast.errors import InputError
-from rl_forecast.io.batches import check_range, summarise_batches, to_psi
-from rl_forecast.io.columns import Columns, refuse_text
-from rl_forecast.io.formats import open_table
-from rl_forecast.io.records import Kind, ReadOptions, ReadResult, reading
-from rl_forecast.scores import psi_from_counts
-from rl_forecast.summary import TailSummary
+from rl_forecast.errors import InputError, reading, unknown_name
+from rl_forecast.io.records import KIND_OF_COLUMN, Kind, ReadOptions, psi_column, psi_of_counts
+from rl_forecast.scores import psi_from_log_p, psi_from_p
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import polars as pl
-    from numpy.typing import NDArray
 
-__all__ = ["read_table", "read_table_psi"]
+__all__ = ["BATCH_ROWS", "read_table"]
 
+BATCH_ROWS = 100_000  # a batch's arrays stay in a processor's cache: twice as fast as two million
 
-def _psi(kind: Kind, x: pl.Expr) -> pl.Expr:
-    if kind == "psi":
-        return x
-    return -(-(x if kind == "log_p" else x.log())).log()
-
-
-def _log_survival(kind: Kind, x: pl.Expr) -> pl.Expr:
-    """``log(1 - p)``, with the series of ``log(-expm1(log p))`` where p is close to 1."""
-    import polars as pl
-
-    if kind == "p":
-        return (-x).log1p()
-    log_p = x if kind == "log_p" else -((-x).exp())
-    log_q = -x if kind == "psi" else (-log_p).log()  # psi where log p has underflowed to 0
-    return pl.when(log_p > -1e-5).then(log_q + 0.5 * log_p).otherwise((-(log_p.exp())).log1p())
-
-
-def _statistics(kind: Kind, x: pl.Expr) -> list[pl.Expr]:
-    """Everything a summary holds but the largest scores, as aggregations over one column."""
-    import polars as pl
-
-    psi = _psi(kind, x)
-    finite = psi.filter(psi.is_finite())
-    log_survival = _log_survival(kind, x.filter(psi < math.inf))
-    return [
-        pl.len().alias("rows"),
-        x.null_count().alias("missing"),
-        x.is_nan().sum().alias("nan"),
-        x.min().alias("lowest"),
-        x.max().alias("highest"),
-        (psi == -math.inf).sum().alias("n_neg_inf"),
-        (psi == math.inf).sum().alias("n_pos_inf"),
-        finite.mean().alias("mean"),
-        finite.var(ddof=0).alias("variance"),
-        log_survival.sum().alias("sum_log_survival"),
-        (log_survival * log_survival).sum().alias("sum_log_survival_squared"),
-    ]
-
-
-def _summary(row: dict[str, Any], top: NDArray[np.float64], capacity: int) -> TailSummary:
-    count = row["rows"] - row["missing"]
-    n_finite = count - row["n_neg_inf"] - row["n_pos_inf"]
-    return TailSummary(
-        count=count,
-        top=top,
-        n_neg_inf=row["n_neg_inf"],
-        n_pos_inf=row["n_pos_inf"],
-        mean_psi=row["mean"] or 0.0,
-        sum_squared_deviations=(row["variance"] or 0.0) * n_finite,
-        sum_log_survival=row["sum_log_survival"] or 0.0,
-        sum_log_survival_squared=row["sum_log_survival_squared"] or 0.0,
-        capacity=capacity,
-        n_unscored=row["missing"],
-    )
-
-
-def _summarise_scores(table: pl.LazyFrame, columns: Columns, capacity: int, where: str) -> TailSummary:
-    """One pass over a table without groups."""
-    import polars as pl
-
-    frame = table.select(columns.number(columns.score).alias("x"))
-    x = pl.col("x")
-    with reading(columns.path):
-        parts = [frame.select(_statistics(columns.kind, x)), frame.filter(x.is_not_nan()).top_k(capacity, by="x")]
-        statistics, top = pl.collect_all(parts, engine="streaming")
-    row = statistics.row(0, named=True)
-    check_range(row["lowest"], row["highest"], row["nan"], columns.kind, where)
-    if row["rows"] == row["missing"]:
-        raise InputError(f"{where} holds no score ({row['rows']} rows)")
-    largest = np.sort(top["x"].drop_nulls().to_numpy())[::-1]
-    return _summary(row, to_psi(largest, columns.kind), capacity)
-
-
-def _summarise_counts(table: pl.LazyFrame, columns: Columns, capacity: int, where: str) -> TailSummary:
-    """Counts fit a small table of (samples, failures): group in polars, weigh in numpy."""
-    import polars as pl
-
-    assert columns.counts is not None
-    failures, samples = (columns.number(c) for c in columns.counts)
-    pairs = table.select(failures.alias("f"), samples.alias("j")).group_by("f", "j").agg(pl.len().alias("repeats"))
-    with reading(columns.path):
-        grouped = pairs.collect(engine="streaming")
-    scored = grouped.filter(pl.col("f").is_not_null() & pl.col("j").is_not_null() & (pl.col("j") != 0))
-    missing = int(grouped["repeats"].sum()) - int(scored["repeats"].sum())
-    if not scored.height:
-        raise InputError(f"{where} holds no query with samples")
-    try:
-        return TailSummary.from_count_table(
-            scored["f"].to_numpy(), scored["j"].to_numpy(), scored["repeats"].to_numpy(), capacity, missing
-        )
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
+_CSV, _PARQUET, _JSON, _NUMPY = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".jsonl", ".ndjson"), (".npz", ".npy")
 
 
 def read_table(
-    path: str, options: ReadOptions, advance: Callable[[int, int], None] | None = None
-) -> dict[str, ReadResult]:
-    """Summaries of the groups of one table; one group named ``""`` unless grouped by a column.
+    path: str, options: ReadOptions, advance: Callable[[str, int, int], None] | None = None
+) -> Iterator[pl.DataFrame]:
+    """Records of one table, batch by batch: scores or counts (columns: :mod:`rl_forecast.io.records`).
 
     :param path: file, or ``-`` for standard input
     :param options: which columns
-    :param advance: called with rows done and rows in all while a long parquet file is read
+    :param advance: called with the path, rows done and rows in all while a parquet file is read
     :raises InputError: bad input
     """
     import polars as pl
 
-    table = open_table(path)
-    shown = "standard input" if path == "-" else path
-    columns = Columns(table, shown, options)
-    used = columns.counts or (columns.score,)
-    for name in used:
-        refuse_text(table, columns, name)
-    where = f"{shown}: column {' and '.join(repr(c) for c in used)}"
-    summarise = _summarise_counts if columns.counts else _summarise_scores
-    if columns.group is not None:
-        with reading(shown):
-            names = table.select(pl.col(columns.group).unique()).collect(engine="streaming").to_series().to_list()
-        if len(names) > 1_000:
-            raise InputError(
-                f"{shown}: column {columns.group!r} holds {len(names)} groups; at most 1000 are forecast at once"
-            )
-        parts = {str(name): table.filter(pl.col(columns.group).eq_missing(pl.lit(name))) for name in names}
-        return {
-            name: ReadResult(summarise(part, columns, options.capacity, f"{where} of group {name}"))
-            for name, part in sorted(parts.items())
-        }
-    if not shown.lower().endswith((".parquet", ".pq")) or columns.counts:
-        return {"": ReadResult(summarise(table, columns, options.capacity, where))}
-    column = columns.number(columns.score)
-    return {"": ReadResult(summarise_batches(table, column, columns.kind, options.capacity, shown, where, advance))}
+    source: str | bytes = sys.stdin.buffer.read() if path == "-" else path
+    path = "standard input" if path == "-" else path
+    with reading(path):
+        suffix, first = _begin(source, path)
+        table = _open(source, suffix, first, options.column)
+        schema = table.collect_schema()
+    used, kind = _choose_columns(list(schema), path, options)
+    where = f"{path}: column {' and '.join(repr(name) for name in used.values())}"
+    others = {role: _known(name, list(schema), path) for role, name in options.user_columns.items()}
+    is_csv, is_parquet = suffix in _CSV, suffix in _PARQUET
+    # types are guessed from the first rows: later, whole numbers may have fractions, and other columns hold anything
+    types: dict[str, Any] = dict.fromkeys(schema, pl.String) if is_csv else {}
+    for name in used.values():
+        types[name] = pl.Float64 if schema[name].is_integer() or schema[name] == pl.Null else schema[name]
+    with reading(path):
+        table = _open(source, suffix, first, options.column, types)
+        total = table.select(pl.len()).collect().item() if advance and is_parquet else 0
+    text = {f"{role} text": name for role, name in used.items() if schema[name] == pl.String}
+    cells = [_number(schema[name], name, path).alias(role) for role, name in used.items()]
+    cells += [pl.col(name).alias(role) for role, name in [*others.items(), *text.items()]]
+    # polars leaves columns that nobody asked for unread, and with them rows of a csv that are too long
+    flags = pl.QueryOptFlags(projection_pushdown=not is_csv)
+    done = scored = 0
+    with reading(path):
+        for batch in table.select(cells).collect_batches(chunk_size=BATCH_ROWS, optimizations=flags):
+            for name in text:
+                bad = batch.filter(pl.col(name.removesuffix(" text")).is_null() & pl.col(name).is_not_null())
+                if bad.height:
+                    raise InputError(f"{where} holds text, not numbers: found {bad[name][0]!r}")
+            psi = _psi(batch["psi"], kind, where) if "psi" in used else psi_of_counts(batch, where)
+            done += batch.height
+            scored += batch.height - psi.null_count()
+            if total and advance:
+                advance(path, done, total)
+            yield batch.drop(text).with_columns(psi)
+    if not scored:
+        raise InputError(f"{where} holds no score ({done} rows)")
 
 
-def read_table_psi(path: str, options: ReadOptions) -> NDArray[np.float64]:
-    """All psi scores of one table, in file order; queries without a score are left out.
+def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
+    """Scores as psi; queries without a score stay null."""
+    x = values.drop_nulls().to_numpy()
+    n_nan = int(np.isnan(x).sum())
+    if n_nan:
+        raise InputError(f"{where} holds {n_nan} NaN: leave the cell empty if the query has no score")
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    if kind == "p" and (low < 0 or high > 1):
+        bad = low if low < 0 else high
+        raise InputError(f"{where} holds {bad:g}, outside [0, 1]: use --kind log_p or psi if it is one")
+    if kind == "log_p" and high > 0:
+        raise InputError(f"{where} holds {high:g}; a log probability is at most 0: use --kind p or psi if it is one")
+    return psi_column(
+        psi_from_p(x) if kind == "p" else psi_from_log_p(x) if kind == "log_p" else x, values.is_not_null()
+    )
 
-    :raises InputError: bad input
+
+def _known(name: str, names: list[str], path: str) -> str:
+    if name not in names:
+        raise InputError(f"{path}: {unknown_name('column', name, names)}")
+    return name
+
+
+def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[dict[str, str], Kind]:
+    """The user's columns for ``psi``, or for ``failures`` and ``samples``; and what the score column holds.
+
+    :raises InputError: a column that does not exist, or one that does not say what it holds
+    """
+    counts = {"failures": options.failures, "samples": options.samples}
+    if any(counts.values()):
+        if not all(counts.values()):
+            raise InputError("--failures and --samples belong together: name both columns")
+        return {role: _known(str(name), names, path) for role, name in counts.items()}, "p"
+    name = options.column
+    if name is None:
+        if set(counts) <= set(names):
+            return {role: role for role in counts}, "p"
+        known = [c for c in names if c.casefold() in KIND_OF_COLUMN] or (names if len(names) == 1 else [])
+        if len(known) != 1:
+            what = f"{' and '.join(known)} could be the scores" if known else "no column is named p, log_p or psi"
+            raise InputError(f"{path}: {what}; name it with --column; columns: {', '.join(names[:12])}")
+        name = known[0]
+    kind = options.kind or KIND_OF_COLUMN.get(_known(name, names, path).casefold())
+    if kind is None:
+        raise InputError(
+            f"{path}: column {name!r} does not say what it holds: add --kind p, --kind log_p or --kind psi"
+        )
+    return {"psi": name}, kind
+
+
+def _number(dtype: pl.DataType, name: str, path: str) -> pl.Expr:
+    """A column as Float64; cells of text that are no number become null."""
+    import polars as pl
+
+    if dtype == pl.String:
+        return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
+    if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+        raise InputError(f"{path}: column {name!r} holds {dtype}, not numbers")
+    return pl.col(name).cast(pl.Float64)
+
+
+def _begin(source: str | bytes, path: str) -> tuple[str, bytes]:
+    """Suffix of a file, guessed for the bytes of standard input, and its first line."""
+    if isinstance(source, bytes):
+        first = source.split(b"\n", 1)[0]
+        suffix = ".parquet" if source[:4] == b"PAR1" else ".jsonl" if source.lstrip()[:1] == b"{" else ".txt"
+    else:
+        suffix = Path(path).suffix.lower()
+        with Path(path).open("rb") as file:
+            first = file.readline(10_000)
+    if not (first if isinstance(source, str) else source.strip()):
+        raise InputError(f"{path}: is empty")
+    if suffix not in (*_CSV, *_PARQUET, *_JSON, *_NUMPY):
+        known = ", ".join((*_CSV, *_PARQUET, *_JSON, *_NUMPY))
+        raise InputError(f"{path}: unknown format {suffix or 'without a suffix'}; known are {known}, .eval and .json")
+    return suffix, first
+
+
+def _open(
+    source: str | bytes, suffix: str, first: bytes, column: str | None, types: dict[str, Any] | None = None
+) -> pl.LazyFrame:
+    """Lazy table of a file or of bytes.
+
+    :param column: the vector of an npz file that the user asked for
+    :param types: types of columns of text files, where they are not to be guessed
     """
     import polars as pl
 
-    table = open_table(path)
-    shown = "standard input" if path == "-" else path
-    columns = Columns(table, shown, options)
-    used = columns.counts or (columns.score,)
-    for name in used:
-        refuse_text(table, columns, name)
-    with reading(shown):
-        frame = table.select(columns.number(c).alias(c) for c in used).drop_nulls().collect(engine="streaming")
-    where = f"{shown}: column {' and '.join(repr(c) for c in used)}"
-    if columns.counts:
-        try:
-            return psi_from_counts(*(frame[c].to_numpy() for c in columns.counts))
-        except ValueError as error:
-            raise InputError(f"{where}: {error}") from error
-    row = frame.select(_statistics(columns.kind, pl.col(columns.score))).row(0, named=True)
-    check_range(row["lowest"], row["highest"], row["nan"], columns.kind, where)
-    return to_psi(frame[columns.score].to_numpy(), columns.kind)
+    if suffix in _PARQUET:
+        return pl.scan_parquet(source, glob=False)
+    if suffix in _JSON:
+        source = glob.escape(source) if isinstance(source, str) else source
+        return pl.scan_ndjson(source, infer_schema_length=1_000, schema_overrides=types)
+    if suffix in _NUMPY:
+        return _open_numpy(str(source), column)
+    options = _csv_options(first, suffix)
+    return pl.scan_csv(source, infer_schema_length=10_000, glob=False, schema_overrides=types, **options)
+
+
+def _csv_options(first: bytes, suffix: str) -> dict[str, Any]:
+    """Separator, and whether the first line is a header: a line of nothing but numbers is data."""
+    text = first.decode("utf-8", errors="replace").lstrip("\ufeff").strip()
+    separator = "\t" if suffix == ".tsv" or ("\t" in text and "," not in text) else ","
+    try:
+        [float(cell) for cell in text.split(separator)]
+    except ValueError:
+        return {"separator": separator}
+    return {"separator": separator, "has_header": False}
+
+
+def _open_numpy(path: str, column: str | None) -> pl.LazyFrame:
+    import polars as pl
+
+    with Path(path).open("rb") as file:  # numpy leaves a damaged archive open
+        loaded = np.load(file, allow_pickle=False)
+        single = isinstance(loaded, np.ndarray)
+        arrays = {"column_1": loaded} if single else {name: loaded[name] for name in loaded.files}
+    vectors = {name: x for name, x in arrays.items() if x.ndim == 1 and x.dtype.kind in "fiub"}
+    if not vectors:
+        shapes = ", ".join(f"{name} {x.shape} {x.dtype}" for name, x in arrays.items()) or "no array"
+        raise InputError(f"{path}: holds no vector of numbers ({shapes})")
+    # arrays of another length are other things
+    size = vectors[column].size if column in vectors else max(x.size for x in vectors.values())
+    return pl.LazyFrame({name: x for name, x in vectors.items() if x.size == size})
