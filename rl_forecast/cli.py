@@ -7,6 +7,7 @@ at once. Exit codes: 0 done, 1 failure while running, 2 bad usage or input, 3 a 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -28,23 +29,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: rl-forecast COMMAND ...   (or: python -m rl_forecast COMMAND ...)",
-            "",
-            "Forecast, diagnose and train the deployment-scale tail of failures.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "rl-forecast COMMAND --help tells more.",
-            "Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a gate that was asked for did not hold,",
-            "130 Ctrl-C, 143 SIGTERM.",
-        ]
-    )
+_HELP = """\
+usage: rl-forecast COMMAND ...   (or: python -m rl_forecast COMMAND ...)
+
+Forecast, diagnose and train the deployment-scale tail of failures.
+
+commands:
+{}
+
+rl-forecast COMMAND --help tells more.
+Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a gate that was asked for did not hold,
+130 Ctrl-C, 143 SIGTERM."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,8 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     :return: exit code
     """
     argv = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:  # closed by the caller, as >&- does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it is closed with the process
     if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
+        width = max(map(len, COMMANDS))
+        print(_HELP.format("\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())))
         return 0 if argv else 2
     if argv[0] == "--version":
         from rl_forecast import __version__

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["InputError", "closest", "one_line", "reading", "run_command", "stop_output", "unknown_name"]
+__all__ = ["InputError", "choose_name", "closest", "one_line", "reading", "run_command", "stop_output", "unknown_name"]
 
 
 class InputError(Exception):
@@ -33,18 +33,29 @@ def closest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
-    """Error line for a name that does not exist.
+    """Error line for a name that does not exist: the value, the closest valid name, and at most 12 valid names.
 
     :param kind: what was to be named, for example ``"method"``
-    :param name: what the user wrote
-    :param options: the valid names
-    :return: one line: the value, the closest valid name if there is one, and all valid names (at most 12)
     """
     options = list(options)
     near = closest(name, options)
     shown = ", ".join(options[:12]) + (f" and {len(options) - 12} more" if len(options) > 12 else "")
     guess = f": did you mean {near!r}?" if near else ";"
     return f"unknown {kind} {name!r}{guess} choose from: {shown}"
+
+
+def choose_name(kind: str, wanted: str | None, names: Iterable[str], path: str) -> str:
+    """The name that the user asked for with the option ``--{kind}``, or else the only one that a file has.
+
+    :raises InputError: it does not exist, or there are several to choose from
+    """
+    names = list(names)
+    if wanted is None and len(names) != 1:
+        several = f"several {kind}s: choose one with --{kind}: {', '.join(names)}" if names else f"holds no {kind}"
+        raise InputError(f"{path}: {several}")
+    if wanted is not None and wanted not in names:
+        raise InputError(f"{path}: {unknown_name(kind, wanted, names)}")
+    return wanted or names[0]
 
 
 @contextmanager
@@ -72,16 +83,15 @@ def reading(path: str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], int], name: str = "") -> int:
-    """Run a command and turn its ends into exit codes, each but the first with one line.
-
-    Notes of the exception (``add_note``) end the line: how to resume, for example.
+    """Run a command and turn what ends it into an exit code and one line, closed by the exception's notes.
 
     :param command: does the work and returns an exit code
     :param name: begins the line where one program has many commands
     :return: the command's code; 2 after an :class:`InputError`; 1 where the operating system refused something (a full
         disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
     """
-    begin, error_begin = (f"{name}: ", f"{name}: ") if name else ("", "error: ")
+    begin = f"{name}: " if name else ""
+    error_begin = begin or "error: "
     received: list[int] = []
     try:
         with _terminable(received):
@@ -117,10 +127,7 @@ def _end(code: int, line: str, error: BaseException) -> int:
 
 @contextmanager
 def _terminable(received: list[int]) -> Iterator[None]:
-    """SIGTERM acts like Ctrl-C, so that whatever cleans up after the one does after the other.
-
-    :param received: gets the signal, because a library between here and there may raise an exception of its own
-    """
+    """SIGTERM acts like Ctrl-C; ``received`` remembers it, because a library may turn Ctrl-C into something else."""
 
     def stop(number: int, _: object) -> NoReturn:
         received.append(number)

@@ -10,8 +10,6 @@ from rl_forecast.commands.shared import Parser, count
 if TYPE_CHECKING:
     from rl_forecast.forecasting.backtest import Backtest
 
-__all__ = ["main"]
-
 _EPILOG = """\
 columns of the table (error = forecast - realised maximum; positive is over-prediction):
   |error|     mean absolute error, psi

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rl_forecast.forecasting.forecast import Forecast
     from rl_forecast.io import ReadResult
 
-__all__ = ["main"]
-
 _EPILOG = """\
 Each file is one source of queries: a red-teamer, a prompt set, a model. The budget buys budget / cost queries of each.
 

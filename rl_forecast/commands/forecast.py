@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.forecasting.forecast import Forecast
 
-__all__ = ["main"]
-
 _EPILOG = """\
 columns of the table:
   n              number of deployment queries

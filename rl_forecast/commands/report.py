@@ -6,8 +6,6 @@ from pathlib import Path
 
 from rl_forecast.commands.shared import Parser
 
-__all__ = ["main"]
-
 _EPILOG = """\
 Run folders of train (any seeds, worlds and language models) and folders of sweeps are read; a folder that holds some
 stands for all of them. Runs of the same settings are grouped over their seeds.

@@ -7,8 +7,6 @@ import argparse
 from rl_forecast.commands.shared import Parser, count
 from rl_forecast.errors import InputError
 
-__all__ = ["main"]
-
 _EPILOG = """\
 examples:
   rl-forecast show RiskGrid/Slip-v0 --task 17                   the task as MiniGrid draws it

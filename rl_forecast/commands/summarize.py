@@ -5,8 +5,6 @@ from __future__ import annotations
 from rl_forecast.commands import shared
 from rl_forecast.commands.shared import Parser
 
-__all__ = ["main"]
-
 _EPILOG = """\
 A summary of a few kilobytes holds all that forecast needs; summaries of shards merge exactly, so any cluster's
 map-reduce can make them.

@@ -7,7 +7,7 @@ import operator
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.errors import InputError, unknown_name
+from rl_forecast.errors import InputError, choose_name
 from rl_forecast.io.records import psi_of_counts
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def log_records(tries: Iterable[dict[str, Any]], options: ReadOptions, path: str
     if not rows:
         raise InputError(f"{path}: holds no sample")
     for name in options.user_columns.values():
-        if name not in names:
-            raise InputError(f"{path}: {unknown_name('column', name, sorted(names))}")
+        choose_name("column", name, sorted(names), path)
     return pl.DataFrame(rows, schema={name: pl.Float64 if name == "psi" else pl.String for name in rows[0]})
 
 

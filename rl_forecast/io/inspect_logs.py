@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.errors import InputError, reading, unknown_name
+from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
 
 if TYPE_CHECKING:
@@ -65,21 +65,16 @@ def _tries(path: str, wanted: str | None) -> Iterator[dict[str, Any]]:
 def _choose_scorer(samples: list[Any], wanted: str | None, path: str) -> tuple[str, str | None]:
     """Scorer (``""`` where no sample has a score) and, for values that are dicts or lists, the key within them."""
     names = sorted({name for sample in samples for name in (sample.scores or {})})
-    if not names or wanted in names:
-        return wanted if names and wanted else "", None
-    if wanted is None:
-        if len(names) > 1:
-            raise InputError(f"{path}: several scorers: choose one with --scorer: {', '.join(names)}")
-        return names[0], None
-    name = max((name for name in names if wanted.startswith(f"{name}/")), key=len, default=None)
-    if name is None:
-        raise InputError(f"{path}: {unknown_name('scorer', wanted, names)}")
-    key = wanted[len(name) + 1 :]
-    values = [sample.scores[name].value for sample in samples if name in (sample.scores or {})]
-    keys = sorted({str(k) for value in values if isinstance(value, dict) for k in value})
-    if keys and key not in keys:
-        raise InputError(f"{path}: {unknown_name('key', key, keys)}")
-    return name, key
+    if not names:
+        return "", None
+    begins = [name for name in names if wanted and wanted.startswith(f"{name}/")]
+    if wanted is None or wanted in names or not begins:
+        return choose_name("scorer", wanted, names, path), None
+    scorer = max(begins, key=len)
+    key = wanted[len(scorer) + 1 :]
+    values = [sample.scores[scorer].value for sample in samples if scorer in (sample.scores or {})]
+    keys = {str(k) for value in values if isinstance(value, dict) for k in value}
+    return scorer, choose_name("key", key, sorted(keys), path) if keys else key
 
 
 def _single(value: Any, scorer: str, key: str | None, path: str) -> object:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_forecast.errors import InputError, reading, unknown_name
+from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
 from rl_forecast.scores import psi_from_log_p
 
@@ -62,7 +62,7 @@ def _tries(path: str, options: ReadOptions) -> Iterator[dict[str, Any]]:
         if options.response_log_prob is not None:
             yield record | {"psi": float(psi_from_log_p(_log_likelihood(row, options.response_log_prob, where)))}
             continue
-        metric = metric or _choose_metric(row, options.metric, path)
+        metric = metric or choose_name("metric", options.metric, _metrics(row), path)
         if isinstance(row.get(metric), list | dict):
             raise InputError(f"{where}: metric {metric!r} is not a single value: {str(row[metric])[:60]}")
         scorer = f"metric {metric!r}"
@@ -102,25 +102,17 @@ def _rows(path: str, wanted: str | None) -> Iterator[tuple[int, dict[str, Any]]]
                 raise InputError(f"{path}: line {number} has no doc_id: not a sample of lm-eval")
             name = str(row.get("filter", "none"))
             filters.add(name)
-            if wanted is None and len(filters) > 1:
-                raise InputError(f"{path}: several filters: choose one with --filter: {', '.join(sorted(filters))}")
+            if wanted is None:
+                choose_name("filter", None, sorted(filters), path)
             if wanted in (None, name):
                 yield number, row
-        if wanted is not None and wanted not in filters:
-            raise InputError(f"{path}: {unknown_name('filter', wanted, sorted(filters))}")
+        choose_name("filter", wanted, sorted(filters), path)
 
 
-def _choose_metric(row: dict[str, Any], wanted: str | None, path: str) -> str:
+def _metrics(row: dict[str, Any]) -> list[str]:
     single = [
         name
         for name, value in row.items()
         if name not in _NOT_METRICS and not name.endswith("_hash") and isinstance(value, int | float)
     ]
-    names = single or [str(name) for name in row.get("metrics", [])]
-    if wanted is None:
-        if len(names) == 1:
-            return names[0]
-        raise InputError(f"{path}: choose a metric with --metric: {', '.join(names) or 'none found'}")
-    if wanted not in row:
-        raise InputError(f"{path}: {unknown_name('metric', wanted, names)}")
-    return wanted
+    return single or [str(name) for name in row.get("metrics", [])]

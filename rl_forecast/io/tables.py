@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_forecast.errors import InputError, reading, unknown_name
+from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.records import KIND_OF_COLUMN, Kind, ReadOptions, psi_column, psi_of_counts
 from rl_forecast.scores import psi_from_log_p, psi_from_p
 
@@ -45,7 +45,7 @@ def read_table(
         schema = table.collect_schema()
     used, kind = _choose_columns(list(schema), path, options)
     where = f"{path}: column {' and '.join(repr(name) for name in used.values())}"
-    others = {role: _known(name, list(schema), path) for role, name in options.user_columns.items()}
+    others = {role: choose_name("column", name, schema, path) for role, name in options.user_columns.items()}
     is_csv, is_parquet = suffix in _CSV, suffix in _PARQUET
     # types are guessed from the first rows: later, whole numbers may have fractions, and other columns hold anything
     types: dict[str, Any] = dict.fromkeys(schema, pl.String) if is_csv else {}
@@ -93,12 +93,6 @@ def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
     )
 
 
-def _known(name: str, names: list[str], path: str) -> str:
-    if name not in names:
-        raise InputError(f"{path}: {unknown_name('column', name, names)}")
-    return name
-
-
 def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[dict[str, str], Kind]:
     """The user's columns for ``psi``, or for ``failures`` and ``samples``; and what the score column holds.
 
@@ -108,7 +102,7 @@ def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[
     if any(counts.values()):
         if not all(counts.values()):
             raise InputError("--failures and --samples belong together: name both columns")
-        return {role: _known(str(name), names, path) for role, name in counts.items()}, "p"
+        return {role: choose_name("column", name, names, path) for role, name in counts.items()}, "p"
     name = options.column
     if name is None:
         if set(counts) <= set(names):
@@ -118,7 +112,7 @@ def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[
             what = f"{' and '.join(known)} could be the scores" if known else "no column is named p, log_p or psi"
             raise InputError(f"{path}: {what}; name it with --column; columns: {', '.join(names[:12])}")
         name = known[0]
-    kind = options.kind or KIND_OF_COLUMN.get(_known(name, names, path).casefold())
+    kind = options.kind or KIND_OF_COLUMN.get(choose_name("column", name, names, path).casefold())
     if kind is None:
         raise InputError(
             f"{path}: column {name!r} does not say what it holds: add --kind p, --kind log_p or --kind psi"
