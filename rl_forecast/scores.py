@@ -177,10 +177,10 @@ def log_survival_from_psi(psi: ArrayLike) -> NDArray[np.float64]:
     # with x = exp(-psi) = -log p: p = exp(-x), 1 - p = -expm1(-x)
     psi = np.asarray(psi, dtype=np.float64)
     x = -np.asarray(log_p_from_psi(psi))
+    near = ~(x > 1.0)  # few scores, where the difference from 1 needs care
+    near_psi, near_x = psi[near], x[near]
     with np.errstate(divide="ignore"):
-        below = np.log1p(-np.exp(-np.maximum(x, 1.0)))
-        above = np.log(-np.expm1(-np.minimum(x, 1.0)))
-    # far above, log(-expm1(-x)) = log x - x / 2, and log x = -psi even where x itself has underflowed to 0
-    far_above = -np.maximum(psi, 30.0) - 0.5 * np.minimum(x, 1.0)
-    result: NDArray[np.float64] = np.where(x > 1.0, below, np.where(psi > 30.0, far_above, above))
+        result: NDArray[np.float64] = np.asarray(np.log1p(-np.exp(-x)))
+        # far above, log(-expm1(-x)) = log x - x / 2, and log x = -psi even where x itself has underflowed to 0
+        result[near] = np.where(near_psi > 30.0, -near_psi - 0.5 * near_x, np.log(-np.expm1(-near_x)))
     return result
