@@ -145,6 +145,20 @@ def test_compare_weighs_risk_against_cost(cli: Cli, tmp_path: Path) -> None:
     assert sources[0]["finds_the_worst"] < 0.6  # a thousand times as many weak queries make up for it
 
 
+def test_files_that_were_read_are_not_overwritten(cli: Cli, files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes((files / "scores.csv").read_bytes())
+    assert "it is a file that was read" in cli.refused("summarize", path, "-o", path)
+    cli("forecast", path, "-n", 100, "--json", path)
+    assert path.read_bytes() == (files / "scores.csv").read_bytes()
+
+
+def test_closed_standard_output(files: Path) -> None:
+    command = f"{sys.executable} -m rl_forecast forecast {files / 'scores.csv'} -n 100 >&-"
+    result = subprocess.run(command, shell=True, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
 def test_standard_input(files: Path) -> None:
     for name, extra in [
         ("scores.csv", ()),

@@ -1,14 +1,20 @@
 """Inspect logs made by running Inspect itself with its mock model, against Inspect's own reader."""
 
+import json
 import sys
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rl_forecast.errors import InputError
-from rl_forecast.io import ReadOptions, read_groups
+from rl_forecast.io import ReadOptions, read_groups, read_psi
+from rl_forecast.scores import psi_from_counts
+
+from .conftest import Cli
 
 inspect_ai = pytest.importorskip("inspect_ai")
 
@@ -122,23 +128,39 @@ def test_reruns_of_a_task_add_epochs(logs: dict[str, Path]) -> None:
     assert max(j for j, _ in both.count_table) == 2 * EPOCHS
 
 
-@pytest.mark.parametrize("level", ["deflated", "stored"])
-def test_compressed_or_not(logs: dict[str, Path], tmp_path: Path, level: str) -> None:
-    import zipfile
-
+def test_a_converted_or_retried_log_counts_once_and_a_rescored_one_is_refused(
+    logs: dict[str, Path], tmp_path: Path
+) -> None:
     from inspect_ai.log import read_eval_log, write_eval_log
 
-    # Inspect itself writes zstd members, which importing it taught zipfile to read
-    write_eval_log(read_eval_log(str(logs["json"])), str(tmp_path / "again.eval"))
-    path = tmp_path / f"{level}.eval"
-    method = zipfile.ZIP_DEFLATED if level == "deflated" else zipfile.ZIP_STORED
-    with zipfile.ZipFile(tmp_path / "again.eval") as source, zipfile.ZipFile(path, "w", method) as target:
-        for name in source.namelist():
-            target.writestr(name, source.read(name))
-    one, other = (
-        read_groups([str(p)], ReadOptions(scorer="match", fails="I"))[""].summary for p in (path, logs["json"])
-    )
-    assert one.count_table == other.count_table
+    log = read_eval_log(str(logs["eval"]))
+    write_eval_log(log, str(tmp_path / "converted.json"))
+    options = ReadOptions(scorer="match", fails="I")
+    one = read_groups([str(logs["eval"])], options)[""].summary
+    both = read_groups([str(logs["eval"]), str(tmp_path / "converted.json")], options)[""]
+    assert both.summary.count_table == one.count_table
+    assert both.notes[0].startswith(f"{N_SAMPLES * EPOCHS} samples are in the logs more than once")
+    scored = next(s for s in log.samples or [] if s.scores and "match" in s.scores)
+    scored.scores["match"].value = "C" if scored.scores["match"].value == "I" else "I"  # type: ignore[index]
+    write_eval_log(log, str(tmp_path / "rescored.json"))
+    with pytest.raises(InputError, match="twice with different verdicts"):
+        read_groups([str(logs["eval"]), str(tmp_path / "rescored.json")], options)
+
+
+def test_logs_have_groups_and_backtests_like_tables(logs: dict[str, Path], cli: Cli) -> None:
+    options = ReadOptions(scorer="match", fails="I", group_by="task")
+    assert list(read_groups([str(logs["eval"])], options)) == ["mocked"]
+    with pytest.raises(InputError, match="did you mean 'model'"):
+        read_groups([str(logs["eval"])], replace(options, group_by="modle"))
+    argv = ("backtest", logs["eval"], "--scorer", "match", "--fails", "I", "-m", 5, "-n", 5, "--splits", 9)
+    code, text, _ = cli(*argv, "--json", "-")
+    written = json.loads(text)
+    assert written["n_scores"] == N_SAMPLES - 1
+    psi = read_psi([str(logs["eval"])], ReadOptions(scorer="match", fails="I"))
+    counts = expected_counts(logs["eval"], "match", {"I"})
+    expected = [psi_from_counts(f, j) for (j, f), n in counts.items() for _ in range(n)]
+    np.testing.assert_allclose(np.sort(psi), np.sort(expected))
+    assert code == (2 if all(m["n_failed"] == 9 for m in written["metrics"]) else 0)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from rl_forecast.errors import InputError
 from rl_forecast.io import ReadOptions, read_groups
 from rl_forecast.scores import psi_from_log_p
 
+from .conftest import Cli
+
 
 def row(doc_id: int, acc: float, log_likelihoods: list[float], **extra: object) -> dict[str, object]:
     responses = [[[str(x), "False"]] for x in log_likelihoods]  # the harness writes numbers as text
@@ -46,6 +48,32 @@ def test_repeated_runs_of_a_task_count_as_samples(tmp_path: Path) -> None:
 def test_the_same_id_in_another_task_is_another_query(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"samples_{t}.jsonl", [row(0, 1.0, [-1]), row(1, 0.0, [-1])]) for t in ("a", "b")]
     assert read_groups(paths, ReadOptions(metric="acc", fails="0"))[""].summary.count_table == {(1, 0): 2, (1, 1): 2}
+
+
+def test_what_is_the_same_query(tmp_path: Path) -> None:
+    """A document repeated by padding counts once; one that changed is another query; two verdicts need a choice."""
+    options = ReadOptions(metric="acc", fails="0")
+    rows = [row(i, float(i > 0), [-1], doc_hash=f"{i}") for i in range(4)]
+    padded = read_groups([write(tmp_path / "samples_t_2026-01-01T10-00-00.1.jsonl", [*rows, rows[-1]])], options)[""]
+    assert padded.summary.count_table == {(1, 0): 3, (1, 1): 1}
+    assert padded.notes[0].startswith("1 samples are in the logs more than once")
+    changed = write(tmp_path / "samples_t_2026-01-02T10-00-00.1.jsonl", [rows[0], row(1, 1.0, [-1], doc_hash="new")])
+    both = read_groups([write(tmp_path / "samples_t.jsonl", rows), changed], options)[""].summary
+    assert both.count_table == {(1, 0): 4, (2, 2): 1}
+    with pytest.raises(InputError, match="twice with different verdicts"):
+        read_groups([write(tmp_path / "samples_two.jsonl", [*rows, row(3, 0.0, [-1], doc_hash="3")])], options)
+
+
+def test_groups_and_backtests(tmp_path: Path, cli: Cli) -> None:
+    rng = np.random.default_rng(0)
+    log_p = -rng.exponential(5.0, size=60)
+    rows = [row(i, 1.0, [x], doc={"subject": "ab"[i % 2]}) for i, x in enumerate(log_p)]
+    path = write(tmp_path / "samples_t.jsonl", rows)
+    found = read_groups([path], ReadOptions(response_log_prob=0, group_by="subject"))
+    np.testing.assert_allclose(found["b"].summary.top, np.sort(psi_from_log_p(log_p[1::2]))[::-1])
+    code, text, _ = cli("backtest", path, "--response-log-prob", 0, "-m", 20, "-n", 30, "--splits", 5, "--json", "-")
+    assert (code, json.loads(text)["n_scores"]) == (0, 60)
+    assert "one try" in cli.refused("backtest", path, "--metric", "acc", "--fails", "0", "-m", 20, "-n", 30)
 
 
 def test_log_likelihoods_are_probabilities(tmp_path: Path) -> None:

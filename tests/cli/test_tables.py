@@ -11,6 +11,8 @@ from rl_forecast.errors import InputError, reading
 from rl_forecast.io import ReadOptions, read_groups, read_psi, tables
 from rl_forecast.scores import log_p_from_psi, psi_from_counts
 
+from .conftest import Cli
+
 
 def assert_same(found: TailSummary, expected: TailSummary) -> None:
     assert (found.count, found.n_neg_inf, found.n_pos_inf) == (expected.count, expected.n_neg_inf, expected.n_pos_inf)
@@ -63,6 +65,41 @@ def test_parquet_in_batches_is_the_whole(files: Path, psi: np.ndarray, monkeypat
     assert [done for _, done, _ in seen] == [333, 666, 999, 1332, 1665, 1998, 2000]
 
 
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv", "scores.jsonl", "scores.npz"])
+def test_no_batch_is_larger_than_asked(
+    files: Path, psi: np.ndarray, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 333)
+    batches = list(tables.read_table(str(files / name), ReadOptions()))
+    assert max(batch.height for batch in batches) <= 333
+    np.testing.assert_allclose(pl.concat(batches)["psi"], psi, rtol=1e-9)
+
+
+def test_the_same_scores_twice_are_refused(files: Path, tmp_path: Path, cli: Cli) -> None:
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes((files / "scores.csv").read_bytes())
+    for other in (files / "scores.csv", files / f"../{files.name}/scores.csv", copy):
+        for argv in (("forecast", "-n", 10), ("compare", "--budget", 10), ("forecast", "-n", 10, "--group-by", "file")):
+            assert "would count twice" in cli.refused(argv[0], files / "scores.csv", other, *argv[1:])
+
+
+def test_unusual_tables_are_read_right(tmp_path: Path) -> None:
+    def top(path: Path, **options: str) -> list[float]:
+        summary = read_groups([str(path)], ReadOptions(**options))[""].summary  # type: ignore[arg-type]
+        return np.exp(log_p_from_psi(summary.top[:2])).round(6).tolist()
+
+    (tmp_path / "late.csv").write_text("id,p\n" + "1,0\n" * 10_001 + "x,0.25\n")
+    (tmp_path / "late.jsonl").write_text('{"p": null}\n' * 500 + '{"p": 0}\n' * 1_000 + '{"p": 0.25}\n')
+    for name in ("late.csv", "late.jsonl"):  # whole numbers, or none, in the rows from which types are guessed
+        assert top(tmp_path / name) == [0.25, 0.0]
+    np.savez(tmp_path / "x.npz", p=np.array([0.1, 0.2]), weights=np.ones(7))
+    assert top(tmp_path / "x.npz", column="p") == [0.2, 0.1]
+    for name, p in (("run[1].jsonl", 0.5), ("run1.jsonl", 0.7), ("r*.jsonl", 0.6)):
+        (tmp_path / name).write_text(f'{{"p": {p}}}\n{{"p": 0.1}}\n')
+    assert top(tmp_path / "run[1].jsonl") == [0.5, 0.1]
+    assert top(tmp_path / "r*.jsonl") == [0.6, 0.1]
+
+
 def test_several_files_are_one_evaluation_or_one_each(files: Path, psi: np.ndarray) -> None:
     paths = [str(files / "scores.csv"), str(files / "scores.parquet")]
     together = read_groups(paths, ReadOptions(capacity=50))[""].summary
@@ -108,6 +145,7 @@ def test_counts_and_missing_scores(tmp_path: Path) -> None:
         ("failures,samples\n0.5,2\n", {}, "failures must be whole numbers"),
         ("f,s\n1,2\n", {"failures": "f"}, "belong together"),
         ("p\n0.1\n", {"group_by": "family"}, "unknown column 'family'"),
+        ("id,p\n1,0,5\n2,0,25\n3,0.1\n", {}, "more fields"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(
