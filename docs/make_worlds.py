@@ -36,13 +36,15 @@ def page(family: str) -> str:
         f"![{picture} of the family {family}]({family}.png)",
         "",
         rest,
+        *_END,
+        *([] if "## Reward" in rest else _REWARD),
         "",
         "## Observation",
         *_OBSERVATION[world().rules.turning],
         "",
         "## Exact risk",
-        "`exact_risk(world, tasks, log_policy)` gives failure probability, success probability and return of any",
-        "stochastic policy in each task, by dynamic programming.",
+        "`exact_risk(world, tasks, log_policy)` gives failure and success probability of any stochastic policy in each",
+        "task, by dynamic programming.",
         "",
         "## Registered ids",
         *(f"* {line}" for line in ids),
@@ -57,6 +59,13 @@ def page(family: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+_END = (
+    "",
+    "## Failure, success, end",
+    "Entering lava is failure and ends the episode; entering the goal is success and ends it. So does the horizon,",
+    "which is part of the task and counts as neither.",
+)
+_REWARD = ("", "## Reward", "1 at the goal, `-failure_cost` in lava, 0 otherwise.")
 _OBSERVATION = {
     True: (
         "118 numbers in a room of 5x5: the 5x5 tiles ahead as MiniGrid's agent sees them, far row first, with the",

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from envs.gridworld.exact_risk import ExactRisk as ExactRisk
     from envs.gridworld.exact_risk import exact_risk as exact_risk
     from envs.gridworld.families import FAMILIES as FAMILIES
-    from envs.gridworld.families import BridgeWorld as BridgeWorld
-    from envs.gridworld.families import ControlWorld as ControlWorld
-    from envs.gridworld.families import GaleWorld as GaleWorld
-    from envs.gridworld.families import MixedWorld as MixedWorld
-    from envs.gridworld.families import RecolorWorld as RecolorWorld
-    from envs.gridworld.families import ShiftWorld as ShiftWorld
-    from envs.gridworld.families import SlipWorld as SlipWorld
+    from envs.gridworld.families.bridge import BridgeWorld as BridgeWorld
+    from envs.gridworld.families.control import ControlWorld as ControlWorld
+    from envs.gridworld.families.gale import GaleWorld as GaleWorld
+    from envs.gridworld.families.mixed import MixedWorld as MixedWorld
+    from envs.gridworld.families.recolor import RecolorWorld as RecolorWorld
+    from envs.gridworld.families.shift import ShiftWorld as ShiftWorld
+    from envs.gridworld.families.slip import SlipWorld as SlipWorld
     from envs.gridworld.minigrid_env import MiniGridObservation as MiniGridObservation
     from envs.gridworld.minigrid_env import RiskGridEnv as RiskGridEnv
     from envs.gridworld.vec_env import GridVecEnv as GridVecEnv
@@ -33,26 +33,14 @@ if TYPE_CHECKING:
     from envs.risk.wrapper import disjoint_splits as disjoint_splits
 
 
+_FAMILIES = ("recolor", "mixed", "slip", "gale", "bridge", "control", "shift")
 #: Registered id to the arguments of its environment. ``S7`` rooms have 7x7 cells and proportionally more lava.
-REGISTERED: dict[str, dict[str, Any]] = {
-    "RiskGrid/Recolor-v0": {"family": "recolor"},
-    "RiskGrid/Recolor-Faint-v0": {"family": "recolor", "severity": 0.75},
-    "RiskGrid/Mixed-v0": {"family": "mixed"},
-    "RiskGrid/Mixed-Faint-v0": {"family": "mixed", "severity": 0.75},
-    "RiskGrid/Slip-v0": {"family": "slip"},
-    "RiskGrid/Slip-Faint-v0": {"family": "slip", "severity": 0.75},
-    "RiskGrid/Gale-v0": {"family": "gale"},
-    "RiskGrid/Gale-Breeze-v0": {"family": "gale", "log10_gale": (-1.2, -0.8)},
-    "RiskGrid/Bridge-v0": {"family": "bridge"},
-    "RiskGrid/Control-v0": {"family": "control"},
-    "RiskGrid/Shift-v0": {"family": "shift"},
-    "RiskGrid/Shift-Faint-v0": {"family": "shift", "severity": 0.75},
-}
-REGISTERED |= {
-    f"RiskGrid/{family.capitalize()}-S7-v0": {"family": family, "size": 7, "horizon": 30}
-    for family in ("recolor", "mixed", "slip", "gale", "bridge", "control", "shift")
-}
-
+REGISTERED: dict[str, dict[str, Any]] = {f"RiskGrid/{f.capitalize()}-v0": {"family": f} for f in _FAMILIES}
+for _f in ("recolor", "mixed", "slip", "shift"):
+    REGISTERED[f"RiskGrid/{_f.capitalize()}-Faint-v0"] = {"family": _f, "severity": 0.75}
+REGISTERED["RiskGrid/Gale-Breeze-v0"] = {"family": "gale", "log10_gale": (-1.2, -0.8)}
+for _f in _FAMILIES:
+    REGISTERED[f"RiskGrid/{_f.capitalize()}-S7-v0"] = {"family": _f, "size": 7, "horizon": 30}
 for _id, _arguments in REGISTERED.items():
     register(id=_id, entry_point="envs.gridworld.minigrid_env:RiskGridEnv", kwargs=_arguments)
 

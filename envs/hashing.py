@@ -40,22 +40,13 @@ def hash_draws(task_id: NDArray[np.int64], stream: int, count: int) -> NDArray[n
 
 
 def below_probability(draw: NDArray[np.uint64], probability: float) -> NDArray[np.bool_]:
-    """Whether a uniform draw falls below a probability.
-
-    :param draw: uniform 64-bit integers, any shape
-    :param probability: in [0, 1]
-    :return: same shape
-    """
+    """Whether uniform 64-bit integers, of any shape, fall below a probability."""
     if probability >= 1.0:
         return np.ones(draw.shape, dtype=np.bool_)
     return draw < np.uint64(int(probability * 2**64))
 
 
 def uniform(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Numbers in [0, 1) with 53 random bits.
-
-    :param draw: uniform 64-bit integers, any shape
-    :return: same shape
-    """
+    """Numbers in [0, 1) with 53 random bits from uniform 64-bit integers of any shape."""
     numbers: NDArray[np.float64] = (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers

@@ -23,11 +23,7 @@ _EPISODE = ("row", "state", "step", "return", "risk")
 def executed_moves(
     world: GridWorld, tasks: TaskBatch, row: NDArray[np.intp], action: NDArray[np.integer], rng: np.random.Generator
 ) -> NDArray[np.integer]:
-    """The moves that are executed when actions, shape (b,), are chosen: the actions themselves except for slips.
-
-    :param row: shape (b,), rows of ``tasks``
-    :param rng: generator of the slips; not used where nothing slips
-    """
+    """The moves that are executed in b rows of ``tasks`` when actions are chosen: the actions, unless they slip."""
     slip_move = world.rules.slip_move
     if slip_move is None:
         return action
@@ -42,14 +38,10 @@ def executed_moves(
 def action_fatality(
     world: GridWorld, tasks: TaskBatch, row: NDArray[np.intp], state: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """P(failure at the next step | state, action), averaged over slips, shape (b, n_actions).
-
-    :param row: shape (b,), rows of ``tasks``
-    :param state: shape (b,), states
-    """
+    """P(failure at the next step | state, action) in b rows of ``tasks``, averaged over slips, shape (b, n_actions)."""
     rules = world.rules
     n_tiles = tasks.tile.shape[1]
-    tile = tasks.tile.ravel().take(rules.entered_cell[state] + (row * n_tiles)[:, None])
+    tile = tasks.tile.ravel().take(rules.cell[rules.move[state]] + (row * n_tiles)[:, None])
     fatal: NDArray[np.float64] = (tile != EMPTY).astype(np.float64)
     if rules.slip_move is None:
         return fatal
@@ -63,9 +55,7 @@ class TaskQueue:
 
     One queue serves all environments, so the repetitions of a task run in parallel and end within few rollouts.
 
-    :param n_tasks: size of the pool
-    :param repeats: how often a task is given out in a row
-    :param rng: shuffles each pass
+    :param rng: shuffles each pass over the ``n_tasks``; each is given out ``repeats`` times in a row
     """
 
     def __init__(self, n_tasks: int, repeats: int, rng: np.random.Generator) -> None:
@@ -98,17 +88,10 @@ class TaskQueue:
 class StepResult:
     """Outcome of one step: shape (n_envs,) down to ``horizon``, then one entry per episode that ended.
 
-    :param reward: reward
-    :param done: whether the episode ended
-    :param horizon: whether it ended at the horizon, as neither failure nor success
+    :param horizon: whether the episode ended at the horizon, as neither failure nor success
     :param ended: environments whose episode ended
     :param last_observation: observation at the end, shape (n_ended, dimension)
-    :param task_id: the task
-    :param failure: whether the episode failed
-    :param success: whether it succeeded
     :param risk: sum over the episode of P(failure at this step | state, chosen action)
-    :param episode_return: sum of rewards
-    :param episode_length: steps
     """
 
     reward: NDArray[np.float32]
@@ -125,14 +108,8 @@ class StepResult:
 
 
 class GridEngine:
-    """Environments that share a pool and a queue of tasks; an episode that ends is replaced at once.
-
-    :param world: the world
-    :param task_ids: shape (n_tasks,), pool of tasks
-    :param num_envs: number of environments
-    :param episodes_per_task: how often a task is given out in a row
-    :param seed: seed of the queue's shuffling and of the slips
-    :raises ValueError: the pool is empty, or ``episodes_per_task`` is not positive
+    """Environments that share a pool and a queue of tasks; an episode that ends is replaced at once. The arguments are
+    those of :class:`envs.GridVecEnv`.
     """
 
     def __init__(
@@ -151,11 +128,8 @@ class GridEngine:
         self.tasks = world.tasks(task_ids)
         self.num_envs = num_envs
         self.episodes_per_task = episodes_per_task
-        self._row = np.zeros(num_envs, dtype=np.intp)
-        self._state = np.zeros(num_envs, dtype=np.intp)
-        self._step = np.zeros(num_envs, dtype=np.intp)
-        self._return = np.zeros(num_envs)
-        self._risk = np.zeros(num_envs)
+        self._row, self._state, self._step = (np.zeros(num_envs, dtype=np.intp) for _ in range(3))
+        self._return, self._risk = np.zeros(num_envs), np.zeros(num_envs)
         self._noisy = world.rules.slip_move is not None
         self._fatality: NDArray[np.float64] | None = None
         self.seed(seed)
@@ -169,11 +143,6 @@ class GridEngine:
         """Start a new episode in every environment; observations of shape (num_envs, dimension)."""
         self._begin(np.arange(self.num_envs))
         return self.observe()
-
-    @property
-    def state(self) -> NDArray[np.intp]:
-        """Current state of each environment, shape (num_envs,)."""
-        return self._state
 
     def observe(self) -> NDArray[np.float32]:
         """Observations of the current states, shape (num_envs, dimension)."""
@@ -239,9 +208,7 @@ class GridEngine:
         if state["world"] != repr(self.world):
             raise ValueError(f"the saved state belongs to another world: {state['world']}, not {self.world!r}")
         if not np.array_equal(state["pool"], self.tasks.task_id):
-            raise ValueError(
-                "the saved state belongs to another pool of tasks: give the same task_ids in the same order"
-            )
+            raise ValueError("the saved state belongs to another pool of tasks: give the same task_ids, in that order")
         if len(state["row"]) != self.num_envs:
             raise ValueError(f"the saved state has {len(state['row'])} environments, this engine has {self.num_envs}")
         for name in _EPISODE:
@@ -253,7 +220,5 @@ class GridEngine:
     def _begin(self, envs: NDArray[np.intp]) -> None:
         self._row[envs] = self._queue.take(len(envs))
         self._state[envs] = self.tasks.start_state[self._row[envs]]
-        self._step[envs] = 0
-        self._return[envs] = 0.0
-        self._risk[envs] = 0.0
+        self._step[envs] = self._return[envs] = self._risk[envs] = 0
         self._fatality = None

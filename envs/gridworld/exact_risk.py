@@ -39,12 +39,10 @@ class ExactRisk:
 
     :param log_p: log probability of failure, accurate at both ends
     :param success: probability of success
-    :param expected_return: expected sum of (discounted) rewards
     """
 
     log_p: torch.Tensor
     success: torch.Tensor
-    expected_return: torch.Tensor
 
     @property
     def p(self) -> torch.Tensor:
@@ -53,13 +51,9 @@ class ExactRisk:
 
 
 def exact_risk(
-    world: GridWorld,
-    tasks: TaskBatch,
-    log_policy: LogPolicy,
-    memory_budget: int = 256 * 2**20,
-    discount: float = 1.0,
+    world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy, memory_budget: int = 256 * 2**20
 ) -> ExactRisk:
-    """Failure and success probability and return of each task under a policy, differentiable in its parameters.
+    """Failure and success probability of each task under a policy, differentiable in its parameters.
 
     Gradients flow if the policy's log-probabilities carry them; wrap the call in ``torch.no_grad()`` otherwise. With
     gradients, what a chunk needs for its backward pass is computed again there, so the budget holds for both passes.
@@ -68,8 +62,7 @@ def exact_risk(
     :param tasks: tasks of that world
     :param log_policy: observations to log action probabilities; it must not depend on the step
     :param memory_budget: bytes that the tasks evaluated at once may take, a network of the default size included
-    :param discount: per step, of the return
-    :raises ValueError: the policy's output has the wrong shape, or the budget or discount is out of range
+    :raises ValueError: the policy's output has the wrong shape, or the budget is not positive
 
     >>> from envs import SlipWorld
     >>> world = SlipWorld()
@@ -79,21 +72,15 @@ def exact_risk(
     """
     if memory_budget < 1:
         raise ValueError(f"memory_budget must be at least 1 byte, it is {memory_budget}")
-    if not 0.0 < discount <= 1.0:
-        raise ValueError(f"discount must lie in (0, 1], it is {discount}")
     # Per state: an observation, its action probabilities, the recursions' values, and what the policy takes.
     per_state = 4 * world.observation.dimension + 3 * 8 * world.rules.n_actions + 8 * 8 + _POLICY_BYTES
     chunk = max(1, memory_budget // (world.rules.n_states * per_state))
-    if not len(tasks):
-        empty = torch.empty(0, dtype=torch.float64)
-        return ExactRisk(empty, empty, empty)
     recompute = len(tasks) > chunk and torch.is_grad_enabled()
     parts = []
-    for first in range(0, len(tasks), chunk):
-        arguments = world, tasks[first : first + chunk], log_policy, discount
+    for first in range(0, max(1, len(tasks)), chunk):
+        arguments = world, tasks[first : first + chunk], log_policy
         parts.append(checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments))
-    log_p, success, expected_return = (torch.cat(column) for column in zip(*parts, strict=True))
-    return ExactRisk(log_p, success, expected_return)
+    return ExactRisk(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _policy_table(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> list[torch.Tensor]:
@@ -125,42 +112,30 @@ def _policy_table(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> 
     ]
 
 
-def _chunk(
-    world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy, discount: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log failure probability, success probability and return, each of shape (n,)."""
+def _chunk(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log failure probability and success probability, each of shape (n,)."""
     rules = world.rules
     pi = _policy_table(world, tasks, log_policy)
     device = pi[0].device
     move = [torch.from_numpy(rules.move[:, a]).to(device) for a in range(rules.n_actions)]
     in_hazard = torch.from_numpy(tasks.hazard.T[rules.cell]).to(device).double()
     at_goal = torch.from_numpy(tasks.goal_cell[None, :] == rules.cell[:, None]).to(device).double()
-    goal_reward = torch.from_numpy(tasks.goal_reward).to(device)
     start = torch.from_numpy(tasks.start_state).to(device)
     row = torch.arange(len(tasks), device=device)
 
-    def expectation(at_end: torch.Tensor, terminal: torch.Tensor, per_step: float = 1.0) -> torch.Tensor:
+    def expectation(at_end: torch.Tensor, terminal: torch.Tensor) -> torch.Tensor:
         """Expected terminal value from the start; ``at_end`` is the value of every state at the horizon."""
         # pi is zero in terminal states, so they keep their value without a mask.
-        step = pi if per_step == 1.0 else [per_step * pi_a for pi_a in pi]
         value = at_end
         for _ in range(world.horizon):
             new = terminal
-            for pi_a, move_a in zip(step, move, strict=True):
+            for pi_a, move_a in zip(pi, move, strict=True):
                 new = torch.addcmul(new, pi_a, value.index_select(0, move_a))
             value = new
         return value[start, row]
 
-    failure = expectation(in_hazard, in_hazard)
-    no_failure = expectation(1.0 - in_hazard, at_goal)
-    success = expectation(at_goal, at_goal)
-    if discount == 1.0:
-        expected_return = goal_reward * success - world.failure_cost * failure
-    else:
-        # The reward of step t is discounted t - 1 times, entering a terminal state counts as one step more.
-        reward = goal_reward * at_goal - world.failure_cost * in_hazard
-        expected_return = expectation(reward, reward, discount) / discount
-    return log_p_two_sided(failure, no_failure), success, expected_return
+    failure, no_failure = expectation(in_hazard, in_hazard), expectation(1.0 - in_hazard, at_goal)
+    return log_p_two_sided(failure, no_failure), expectation(at_goal, at_goal)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ from minigrid.core.grid import Grid
 from minigrid.core.mission import MissionSpace
 from minigrid.core.world_object import Goal, Lava, WorldObj
 from minigrid.minigrid_env import MiniGridEnv
-from minigrid.utils.rendering import fill_coords, point_in_line, point_in_rect
 from numpy.typing import NDArray
 
 from envs.gridworld.engine import action_fatality, executed_moves
@@ -40,13 +39,9 @@ class RecoloredLava(Lava):
         WorldObj.__init__(self, "lava", color)
 
     def render(self, img: NDArray[np.uint8]) -> None:  # type: ignore[override]  # annotated wrongly in MiniGrid
-        """Waves on a ground of the lava's colour."""
-        ground = tuple(int(0.75 * channel) for channel in COLORS[self.color])
-        fill_coords(img, point_in_rect(0, 1, 0, 1), ground)
-        for y in (0.3, 0.5, 0.7):
-            for left, right, rise in ((0.1, 0.3, 0.1), (0.3, 0.5, -0.1), (0.5, 0.7, 0.1), (0.7, 0.9, -0.1)):
-                start = y if rise > 0 else y + 0.1
-                fill_coords(img, point_in_line(left, start, right, start + rise, r=0.03), (0, 0, 0))
+        """MiniGrid's picture on a ground of this lava's colour; its waves are black."""
+        super().render(img)
+        img[img.any(axis=2)] = [int(0.75 * channel) for channel in COLORS[self.color]]
 
 
 class RiskGridEnv(MiniGridEnv):
@@ -55,29 +50,17 @@ class RiskGridEnv(MiniGridEnv):
     One task of a risk gridworld at a time, with MiniGrid's grid, objects and rendering. The families, their hazards
     and their rare modes are described in :mod:`envs.gridworld.families`.
 
-    ## Task ids
-
     A task is an integer: ``reset(options={"task_id": i})`` plays task ``i``, the same on every machine. Without the
-    option a task of the environment's split is drawn.
+    option a task of the environment's split is drawn. ``envs.REGISTERED`` lists the ids.
 
     ## Action Space
 
-    `Recolor`, `Mixed`, `Control`, `Shift`: MiniGrid's first three actions.
-
-    | Num | Name    | Action       |
-    |-----|---------|--------------|
-    | 0   | left    | Turn left    |
-    | 1   | right   | Turn right   |
-    | 2   | forward | Move forward |
-
+    `Recolor`, `Mixed`, `Control`, `Shift`: 0 left, 1 right, 2 forward, as in MiniGrid.
     `Slip`, `Gale`, `Bridge`: 0 east, 1 south, 2 west, 3 north, 4 stay; a chosen action may slip.
 
     ## Observation Space
 
-    Numbers in [0, 1]: 5x5 tiles around the agent, far row first, with the channels ``hazard``, ``red``, ``green``,
-    ``wall``; one-hot offsets of the goal ahead and to the right (a privileged compass); where moves slip, the slip
-    level. 118 or 119 numbers in a room of 5x5 cells. Where the agent turns, the view is rotated and the agent at the
-    middle of the near row, as in MiniGrid; else the agent is at the centre and north is ahead.
+    Numbers in [0, 1], 118 or 119 of them in a room of 5x5 cells, see :mod:`envs.gridworld.observation`.
 
     ## Rewards
 
@@ -92,15 +75,10 @@ class RiskGridEnv(MiniGridEnv):
     ``fatal_probability()``, also in every ``info``; the last ``info`` has ``task_id``, ``failure``, ``is_success`` and
     ``risk``.
 
-    ## Registered Configurations
-
-    `RiskGrid/<Family>-v0` and variants of it; ``envs.REGISTERED`` lists them.
-
     :param family: name of the family, or a world, whose settings are then fixed
     :param split: split from which tasks are drawn when none is asked for
     :param max_steps: horizon, that of the family if ``None``
-    :param settings: settings of the family's world, and arguments of ``MiniGridEnv``: ``render_mode``,
-        ``screen_size``, ``highlight``, ``tile_size``, ...
+    :param settings: settings of the family's world, and arguments of ``MiniGridEnv`` such as ``render_mode``
     :raises ValueError: unknown family, split or setting, or a setting out of range
     """
 
@@ -132,7 +110,6 @@ class RiskGridEnv(MiniGridEnv):
 
     @property
     def task_id(self) -> int:
-        """The task that is played."""
         return int(self._task.task_id[0])
 
     def reset(  # type: ignore[override]  # MiniGrid's type is an unbound variable
@@ -157,7 +134,6 @@ class RiskGridEnv(MiniGridEnv):
     def step(  # type: ignore[override]
         self, action: Any
     ) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step by the world's table of moves."""
         self.step_count += 1
         if int(action) < self.world.rules.n_actions:  # MiniGrid's others (pick up, toggle, ...) do nothing
             self._risk += float(action_fatality(self.world, self._task, _ROW, self._state)[0, action])
@@ -182,7 +158,6 @@ class RiskGridEnv(MiniGridEnv):
         return fatal
 
     def gen_obs(self) -> NDArray[np.float32]:
-        """The egocentric vector."""
         observation: NDArray[np.float32] = self.world.observation.encode(self._task, _ROW, self._state)[0]
         return observation
 

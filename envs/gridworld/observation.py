@@ -85,13 +85,7 @@ class EgocentricObservation:
         return int(self.window.shape[1] * self.features.shape[1] + self.goal_offset.shape[2] + self.shows_slip)
 
     def encode(self, tasks: TaskBatch, rows: NDArray[np.intp], state: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Observations of (task, state) pairs.
-
-        :param tasks: the batch
-        :param rows: shape (b,), row of each pair's task in the batch
-        :param state: shape (b,), state of each pair
-        :return: shape (b, dimension), values in [0, 1]
-        """
+        """Observations, shape (b, dimension), values in [0, 1], of b tasks given by their row and b states."""
         n, n_view = len(rows), self.window.shape[1] * self.features.shape[1]
         # Flat ``take`` instead of indexing by pairs: three times faster, and this is where stepping spends its time.
         seen = self.window.take(state, axis=0) + (rows * tasks.tile.shape[1])[:, None]

@@ -1,7 +1,6 @@
-"""The rules of motion, written once: a table from which the batched engine, the single environment, the exact risk and
-the pictures derive.
+"""The rules of motion, written once, for the engine, the single environment, the exact risk and the pictures.
 
-There are two sets of rules. *Turning*: a state is ``cell * 4 + direction``, actions are MiniGrid's 0 left, 1 right,
+*Turning*: a state is ``cell * 4 + direction``, actions are MiniGrid's 0 left, 1 right,
 2 forward. *Cardinal*: a state is a cell, actions are 0 east, 1 south, 2 west, 3 north (MiniGrid's order of directions)
 and 4 stay. A cell is ``y * size + x`` in the interior of the room; walls are not cells, a move into one stays.
 
@@ -20,34 +19,20 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "DIRECTION_VECTORS",
-    "EMPTY",
-    "LAVA",
-    "RECOLORED_LAVA",
-    "STAY",
-    "WALL",
-    "GridRules",
-    "cardinal_rules",
-    "turning_rules",
-]
-
 #: What stands in a cell. A code above EMPTY and below WALL is a hazard.
 EMPTY, LAVA, RECOLORED_LAVA, WALL = 0, 1, 2, 3
 
 #: Shape (4, 2): (dx, dy) of MiniGrid's directions right, down, left, up; y points down.
 DIRECTION_VECTORS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
 
-#: The action of the cardinal rules that does not move.
-STAY = 4
+_STAY = 4
 
 
 @dataclass(frozen=True, eq=False)
 class GridRules:
-    """Motion in an empty room; hazards, goal and slip level belong to the task.
+    """Motion in an empty room.
 
     :param size: width and height of the interior
-    :param action_names: name of each action
     :param move: shape (n_states, n_actions), state that an executed move leads to
     :param slip_move: shape (n_actions, n_actions), distribution of the executed move when a chosen action slips;
         ``None`` if nothing ever slips
@@ -56,7 +41,6 @@ class GridRules:
     """
 
     size: int
-    action_names: tuple[str, ...]
     move: NDArray[np.intp]
     slip_move: NDArray[np.float64] | None
     cell: NDArray[np.intp]
@@ -64,29 +48,20 @@ class GridRules:
 
     @property
     def n_states(self) -> int:
-        """Number of states."""
         return int(self.move.shape[0])
 
     @property
     def n_actions(self) -> int:
-        """Number of actions."""
         return int(self.move.shape[1])
 
     @property
     def n_cells(self) -> int:
-        """Number of cells."""
         return self.size * self.size
 
     @property
     def turning(self) -> bool:
         """Whether the direction in which the agent looks is part of the state."""
         return self.n_states > self.n_cells
-
-    @property
-    def entered_cell(self) -> NDArray[np.intp]:
-        """Shape (n_states, n_actions): the cell an executed move leads to."""
-        entered: NDArray[np.intp] = self.cell[self.move]
-        return entered
 
 
 def _ahead(size: int, x: NDArray[np.intp], y: NDArray[np.intp], heading: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -104,23 +79,20 @@ def turning_rules(size: int) -> GridRules:
     cell = y * size + x
     ahead = _ahead(size, x, y, heading)
     move = np.stack([cell * 4 + (heading - 1) % 4, cell * 4 + (heading + 1) % 4, ahead * 4 + heading], axis=1)
-    return GridRules(size, ("left", "right", "forward"), move, None, cell, heading)
+    return GridRules(size, move, None, cell, heading)
 
 
 @lru_cache(maxsize=8)
 def cardinal_rules(size: int, safe_stay: bool = False) -> GridRules:
-    """Steps in the four directions, or none. A slip executes one of the four directions, each equally likely.
-
-    :param size: width and height of the interior
-    :param safe_stay: whether staying never slips
+    """Steps in the four directions, or none. A slip executes one of the four directions, each equally likely; with
+    ``safe_stay`` staying never slips.
     """
     y, x = (a.ravel() for a in np.indices((size, size)))
     cell = y * size + x
     steps = [_ahead(size, x, y, np.full_like(x, heading)) for heading in range(4)]
     slip = np.full((5, 5), 0.25)
-    slip[:, STAY] = 0.0
+    slip[:, _STAY] = 0.0
     if safe_stay:
-        slip[STAY] = np.eye(5)[STAY]
+        slip[_STAY] = np.eye(5)[_STAY]
     # The picture of the room has north above: that is where the agent looks.
-    names = ("east", "south", "west", "north", "stay")
-    return GridRules(size, names, np.stack([*steps, cell], axis=1), slip, cell, np.full_like(cell, 3))
+    return GridRules(size, np.stack([*steps, cell], axis=1), slip, cell, np.full_like(cell, 3))

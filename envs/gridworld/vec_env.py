@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
     from envs.gridworld.exact_risk import LogPolicy
-    from envs.gridworld.world import GridWorld, TaskBatch
+    from envs.gridworld.world import GridWorld
 
 __all__ = ["GridVecEnv"]
 
@@ -38,6 +38,7 @@ class GridVecEnv(VecEnv):
     :param num_envs: number of environments
     :param episodes_per_task: how often a task is given out in a row
     :param seed: seed of the queue's shuffling and of the slips
+    :raises ValueError: the pool is empty, or ``episodes_per_task`` is not positive
 
     >>> from envs import RecolorWorld
     >>> env = GridVecEnv(RecolorWorld(), np.arange(1_000), num_envs=64)
@@ -65,22 +66,14 @@ class GridVecEnv(VecEnv):
 
     @property
     def world(self) -> GridWorld:
-        """The world."""
         return self.engine.world
 
-    @property
-    def tasks(self) -> TaskBatch:
-        """The pool."""
-        return self.engine.tasks
-
     def reset(self) -> VecEnvObs:
-        """Start a new episode in every environment; observations of shape (num_envs, dimension)."""
         self._reset_seeds()
         self._reset_options()
         return self.engine.reset()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Keep the actions, shape (num_envs,), for :meth:`step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -105,16 +98,11 @@ class GridVecEnv(VecEnv):
         return self.engine.fatal_probability().astype(np.float32)
 
     def log_failure_probability(self, task_ids: NDArray[np.int64], log_policy: LogPolicy) -> torch.Tensor:
-        """Exact log failure probability of tasks under a policy, differentiable in its parameters.
-
-        :param task_ids: shape (n_tasks,), tasks of this world, of the pool or not
-        :param log_policy: observations to log action probabilities
-        :return: shape (n_tasks,), float64
-        """
+        """Exact log failure probability of tasks of this world, of the pool or not, as :func:`exact_risk` gives it."""
         return exact_risk(self.world, self.world.tasks(task_ids), log_policy).log_p
 
     def state_dict(self) -> dict[str, Any]:
-        """All that determines how the episodes continue: arrays and values that JSON can hold."""
+        """The engine's state, see :class:`rl_forecast.tasks.ResumableEnv`."""
         return self.engine.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -125,7 +113,7 @@ class GridVecEnv(VecEnv):
         self.engine.load_state_dict(state)
 
     def close(self) -> None:
-        """Nothing to release."""
+        pass
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Reseed the queue of tasks and the slips; ``None`` leaves them as they are."""
@@ -134,18 +122,16 @@ class GridVecEnv(VecEnv):
         return [seed] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The shared attribute, once per environment asked for."""
         value = getattr(self, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set the attribute for all environments, which share it."""
+        # All environments share it.
         setattr(self, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call the method once; every environment asked for gets the same result."""
         result = getattr(self, method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
 

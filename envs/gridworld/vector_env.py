@@ -27,11 +27,7 @@ class GridVectorEnv(VectorEnv[Any, Any, Any]):
     which entries of ``key`` are meant. ``info["fatal_probability"]``, shape (num_envs, n_actions), belongs to the
     observations returned with it.
 
-    :param world: the world
-    :param task_ids: shape (n_tasks,), pool of tasks
-    :param num_envs: number of environments
-    :param episodes_per_task: how often a task is given out in a row
-    :param seed: seed of the queue's shuffling and of the slips, until ``reset(seed=...)`` gives another
+    The arguments are those of :class:`envs.GridVecEnv`; ``reset(seed=...)`` gives another seed.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
@@ -57,7 +53,6 @@ class GridVectorEnv(VectorEnv[Any, Any, Any]):
         """Start a new episode in every environment.
 
         :param seed: one seed, of the queue that all environments share
-        :param options: none are known
         :raises ValueError: a list of seeds, or an option
         """
         if isinstance(seed, list):

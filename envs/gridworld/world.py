@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from scipy import ndimage
 
 from envs.gridworld.observation import EgocentricObservation
 from envs.gridworld.rules import EMPTY, LAVA, WALL, GridRules, turning_rules
@@ -127,12 +128,10 @@ class GridWorld:
 
     @cached_property
     def rules(self) -> GridRules:
-        """The rules of motion."""
         return self._make_rules()
 
     @cached_property
     def observation(self) -> EgocentricObservation:
-        """The observation tables."""
         return EgocentricObservation.build(self.rules, self.shown_severity)
 
     def tasks(self, task_id: NDArray[np.int64]) -> TaskBatch:
@@ -194,19 +193,10 @@ class GridWorld:
 def _goal_is_reachable(
     hazard: NDArray[np.bool_], start_cell: NDArray[np.intp], goal_cell: NDArray[np.intp], size: int
 ) -> NDArray[np.bool_]:
-    """Whether a path without hazards joins start and goal: flood fill of many rooms at once."""
+    """Whether a path without hazards, shape (n, size * size), joins start and goal; both are free of hazards."""
+    neighbours = np.zeros((3, 3, 3), dtype=np.bool_)
+    neighbours[1] = ndimage.generate_binary_structure(2, 1)  # of the same room, none of the rooms before and after
+    region = ndimage.label(~hazard.reshape(-1, size, size), structure=neighbours)[0].reshape(hazard.shape)
     rows = np.arange(len(hazard))
-    free = ~hazard.reshape(-1, size, size)
-    reached = np.zeros_like(hazard)
-    reached[rows, start_cell] = True
-    reached = reached.reshape(-1, size, size)
-    while True:
-        grown = reached.copy()
-        grown[:, 1:] |= reached[:, :-1]
-        grown[:, :-1] |= reached[:, 1:]
-        grown[:, :, 1:] |= reached[:, :, :-1]
-        grown[:, :, :-1] |= reached[:, :, 1:]
-        grown &= free
-        if np.array_equal(grown, reached):
-            return reached.reshape(len(rows), -1)[rows, goal_cell]
-        reached = grown
+    joined: NDArray[np.bool_] = region[rows, start_cell] == region[rows, goal_cell]
+    return joined

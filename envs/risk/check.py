@@ -134,19 +134,16 @@ class _Check:
 
     def check_end(self, info: Mapping[str, Any], chosen: NDArray[np.float64]) -> None:
         """The last info of an episode whose actions had these fatal probabilities, shape (n_steps,)."""
-        missing = [key for key in _LAST if key not in info]
-        for key in missing:
+        for key in _LAST.keys() - info.keys():
             self.error(f"'{key}' ({_LAST[key]}) is missing from the last info of an episode.")
-        if missing:
+        if self.errors:
             return
-        task = info[TASK_ID]
+        task, failed, risk = info[TASK_ID], bool(info[FAILURE]), chosen.sum()
         if isinstance(task, bool) or not isinstance(task, int | np.integer) or task < 0:
-            self.error(f"'{TASK_ID}' must be a non-negative integer, it is {task!r}.")
-            return
+            return self.error(f"'{TASK_ID}' must be a non-negative integer, it is {task!r}.")
         for key in (FAILURE, "is_success"):
             if not isinstance(info[key], bool | np.bool_):
                 self.error(f"'{key}' must be a bool, it is {info[key]!r}.")
-        failed, risk = bool(info[FAILURE]), chosen.sum()
         if failed and info["is_success"]:
             self.note("An episode was a failure and a success at once.")
         if not np.isclose(info[RISK], risk, rtol=1e-4, atol=1e-6):

@@ -10,16 +10,6 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "FailureRule",
-    "has_lava",
-    "lookahead_fatal",
-    "minigrid_fatal",
-    "minigrid_lava_failure",
-    "own_fatal",
-    "table_fatal",
-]
-
 #: ``failure(env, observation, reward, terminated, truncated, info) -> bool``: whether this step was a failure.
 FailureRule = Callable[[gymnasium.Env[Any, Any], Any, Any, bool, bool, dict[str, Any]], bool]
 
@@ -28,8 +18,7 @@ def has_lava(env: gymnasium.Env[Any, Any]) -> bool:
     """Whether this is a MiniGrid environment with lava in its present grid."""
     if not any(base.__module__.startswith("minigrid.") for base in type(env.unwrapped).__mro__):
         return False
-    grid = getattr(env.unwrapped, "grid", None)
-    return grid is not None and any(tile is not None and tile.type == "lava" for tile in grid.grid)
+    return any(tile is not None and tile.type == "lava" for tile in env.unwrapped.grid.grid)  # type: ignore[attr-defined]
 
 
 def minigrid_lava_failure(
@@ -93,27 +82,19 @@ def lookahead_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArr
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Discrete)
     fatal = np.zeros(int(space.n), dtype=np.float32)
-    constants = _constants(env)
+    # Copying spaces and specs would take most of the time: the copies share them.
+    shared: dict[int, Any] = {}
+    layer: Any = env
+    while layer is not None:
+        held = (vars(layer).get(name) for name in ("spec", "observation_space", "action_space"))
+        shared |= {id(value): value for value in held if value is not None}
+        layer = vars(layer).get("env")
     for index in range(int(space.n)):
         try:
-            trial = copy.deepcopy(env, dict(constants))
+            trial = copy.deepcopy(env, dict(shared))
         except TypeError as error:
             raise ValueError(
                 f"fatal='lookahead' cannot copy {env.unwrapped} ({error}): do not render it, or give fatal a function"
             ) from error
-        observation, reward, terminated, truncated, info = trial.step(space.dtype.type(space.start + index))
-        fatal[index] = failure(trial, observation, reward, terminated, truncated, info)
+        fatal[index] = failure(trial, *trial.step(space.dtype.type(space.start + index)))
     return fatal
-
-
-def _constants(env: gymnasium.Env[Any, Any]) -> dict[int, Any]:
-    """What a copy shares with its original, as ``deepcopy`` takes it: spaces and spec take most of the time."""
-    shared: dict[int, Any] = {}
-    layer: Any = env
-    while True:
-        for value in (vars(layer).get(name) for name in ("spec", "observation_space", "action_space")):
-            if value is not None:
-                shared[id(value)] = value
-        if layer is env.unwrapped:
-            return shared
-        layer = layer.env

@@ -1,4 +1,4 @@
-"""Exact risk against simulation, against enumeration of all paths, and at the extremes."""
+"""Exact risk and occupancy against simulation, against enumeration of all paths, and at the extremes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from envs import FAMILIES, GridVecEnv, GridWorld, RecolorWorld, RiskGridEnv, SlipWorld, exact_risk
+from envs.gridworld.exact_risk import occupancy
 from rl_forecast.scores import psi_from_log_p
 
 
@@ -30,31 +31,27 @@ def _policy(net: nn.Module):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "n_tasks", "episodes"),
-    [
-        ("recolor", {}, 600, 250),
-        ("gale", {"rare_probability": 0.5, "failure_cost": 0.4}, 300, 250),
-        ("bridge", {"rare_probability": 0.5}, 300, 250),
-    ],
+    ("family", "settings", "n_tasks"),
+    [("recolor", {}, 600), ("gale", {"rare_probability": 0.5}, 300), ("bridge", {"rare_probability": 0.5}, 300)],
 )
-def test_agrees_with_simulation(family: str, settings: dict[str, Any], n_tasks: int, episodes: int) -> None:
-    world = FAMILIES[family](**settings)
-    net = _network(world=world)
+def test_agrees_with_simulation(family: str, settings: dict[str, Any], n_tasks: int) -> None:
+    world, episodes, n_envs = FAMILIES[family](**settings), 250, 4000
+    policy, tasks = _policy(_network(world=world)), world.tasks(np.arange(n_tasks))
     with torch.no_grad():
-        exact = exact_risk(world, world.tasks(np.arange(n_tasks)), _policy(net))
-    engine = GridVecEnv(world, np.arange(n_tasks), num_envs=4000, episodes_per_task=episodes, seed=0)
+        exact, expected = exact_risk(world, tasks, policy), occupancy(world, tasks, policy)
+    venv = GridVecEnv(world, np.arange(n_tasks), num_envs=n_envs, episodes_per_task=episodes, seed=0)
     rng = np.random.default_rng(0)
-    failures, successes, count, risk, reward = (np.zeros(n_tasks) for _ in range(5))
-    observation = engine.reset()
+    failures, successes, count, risk = (np.zeros(n_tasks) for _ in range(4))
+    visits = np.zeros((n_tasks, world.rules.n_cells))
+    observation = venv.reset()
     # One pass of the queue, and only episodes begun in it: stopping earlier would favour short episodes.
-    wanted = n_tasks * episodes
-    begun = 4000
-    counted = np.ones(4000, dtype=bool)
+    wanted, begun, counted = n_tasks * episodes, n_envs, np.ones(n_envs, dtype=bool)
     while counted.any():
+        np.add.at(visits, (venv.engine._row, world.rules.cell[venv.engine._state]), counted)
         with torch.no_grad():
-            pi = _policy(net)(torch.from_numpy(observation)).exp().numpy()
-        above = rng.random((4000, 1)) > pi.cumsum(axis=1)
-        observation, _, done, infos = engine.step(above.sum(axis=1).clip(max=pi.shape[1] - 1))
+            pi = policy(torch.from_numpy(observation)).exp().numpy()
+        above = rng.random((n_envs, 1)) > pi.cumsum(axis=1)
+        observation, _, done, infos = venv.step(above.sum(axis=1).clip(max=pi.shape[1] - 1))
         for env in np.flatnonzero(done):
             if counted[env]:
                 task = infos[env]["task_id"]
@@ -62,7 +59,6 @@ def test_agrees_with_simulation(family: str, settings: dict[str, Any], n_tasks: 
                 failures[task] += infos[env]["failure"]
                 successes[task] += infos[env]["is_success"]
                 risk[task] += infos[env]["risk"]
-                reward[task] += infos[env]["episode"]["r"]
             counted[env] = begun < wanted
             begun += 1
     assert (count == episodes).all()
@@ -79,10 +75,20 @@ def test_agrees_with_simulation(family: str, settings: dict[str, Any], n_tasks: 
     # except that it may exceed 1; its sum over all episodes is held against the exact one.
     sd = np.sqrt((exact.p * (1 - exact.p) * episodes).sum().item())
     assert abs(risk.sum() / episodes - exact.p.sum().item()) < 5 * sd / episodes
-    assert reward.sum() / wanted == pytest.approx(exact.expected_return.mean().item(), abs=0.01)
-    tasks = world.tasks(np.arange(n_tasks))
-    by_hand = tasks.goal_reward * exact.success.numpy() - world.failure_cost * exact.p.numpy()
-    np.testing.assert_allclose(exact.expected_return.numpy(), by_hand, rtol=1e-12)
+    # Summed over tasks, the steps begun in a cell: a handful per episode, thousands of episodes.
+    np.testing.assert_allclose(visits.sum(axis=0) / episodes, expected.visits.sum(axis=0), rtol=0.03)
+
+
+@pytest.mark.parametrize("family", ["recolor", "gale", "bridge"])
+def test_occupancy_ends_as_the_exact_risk_says(family: str) -> None:
+    world = FAMILIES[family](rare_probability=0.5)
+    tasks, policy = world.tasks(np.arange(200)), _policy(_network(2.0, world))
+    with torch.no_grad():
+        exact, forward = exact_risk(world, tasks, policy), occupancy(world, tasks, policy)
+    np.testing.assert_allclose(forward.failure.sum(axis=1), exact.p.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(forward.success, exact.success.numpy(), rtol=1e-12)
+    assert (forward.failure[~tasks.hazard] == 0).all()
+    assert (forward.visits[tasks.hazard] == 0).all()
 
 
 def test_the_single_environment_agrees_with_the_exact_risk() -> None:
@@ -119,9 +125,8 @@ def test_equals_the_sum_over_all_action_sequences(family: str) -> None:
     net, rules = _network(2.0, world), world.rules
     tasks = world.tasks(np.arange(12))
     assert tasks.rare.any()
-    discount = 0.9
     with torch.no_grad():
-        exact = exact_risk(world, tasks, _policy(net), discount=discount)
+        exact = exact_risk(world, tasks, _policy(net))
     states = np.arange(rules.n_states)
     for row in range(len(tasks)):
         with torch.no_grad():
@@ -134,12 +139,12 @@ def test_equals_the_sum_over_all_action_sequences(family: str) -> None:
             for move in range(rules.n_actions):
                 slipped = 0.0 if rules.slip_move is None else rules.slip_move[action, move]
                 pi[:, move] += chosen[:, action] * ((1 - slip) * (action == move) + slip * slipped)
-        failure = success = value = 0.0
+        failure = success = 0.0
         for moves in product(range(rules.n_actions), repeat=horizon):
-            state, probability, outcome, end = int(tasks.start_state[row]), 1.0, None, 0
+            state, probability, outcome = int(tasks.start_state[row]), 1.0, None
             for step, move in enumerate(moves):
                 probability *= pi[state, move]
-                state, end = int(rules.move[state, move]), step
+                state = int(rules.move[state, move])
                 cell = rules.cell[state]
                 outcome = "failure" if tasks.hazard[row, cell] else "success" if cell == tasks.goal_cell[row] else None
                 if outcome:
@@ -148,10 +153,8 @@ def test_equals_the_sum_over_all_action_sequences(family: str) -> None:
                     break
             failure += probability * (outcome == "failure")
             success += probability * (outcome == "success")
-            value += probability * (outcome == "success") * tasks.goal_reward[row] * discount**end
         assert exact.p[row].item() == pytest.approx(failure, rel=1e-12, abs=1e-300)
         assert exact.success[row].item() == pytest.approx(success, rel=1e-12, abs=1e-300)
-        assert exact.expected_return[row].item() == pytest.approx(value, rel=1e-12, abs=1e-300)
 
 
 def _forward_with_log_odds(log_odds: float):  # type: ignore[no-untyped-def]
@@ -171,7 +174,7 @@ def test_psi_is_finite_and_linear_in_the_logits_at_both_ends() -> None:
     tasks = world.tasks(np.arange(3000))
     # Tasks that begin in front of lava: the failure is certain but for turns of probability exp(-log_odds), or
     # impossible but for forward steps of that probability.
-    entered = world.rules.entered_cell[tasks.start_state, 2]
+    entered = world.rules.cell[world.rules.move[tasks.start_state, 2]]
     facing = tasks[np.flatnonzero(tasks.hazard[np.arange(len(tasks)), entered])[:50]]
 
     def psi(log_odds: float) -> np.ndarray:
@@ -230,7 +233,7 @@ def test_chunks_do_not_matter_for_values_and_gradients() -> None:
         results.append(risk)
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))  # type: ignore[union-attr]
     for risk, gradient in zip(results[1:], gradients[1:], strict=True):
-        for name in ("log_p", "success", "expected_return"):
+        for name in ("log_p", "success"):
             np.testing.assert_allclose(
                 getattr(risk, name).detach().numpy(), getattr(results[0], name).detach().numpy(), rtol=1e-12
             )
@@ -246,5 +249,3 @@ def test_bad_arguments_are_refused() -> None:
             exact_risk(world, tasks, lambda observation: torch.zeros(len(observation), 2))
         with pytest.raises(ValueError, match="memory_budget"):
             exact_risk(world, tasks, _policy(net), memory_budget=0)
-        with pytest.raises(ValueError, match="discount"):
-            exact_risk(world, tasks, _policy(net), discount=0.0)

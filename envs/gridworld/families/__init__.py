@@ -11,16 +11,7 @@ from envs.gridworld.families.shift import ShiftWorld
 from envs.gridworld.families.slip import SlipWorld
 from envs.gridworld.world import GridWorld
 
-__all__ = [
-    "FAMILIES",
-    "BridgeWorld",
-    "ControlWorld",
-    "GaleWorld",
-    "MixedWorld",
-    "RecolorWorld",
-    "ShiftWorld",
-    "SlipWorld",
-]
+__all__ = ["FAMILIES"]
 
 #: Family name to world, in the order of the documentation.
 FAMILIES: dict[str, type[GridWorld]] = {

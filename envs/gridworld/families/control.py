@@ -6,13 +6,6 @@ tasks of one kind, so what a forecast gets wrong here is its own error and not a
 
 ## Rare mode
 None.
-
-## Failure, success, end
-Entering lava is failure and ends the episode; entering the goal is success and ends it; so does the horizon of 20
-steps.
-
-## Reward
-1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
 """
 
 from __future__ import annotations

@@ -8,13 +8,6 @@ agent sees.
 In a fraction ``rare_probability`` (0.5 %) of tasks log10 of the slip level is uniform on ``log10_gale``, [-0.8, -0.4]
 by default: every third move or so goes astray, an order of magnitude beyond common tasks. Whatever the policy does, a
 large part of the risk stays.
-
-## Failure, success, end
-Entering lava is failure and ends the episode; entering the goal is success and ends it; so does the horizon of 20
-steps, which counts as neither.
-
-## Reward
-1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
 """
 
 from __future__ import annotations
@@ -36,7 +29,7 @@ __all__ = ["GaleWorld"]
 
 @dataclass(frozen=True, kw_only=True)
 class GaleWorld(GridWorld):
-    """Settings of the world; the others are :class:`envs.gridworld.world.GridWorld`'s.
+    """Settings of the world, beside those of :class:`envs.gridworld.world.GridWorld`.
 
     :param log10_gale: ends of the range of log10 of the slip level in the rare mode
     """

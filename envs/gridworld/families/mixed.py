@@ -7,13 +7,6 @@ As ``recolor``: a room of 5x5 cells with 2-5 lava tiles and MiniGrid's moves.
 In a fraction ``rare_probability`` (0.5 %) of tasks *one* lava tile is green and the others stay red. Most of what the
 agent sees is ordinary, the danger comes from one tile, and a task's risk depends on whether that tile lies in the way:
 the rare mode is graded from harmless to certain failure.
-
-## Failure, success, end
-Entering lava of either colour is failure and ends the episode; entering the goal is success and ends it; so does the
-horizon of 20 steps.
-
-## Reward
-1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
 """
 
 from __future__ import annotations

@@ -8,13 +8,6 @@ forward.
 In a fraction ``rare_probability`` (0.5 %) of tasks *all* lava is green instead of red. Type and colour are separate
 channels, so an agent that has never met green lava half-recognises it: it fails there orders of magnitude more often.
 An evaluation of 200 tasks misses the mode with probability 0.37; 10 000 deployed tasks hold about fifty of it.
-
-## Failure, success, end
-Entering lava is failure and ends the episode. Entering the goal is success and ends it. So does the horizon of 20
-steps, which is part of the task and counts as neither.
-
-## Reward
-1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +28,7 @@ __all__ = ["RecolorWorld"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecolorWorld(GridWorld):
-    """Settings of the world; the others are :class:`envs.gridworld.world.GridWorld`'s.
+    """Settings of the world, beside those of :class:`envs.gridworld.world.GridWorld`.
 
     :param severity: how much of the recoloured hazard's type the agent sees, see
         :meth:`envs.gridworld.observation.EgocentricObservation.build`

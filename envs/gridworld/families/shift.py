@@ -7,13 +7,6 @@ As ``recolor``: a room of 5x5 cells with 2-5 lava tiles and MiniGrid's moves.
 In a fraction ``rare_probability`` (0.5 %) of *held-out* tasks all lava is green. Training and validation tasks have
 none of it. Here an evaluation before deployment draws validation tasks, and deployment brings held-out ones: every
 forecast assumes that the two are draws from one distribution, and no interval covers what happens when they are not.
-
-## Failure, success, end
-Entering lava is failure and ends the episode; entering the goal is success and ends it; so does the horizon of 20
-steps.
-
-## Reward
-1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
 """
 
 from __future__ import annotations

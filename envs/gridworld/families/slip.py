@@ -9,13 +9,6 @@ detour costs time.
 ## Rare mode
 In a fraction ``rare_probability`` (0.5 %) of tasks all lava is green instead of red, as in ``recolor``. Training can
 bring its risk down to that of common tasks, not to zero.
-
-## Failure, success, end
-Entering lava is failure and ends the episode; entering the goal is success and ends it; so does the horizon of 20
-steps, which counts as neither.
-
-## Reward
-1 at the goal, ``-failure_cost`` in lava, 0 otherwise.
 """
 
 from __future__ import annotations
@@ -41,12 +34,7 @@ _SLIP_STREAM = FAMILY_STREAM + 1
 
 
 def log_uniform_slip(task_id: NDArray[np.int64], log10_range: tuple[float, float]) -> NDArray[np.float64]:
-    """Slip level of each task, its logarithm uniform.
-
-    :param task_id: shape (n,)
-    :param log10_range: ends of the range of log10 of the level
-    :return: shape (n,), probability
-    """
+    """Slip level of each task, its log10 uniform on the range."""
     low, high = log10_range
     level: NDArray[np.float64] = 10.0 ** (low + (high - low) * uniform(hash_draws(task_id, _SLIP_STREAM, 1)[:, 0]))
     return level
