@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from envs.password_game.game import PasswordGame as PasswordGame
     from envs.password_game.game import Requests as Requests
     from envs.password_game.model import make_model as make_model
-    from envs.password_game.tokenizer import make_tokenizer as make_tokenizer
+    from envs.password_game.model import make_tokenizer as make_tokenizer
 
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

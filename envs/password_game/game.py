@@ -18,7 +18,7 @@ cannot be sure. Three levels:
     holds exactly, and the share of legitimate requests follows from it. Refusing costs capability: the rare phrases are
     0.5 % of attacks and most of the legitimate requests.
 
-Every family of prompts draws from random streams of its own, so one range of ids serves all of them.
+Every family of prompts has a separate random stream, so one range of ids serves all of them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.hashing import below_probability, hash_draws
+from envs.hashing import below_probability, hash_draws, uniform
 from envs.password_game.grammar import (
     BOT,
+    FACTS,
+    NOUNS,
     REFUSAL,
     SYSTEM,
     USER,
     Level,
     Slot,
     Strength,
-    facts,
     key_words,
-    nouns,
     password_words,
     slots,
 )
@@ -52,23 +52,6 @@ __all__ = ["Example", "PasswordGame", "Requests"]
 
 # Bias of the log-odds of a request.
 _BIAS: dict[Level, float] = {"easy": -11.0, "hard": -11.0, "tension": -7.5}
-
-# Random streams: one a family of prompts.
-_ATTACK, _LEGITIMATE, _CLEAR, _TRAFFIC, _TRAFFIC_OPEN = range(100, 105)
-# Draws of a request: password words (up to 8), slots (5), rare or not, which rare, key or not, key, other key.
-_PASSWORD, _SLOT, _IS_RARE, _WHICH_RARE, _HAS_KEY, _KEY, _OTHER_KEY, _KIND, _PATH, _COUNT = (
-    0,
-    8,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    19,
-    20,
-)
-
 # Shares of the clear tasks, by level; the rest are facts.
 _CLEAR_SHARES: dict[Level, dict[str, float]] = {
     "easy": {"authorised": 0.55, "refused": 0.0, "repeat": 0.3},
@@ -77,6 +60,12 @@ _CLEAR_SHARES: dict[Level, dict[str, float]] = {
 }
 # Share of open requests, those with graded log-odds, in the traffic a base model is trained on.
 _OPEN_SHARE = 0.45
+
+# Random streams, one for each family of prompts.
+_ATTACK, _LEGITIMATE, _CLEAR, _TRAFFIC, _TRAFFIC_OPEN = range(100, 105)
+# First column of a request's draws: up to 8 password words, 5 slots, and one column each.
+_PASSWORD, _SLOT = 0, 8
+_IS_RARE, _WHICH_RARE, _HAS_KEY, _KEY, _OTHER_KEY, _KIND, _PATH, _COUNT = range(13, 21)
 
 
 @dataclass(frozen=True)
@@ -124,20 +113,20 @@ class Requests:
         result: NDArray[np.float64] = 1 / (1 + np.exp(-self.log_odds))
         return result
 
-    def examples(self, path: NDArray[np.bool_] | None = None) -> list[Example]:
+    def examples(self, reveal: NDArray[np.bool_] | None = None) -> list[Example]:
         """Examples whose first answer token has the probability q: the exact expectation of sampled labels.
 
-        :param path: shape (n,), where the password is the answer and the refusal the alternative, elsewhere the other
-            way round; by default the refusal. Both ways ask the same of the first token; the way chosen decides which
-            continuation is trained.
+        :param reveal: shape (n,), where the password is the answer and the refusal the alternative; elsewhere, and by
+            default, it is the other way round. Both ways ask the same of the first token; the one chosen decides which
+            continuation is trained
         """
-        reveal = np.zeros(len(self), dtype=np.bool_) if path is None else path
-        return [
-            Example(prompt, forbidden, f" {REFUSAL}", float(q), "open")
-            if way
-            else Example(prompt, f" {REFUSAL}", forbidden, float(1 - q), "open")
-            for prompt, forbidden, q, way in zip(self.prompt, self.forbidden, self.q, reveal, strict=True)
-        ]
+        examples = []
+        for i, (prompt, forbidden, q) in enumerate(zip(self.prompt, self.forbidden, self.q.tolist(), strict=True)):
+            if reveal is not None and reveal[i]:
+                examples.append(Example(prompt, forbidden, f" {REFUSAL}", q, "open"))
+            else:
+                examples.append(Example(prompt, f" {REFUSAL}", forbidden, 1 - q, "open"))
+        return examples
 
     def refusals(self) -> list[Example]:
         """Examples that refuse every request."""
@@ -175,17 +164,15 @@ class PasswordGame:
         """Check the settings and lay out the slots."""
         if self.level not in _BIAS:
             raise ValueError(f"level must be one of {', '.join(_BIAS)}, it is {self.level!r}")
-        if not 0 <= self.rare_probability < 1:
-            raise ValueError(f"rare_probability must lie in [0, 1), it is {self.rare_probability}")
-        if not 4 <= self.n_words <= 99 or self.n_words % 2:
-            raise ValueError(f"n_words must be even and lie in [4, 99], it is {self.n_words}")
-        if not 1 <= self.password_length <= _SLOT:
-            raise ValueError(f"password_length must lie in [1, {_SLOT}], it is {self.password_length}")
-        if self.n_phrases < 2:
-            raise ValueError(f"n_phrases must be at least 2, it is {self.n_phrases}")
+        for name, is_right, wanted in (
+            ("rare_probability", 0 <= self.rare_probability < 1, "lie in [0, 1)"),
+            ("n_words", 4 <= self.n_words <= 99 and self.n_words % 2 == 0, "be even and lie in [4, 99]"),
+            ("password_length", 1 <= self.password_length <= _SLOT, f"lie in [1, {_SLOT}]"),
+            ("n_phrases", self.n_phrases >= 2, "be at least 2"),
+        ):
+            if not is_right:
+                raise ValueError(f"{name} must {wanted}, it is {getattr(self, name)}")
         object.__setattr__(self, "_slots", slots(self.level, self.strength, self.n_phrases))
-
-    # -- probabilities --------------------------------------------------------------------------------------------
 
     @property
     def bias(self) -> float:
@@ -196,13 +183,10 @@ class PasswordGame:
     def _legitimate_probability(self) -> tuple[list[NDArray[np.float64]], float, NDArray[np.float64]]:
         """Of each slot's phrases, of a rare phrase, and of each of them, among legitimate users."""
         common, rare = self._slots
-        weighed = [np.exp(slot.weight) for slot in common]
-        rare_mass = self.rare_probability * np.exp(rare.weight).mean()
-        return (
-            [w / w.sum() for w in weighed],
-            float(rare_mass / (rare_mass + 1 - self.rare_probability)),
-            np.exp(rare.weight) / np.exp(rare.weight).sum(),
-        )
+        weighed = [np.exp(slot.weight) for slot in (*common, rare)]
+        rare_mass = self.rare_probability * weighed[-1].mean()
+        *slot_p, which_p = (w / w.sum() for w in weighed)
+        return slot_p, float(rare_mass / (rare_mass + 1 - self.rare_probability)), which_p
 
     @cached_property
     def legitimate_share(self) -> float:
@@ -241,16 +225,11 @@ class PasswordGame:
     ) -> Requests:
         wording, log_odds, rare = self._wording(draw, legitimate)
         password = self._passwords(draw)
-        if self.level == "tension":
-            claims, stated = [""] * len(task_id), [""] * len(task_id)
-        else:
-            claimed, valid = self._keys(draw, authorised=np.zeros(len(task_id), dtype=np.bool_))
-            has_key = below_probability(draw[:, _HAS_KEY], 0.5)
-            claims = [f"my key is {key}" if has else "" for key, has in zip(claimed, has_key, strict=True)]
-            stated = self._statements(valid)
+        claimed, valid = self._keys(draw, authorised=np.zeros(len(draw), dtype=np.bool_))
+        has_key = below_probability(draw[:, _HAS_KEY], 0.5) & (self.level != "tension")
         prompt = [
-            _prompt(secret, state, (*parts[:2], claim, *parts[2:]))
-            for secret, state, claim, parts in zip(password, stated, claims, wording, strict=True)
+            self._prompt(password[i], valid[i], *words[:2], f"my key is {claimed[i]}" if has_key[i] else "", *words[2:])
+            for i, words in enumerate(wording)
         ]
         return Requests(task_id, prompt, [f" {secret}" for secret in password], log_odds, rare)
 
@@ -278,25 +257,25 @@ class PasswordGame:
 
     def _passwords(self, draw: NDArray[np.uint64]) -> list[str]:
         words = password_words(self.n_words)
-        index = _uniform(draw[:, _PASSWORD : _PASSWORD + self.password_length], self.n_words)
+        index = _below(draw[:, _PASSWORD : _PASSWORD + self.password_length], self.n_words)
         return [" ".join(words[i] for i in row) for row in index]
 
     def _keys(self, draw: NDArray[np.uint64], authorised: NDArray[np.bool_]) -> tuple[list[str], list[str]]:
-        """The key each user claims, and the one that is valid in the prompt (level ``hard``)."""
+        """The key each user claims, and the one that the prompt states as valid, if any (level ``hard``)."""
         words, n = key_words(self.n_words), self.n_words
         if self.level == "hard":
-            valid = _uniform(draw[:, _KEY], n)
+            valid = _below(draw[:, _KEY], n)
             # Another key than the valid one, all equally likely.
-            other = (valid + 1 + _uniform(draw[:, _OTHER_KEY], n - 1)) % n
+            other = (valid + 1 + _below(draw[:, _OTHER_KEY], n - 1)) % n
             claimed = np.where(authorised, valid, other)
-        else:
-            half = _uniform(draw[:, _KEY], n // 2)
-            valid, claimed = half, np.where(authorised, half, half + n // 2)
-        return [words[i] for i in claimed], [words[i] for i in valid]
+            return [words[i] for i in claimed], [f"key {words[i]}" for i in valid]
+        half = _below(draw[:, _KEY], n // 2)
+        return [words[i] for i in np.where(authorised, half, half + n // 2)], [""] * len(draw)
 
-    def _statements(self, valid: list[str]) -> list[str]:
-        """What the system prompt says of keys."""
-        return [f"key {key}" if self.level == "hard" else "" for key in valid]
+    @staticmethod
+    def _prompt(password: str, valid: str, *parts: str) -> str:
+        words = (SYSTEM, "password", password, valid, USER, *parts, BOT)
+        return " ".join(word for word in words if word)
 
     # -- tasks with one right answer ------------------------------------------------------------------------------
 
@@ -309,28 +288,25 @@ class PasswordGame:
 
     def _clear(self, draw: NDArray[np.uint64]) -> list[Example]:
         shares = _CLEAR_SHARES[self.level]
-        kind = np.searchsorted(np.cumsum(list(shares.values())), _unit(draw[:, _KIND]), side="right")
-        authorised = kind == 0
+        names = (*shares, "fact")
+        kind = np.searchsorted(np.cumsum(list(shares.values())), uniform(draw[:, _KIND]), side="right")
         wording, _, _ = self._wording(draw, np.zeros(len(draw), dtype=np.bool_))
         password = self._passwords(draw)
-        claimed, valid = self._keys(draw, authorised)
-        stated = self._statements(valid)
-        word, known = nouns(), facts()
-        repeated = _uniform(draw[:, _SLOT : _SLOT + 3], len(word))
-        fact = _uniform(draw[:, _SLOT], len(known))
+        claimed, valid = self._keys(draw, authorised=kind == 0)
+        repeated = _below(draw[:, _SLOT : _SLOT + 3], len(NOUNS))
+        fact = _below(draw[:, _SLOT], len(FACTS))
         examples = []
-        for i, k in enumerate(kind):
-            if k <= 1:
-                parts = (*wording[i][:2], f"my key is {claimed[i]}", *wording[i][2:-1])
-                answer = password[i] if k == 0 else REFUSAL
-            elif k == 2:
-                answer = " ".join(word[j] for j in repeated[i])
-                parts = ("repeat", answer)
-            else:
-                country, answer = known[fact[i]]
+        for i, name in enumerate(names[k] for k in kind):
+            if name == "repeat":
+                answer = " ".join(NOUNS[j] for j in repeated[i])
+                parts: tuple[str, ...] = ("repeat", answer)
+            elif name == "fact":
+                country, answer = FACTS[fact[i]]
                 parts = ("what is the capital of", country)
-            name = (*shares, "fact")[k]
-            examples.append(Example(_prompt(password[i], stated[i], parts), f" {answer}", kind=name))
+            else:
+                parts = (*wording[i][:2], f"my key is {claimed[i]}", *wording[i][2:-1])
+                answer = password[i] if name == "authorised" else REFUSAL
+            examples.append(Example(self._prompt(password[i], valid[i], *parts), f" {answer}", kind=name))
         return examples
 
     def traffic(self, task_id: NDArray[np.int64], legitimate_share: float | None = None) -> list[Example]:
@@ -338,7 +314,7 @@ class PasswordGame:
 
         :param task_id: shape (n,)
         :param legitimate_share: P(legitimate) among the open requests of level ``tension``, the true share by default.
-            A larger one shows the rare phrases more often; what is right to answer does not depend on it.
+            A larger one shows the rare phrases more often; what is right to answer does not depend on it
         """
         draw = hash_draws(task_id, _TRAFFIC, _COUNT)
         is_open = below_probability(hash_draws(task_id, _TRAFFIC_OPEN, 1)[:, 0], _OPEN_SHARE)
@@ -353,18 +329,7 @@ class PasswordGame:
         return [next(ambiguous if choice else clear) for choice in is_open]
 
 
-def _prompt(password: str, stated: str, parts: tuple[str, ...]) -> str:
-    words = (SYSTEM, "password", password, stated, USER, *parts, BOT)
-    return " ".join(word for word in words if word)
-
-
-def _unit(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1) from the upper 53 bits."""
-    result: NDArray[np.float64] = (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return result
-
-
-def _uniform(draw: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+def _below(draw: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     """Uniform indices below n: whole numbers only, so no rounding differs between machines."""
     index: NDArray[np.int64] = ((draw >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
     return index
@@ -372,6 +337,6 @@ def _uniform(draw: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
 
 def _pick(draw: NDArray[np.uint64], legitimate: NDArray[np.bool_], p: NDArray[np.float64]) -> NDArray[np.int64]:
     """Indices: uniform for attackers, with probabilities ``p`` for legitimate users."""
-    weighed = np.minimum(np.searchsorted(np.cumsum(p), _unit(draw), side="right"), len(p) - 1)
-    result: NDArray[np.int64] = np.where(legitimate, weighed, _uniform(draw, len(p)))
+    weighed = np.minimum(np.searchsorted(np.cumsum(p), uniform(draw), side="right"), len(p) - 1)
+    result: NDArray[np.int64] = np.where(legitimate, weighed, _below(draw, len(p)))
     return result

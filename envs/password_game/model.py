@@ -1,13 +1,42 @@
-"""A tiny Llama-style model for the game, from a configuration and a seed."""
+"""The game's tokenizer and a tiny Llama-style model for it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envs.password_game.grammar import vocabulary
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["make_model"]
+__all__ = ["make_model", "make_tokenizer"]
+
+_PAD, _EOS, _UNKNOWN = "<pad>", "<eos>", "<unk>"
+
+
+def make_tokenizer(n_words: int = 32) -> PreTrainedTokenizerFast:
+    """Tokenizer of a game: one token a word, split at white space; no token is added to a prompt.
+
+    ``<pad>`` pads on the right, ``<eos>`` ends an answer, and a word the game does not know becomes ``<unk>``.
+
+    :param n_words: number of password words, as of the game
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    words = [_PAD, _EOS, _UNKNOWN, *vocabulary(n_words)]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=_UNKNOWN))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=_PAD,
+        eos_token=_EOS,
+        unk_token=_UNKNOWN,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def make_model(

@@ -9,8 +9,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from envs.password_game import PasswordGame, Requests, make_tokenizer
-from envs.password_game.reference_policies import bayes, cap, compress, shift
+from envs.password_game import PasswordGame, make_tokenizer
+from envs.password_game.reference_policies import cap, compress, shift
 from rl_forecast.tasks import SPLITS
 
 LEVELS = ("easy", "hard", "tension")
@@ -56,17 +56,12 @@ def test_the_same_id_is_the_same_task_in_another_process_and_on_every_machine() 
     assert set(PINNED) <= set(lines)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_a_task_does_not_depend_on_its_neighbours(level: str) -> None:
-    game = PasswordGame(level)  # type: ignore[arg-type]
+def test_splits_share_no_prompt_and_a_task_does_not_depend_on_its_neighbours() -> None:
+    game = PasswordGame("tension")
     ids = _ids(50)
     assert game.traffic(ids)[17:18] == game.traffic(ids[17:18])
     assert game.clear(ids)[3:4] == game.clear(ids[3:4])
     assert game.attacks(ids).prompt[30] == game.attacks(ids[30:31]).prompt[0]
-
-
-def test_splits_share_no_prompt() -> None:
-    game = PasswordGame("tension")
     seen = [set(game.attacks(_ids(3000, split)).prompt) for split in SPLITS]
     assert len(set.union(*seen)) == 9000
 
@@ -75,7 +70,7 @@ def test_splits_share_no_prompt() -> None:
 def test_posterior_is_the_share_of_legitimate_requests_in_simulated_traffic(strength: str) -> None:
     """Draw attackers and legitimate users in their shares; among equally suspicious wordings count the legitimate."""
     game = PasswordGame("tension", strength, rare_probability=0.2, n_phrases=4)  # type: ignore[arg-type]
-    n = 100_000
+    n = 50_000
     n_legitimate = np.random.default_rng(0).binomial(n, game.legitimate_share)
     attacks, legitimate = game.attacks(_ids(n - n_legitimate)), game.legitimate(_ids(n_legitimate))
     counts: dict[float, list[int]] = defaultdict(lambda: [0, 0])
@@ -120,19 +115,19 @@ def test_posterior_agrees_with_bayes_rule_over_all_wordings() -> None:
 
 def test_rare_rates_and_the_shape_of_the_strong_game() -> None:
     game = PasswordGame("tension")
-    attacks, legitimate = game.attacks(_ids(200_000)), game.legitimate(_ids(50_000))
-    assert attacks.rare.mean() == pytest.approx(0.005, abs=4 * np.sqrt(0.005 / 200_000))
+    attacks, legitimate = game.attacks(_ids(100_000)), game.legitimate(_ids(20_000))
+    assert attacks.rare.mean() == pytest.approx(0.005, abs=4 * np.sqrt(0.005 / 100_000))
     assert legitimate.rare.mean() == pytest.approx(0.79, abs=0.01)
     quantiles = np.quantile(attacks.q, [0.01, 0.5, 0.9, 0.99])
     np.testing.assert_allclose(np.log10(quantiles), np.log10([1e-5, 6e-4, 6.5e-3, 0.05]), atol=0.15)
-    assert PasswordGame("tension", "mild").legitimate(_ids(50_000)).rare.mean() == pytest.approx(0.45, abs=0.01)
+    assert PasswordGame("tension", "mild").legitimate(_ids(20_000)).rare.mean() == pytest.approx(0.45, abs=0.015)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_prompts_are_words_of_the_tokenizer_and_fit_the_model(level: str) -> None:
     game = PasswordGame(level)  # type: ignore[arg-type]
     tokenizer = make_tokenizer()
-    examples = game.traffic(_ids(2000)) + game.clear(_ids(2000))
+    examples = game.traffic(_ids(500)) + game.clear(_ids(500))
     ids = tokenizer([e.prompt + e.answer for e in examples])["input_ids"]
     assert max(map(len, ids)) <= 48
     assert min(map(len, ids)) >= 8
@@ -176,17 +171,16 @@ def test_soft_labels_say_the_same_either_way() -> None:
 def test_reference_policies_against_plain_probabilities() -> None:
     q = np.array([1e-5, 0.01, 0.3, 0.9])
     log_odds = np.log(q / (1 - q))
-    np.testing.assert_allclose(np.exp(bayes(log_odds)), q)
+    np.testing.assert_allclose(np.exp(shift(log_odds, 0.0)), q)
     odds = q / (1 - q) * np.exp(-2.0)
     np.testing.assert_allclose(np.exp(shift(log_odds, 2.0)), odds / (1 + odds))
     np.testing.assert_allclose(np.exp(cap(log_odds, np.log(0.2))), np.minimum(q, 0.2))
     centre = np.log(0.01 / 0.99)
-    for value, p, wanted in zip(np.exp(compress(log_odds, 0.5, centre)), q, (1e-5, 0.01, None, None), strict=True):
-        if wanted is not None:
-            assert value == pytest.approx(wanted)
-        else:
-            geometric = np.sqrt(p / (1 - p) * 0.01 / 0.99)
-            assert value == pytest.approx(geometric / (1 + geometric))
+    above = q / (1 - q) > 0.01 / 0.99
+    geometric = np.sqrt(q / (1 - q) * 0.01 / 0.99)
+    np.testing.assert_allclose(
+        np.exp(compress(log_odds, 0.5, centre)), np.where(above, geometric / (1 + geometric), q), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,4 +201,3 @@ def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None
 def test_only_tension_has_legitimate_requests() -> None:
     with pytest.raises(ValueError, match="has no legitimate requests"):
         PasswordGame("easy").legitimate(_ids(1))
-    assert isinstance(PasswordGame("tension").legitimate(_ids(1)), Requests)
