@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rl_forecast.commands.shared import Parser, count, number
@@ -35,7 +36,7 @@ examples:
   rl-forecast score --model ./model --prompts prompts.jsonl --out judged.parquet --judge-regex "(?i)secret" --samples 50
   rl-forecast forecast scores.parquet -n 1e4 1e6
 
-An interrupted run goes on with the same command: finished shards are kept in OUT.parts.
+The same command resumes an interrupted run: finished shards are kept in OUT.parts.
 """
 
 
@@ -89,23 +90,12 @@ def main(argv: list[str]) -> int:
     from rl_forecast.experiments.judges import REGEX
     from rl_forecast.experiments.prompt_scoring import ScoringSettings, score_prompts
 
-    settings = ScoringSettings(
-        model=args.model,
-        prompts=args.prompts,
-        out=args.out,
-        way=way,
-        forbidden=tuple(args.forbidden),
-        given=args.given,
-        samples=args.samples or 10,
-        max_new_tokens=args.max_new_tokens or 32,
-        temperature=args.temperature or 1.0,
-        judge=f"{REGEX}{args.judge_regex}" if args.judge_regex is not None else args.judge,
-        seed=args.seed,
-        dtype=args.dtype,
-        device=args.device,
-        max_batch_tokens=args.max_batch_tokens,
-        shard=args.shard,
-    )
+    if args.judge_regex is not None:
+        args.judge = f"{REGEX}{args.judge_regex}"
+    names = {f.name for f in fields(ScoringSettings)}
+    # what was not given has its default there
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    settings = ScoringSettings(**given | {"way": way, "forbidden": tuple(args.forbidden)})
     table = score_prompts(settings, Console(stderr=True), args.restart)
     if way == "judge":
         failures, samples = int(table["failures"].sum()), int(table["samples"].sum())
@@ -123,23 +113,29 @@ def main(argv: list[str]) -> int:
 def _way(args: argparse.Namespace) -> Way:
     """The way that was asked for; options of another way are refused rather than ignored."""
     judged = args.judge is not None or args.judge_regex is not None
-    if args.judge is not None and args.judge_regex is not None:
-        raise InputError("--judge and --judge-regex are two judges: give one")
     way: Way = args.way or ("judge" if judged else "specific")
     sampled = way == "judge" or (way == "keyword" and not args.given)
-    if judged and way != "judge":
-        raise InputError(f"--judge and --judge-regex judge sampled outputs: they do not go with --way {way}")
-    if way == "judge" and args.forbidden:
-        raise InputError("--forbidden does not go with --way judge: the judge says what is a failure")
-    if args.given and way != "keyword":
-        raise InputError("--given goes with --way keyword")
-    if args.temperature is not None and way != "judge":
-        raise InputError("--temperature goes with --way judge: the other ways score the model's own distribution")
-    for option, value in (("--samples", args.samples), ("--max-new-tokens", args.max_new_tokens)):
-        if value is not None and not sampled:
-            raise InputError(f"{option}: nothing is sampled with --way {way}{' --given' if args.given else ''}")
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, it is {args.seed}")
-    if not args.out.lower().endswith((".parquet", ".pq")):
-        raise InputError(f"--out {args.out}: the suffix must be .parquet")
+    unsampled = f"nothing is sampled with --way {way}{' --given' if args.given else ''}"
+    for refused, line in (
+        (args.judge is not None and args.judge_regex is not None, "--judge and --judge-regex are two judges: give one"),
+        (
+            judged and way != "judge",
+            f"--judge and --judge-regex look at sampled outputs: they do not go with --way {way}",
+        ),
+        (
+            way == "judge" and args.forbidden,
+            "--forbidden does not go with --way judge: the judge says what is a failure",
+        ),
+        (args.given and way != "keyword", "--given goes with --way keyword"),
+        (
+            args.temperature is not None and way != "judge",
+            "--temperature goes with --way judge: the other ways score the model's own distribution",
+        ),
+        (args.samples is not None and not sampled, f"--samples: {unsampled}"),
+        (args.max_new_tokens is not None and not sampled, f"--max-new-tokens: {unsampled}"),
+        (args.seed < 0, f"--seed must not be negative, it is {args.seed}"),
+        (not args.out.lower().endswith((".parquet", ".pq")), f"--out {args.out}: the suffix must be .parquet"),
+    ):
+        if refused:
+            raise InputError(line)
     return way

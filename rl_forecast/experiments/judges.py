@@ -41,15 +41,14 @@ class Judge:
         :raises ValueError: the function fails, or says neither yes nor no: an output without verdict may be the
             failure that is looked for, so none is dropped
         """
+        where = f"on prompt {task.task_id!r}"
         try:
             verdict = self.function(task.prompt, output)
         except Exception as error:
-            raise ValueError(
-                f"judge {self.name} failed on prompt {task.task_id!r}: {type(error).__name__}: {error}"
-            ) from error
+            raise ValueError(f"judge {self.name} failed {where}: {type(error).__name__}: {error}") from error
         if isinstance(verdict, bool | np.bool_) or (isinstance(verdict, int) and verdict in (0, 1)):
             return bool(verdict)
-        raise ValueError(f"judge {self.name} must return True or False, on prompt {task.task_id!r} it gave {verdict!r}")
+        raise ValueError(f"judge {self.name} must return True or False, {where} it gave {verdict!r}")
 
 
 def load_judge(name: str | None) -> Judge:
@@ -71,8 +70,7 @@ def load_judge(name: str | None) -> Judge:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ValueError(f"--judge must be written module:function, it is {name!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
+    if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         module = import_module(module_name)
@@ -82,5 +80,4 @@ def load_judge(name: str | None) -> Judge:
     if not callable(function):
         raise ValueError(f"--judge {name}: {module_name} has no function {function_name!r}")
     source = inspect.getsourcefile(module)
-    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
-    return Judge(name, function, digest)
+    return Judge(name, function, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from agents.language_model.encoding import EncodedTask
 from agents.language_model.loading import load_language_model, model_fingerprint
 from agents.language_model.prompts import PromptTask, read_prompts
 from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
@@ -33,17 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["ScoringSettings", "Way", "score_prompts"]
 
 Way = Literal["specific", "keyword", "judge"]
+_COLUMNS: dict[Way, Any] = {
+    "specific": {"id": pl.String, "log_p": pl.Float64},
+    "keyword": {"id": pl.String, "log_p": pl.Float64, "n_continuations": pl.Int64},
+    "judge": {"id": pl.String, "failures": pl.Int64, "samples": pl.Int64, "example": pl.String},
+}
 _METADATA = "rl-forecast score"
 _SETTINGS = "settings.json"
 #: Settings that say where the work is done and kept, not what it is.
 _NOT_COMPARED = ("model", "prompts", "out", "device", "max_batch_tokens")
-
-#: Lines for what is compared by digest.
-_CHANGED = {
-    "model": "the model has changed",
-    "prompts": "the prompts have changed",
-    "judge_code": "the code of the judge has changed",
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class ScoringSettings:
 
 
 def score_prompts(settings: ScoringSettings, console: Console, restart: bool = False) -> pl.DataFrame:
-    """Score all prompts, or go on where an interrupted call stopped.
+    """Score all prompts, or resume where an interrupted call stopped.
 
     Finished shards lie in ``<out>.parts`` until all are done; each is written whole or not at all.
 
@@ -95,208 +92,158 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
     :return: the table that was written to ``settings.out``
     :raises InputError: bad prompts or settings, or shards of other settings
     """
-    out, parts = Path(settings.out), Path(f"{settings.out}.parts")
+    out, parts = Path(settings.out), RunFolder(Path(f"{settings.out}.parts"))
     try:
-        tasks = _tasks(settings)
+        tasks = _read_tasks(settings)
         judge = load_judge(settings.judge) if settings.way == "judge" else None
         identity = _identity(settings, judge)
         if restart:
-            _forget(out, parts)
-        done = _finished(out, identity)
-        if done is not None:
+            out.unlink(missing_ok=True)
+            shutil.rmtree(parts.path, ignore_errors=True)
+        if out.exists():
+            _refuse_other(out, _read_identity(out), identity)
             console.print(f"{out} is complete: nothing to do", highlight=False)
-            return done
-        _refuse_other_shards(parts, identity)
+            return pl.read_parquet(out)
         shards = [range(i, min(i + settings.shard, len(tasks))) for i in range(0, len(tasks), settings.shard)]
-        missing = [i for i in range(len(shards)) if not _part(parts, i).is_file()]
+        files = {parts.path / f"part-{i:05d}.parquet": shard for i, shard in enumerate(shards)}
+        missing = {file: shard for file, shard in files.items() if not file.is_file()}
+        if len(missing) < len(files):
+            _refuse_other(parts.path, json.loads((parts.path / _SETTINGS).read_text(encoding="utf-8")), identity)
         if missing:
             scorer = ContinuationScorer(
                 *load_language_model(settings.model, settings.dtype, settings.device), settings.max_batch_tokens
             )
-            score = _way(settings, scorer, tasks, judge)
+            score = _scores(settings, scorer, tasks, judge)
             # only now: what could not even begin leaves nothing behind
-            parts.mkdir(parents=True, exist_ok=True)
-            RunFolder(parts).write_json(_SETTINGS, identity)
-            _run(parts, shards, missing, score, console)
-        return _merge(out, parts, len(shards), identity)
+            parts.path.mkdir(parents=True, exist_ok=True)
+            parts.write_json(_SETTINGS, identity)
+            _score_missing(settings, parts, missing, len(tasks), score, console)
+        table = pl.concat([pl.read_parquet(file) for file in files])
+        metadata = {_METADATA: json.dumps(identity)}
+        RunFolder(out.parent).write(out.name, lambda path: table.write_parquet(path, metadata=metadata))
+        shutil.rmtree(parts.path)
+        return table
     except ValueError as error:
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{error.filename or settings.out}: {error.strerror or error}") from error
 
 
-def _run(
-    parts: Path,
-    shards: Sequence[range],
-    missing: Sequence[int],
-    score: Callable[[range], pl.DataFrame],
+def _score_missing(
+    settings: ScoringSettings,
+    parts: RunFolder,
+    missing: dict[Path, range],
+    n_tasks: int,
+    score: Callable[[range], Iterable[tuple[Any, ...]]],
     console: Console,
 ) -> None:
     from rl_forecast.experiments.progress import PhaseProgress
 
-    n_tasks = shards[-1].stop
-    left = sum(len(shards[i]) for i in missing)
-    if left < n_tasks:
-        console.print(f"going on: {n_tasks - left} of {n_tasks} prompts were scored before", highlight=False)
-    folder = RunFolder(parts)
+    n_done = n_tasks - sum(map(len, missing.values()))
+    if n_done:
+        console.print(f"resuming: {n_done} of {n_tasks} prompts were scored before", highlight=False)
     with PhaseProgress(console) as progress, progress.phase("scoring prompts", n_tasks) as phase:
-        phase.advance(n_tasks - left)
+        phase.advance(n_done)
         try:
-            for i in missing:
-                folder.write_table(_part(parts, i).name, score(shards[i]))
-                phase.advance(len(shards[i]))
+            for file, shard in missing.items():
+                table = pl.DataFrame(list(score(shard)), schema=_COLUMNS[settings.way], orient="row")
+                parts.write_table(file.name, table)
+                phase.advance(len(shard))
         except KeyboardInterrupt as error:
-            error.add_note(f"finished shards are kept in {parts}; the same command goes on")
+            error.add_note(f"finished shards are kept in {parts.path}; the same command resumes")
             raise
 
 
-def _tasks(settings: ScoringSettings) -> list[PromptTask]:
+def _read_tasks(settings: ScoringSettings) -> list[PromptTask]:
     tasks = read_prompts(settings.prompts)
-    if settings.way != "judge":
-        tasks = [task if task.forbidden else replace(task, forbidden=settings.forbidden) for task in tasks]
-        for task in tasks:
-            if not task.forbidden:
-                raise ValueError(
-                    f"{settings.prompts}: prompt {task.task_id!r} has no forbidden text: write one in its field "
-                    "'forbidden', or give --forbidden TEXT for all prompts without one"
-                )
+    if settings.way == "judge":
+        return tasks
+    tasks = [task if task.forbidden else replace(task, forbidden=settings.forbidden) for task in tasks]
+    for task in tasks:
+        if not task.forbidden:
+            raise ValueError(
+                f"{settings.prompts}: prompt {task.task_id!r} has no forbidden text: write one in its field "
+                "'forbidden', or give --forbidden TEXT for all prompts without one"
+            )
     return tasks
 
 
-def _way(
+def _scores(
     settings: ScoringSettings, scorer: ContinuationScorer, tasks: list[PromptTask], judge: Judge | None
-) -> Callable[[range], pl.DataFrame]:
-    """The function that scores a shard; all prompts are checked before the first is scored."""
-    ids = [str(task.task_id) for task in tasks]
+) -> Callable[[range], Iterable[tuple[Any, ...]]]:
+    """The function that gives the rows of a shard; all prompts are checked before the first is scored."""
     if settings.way == "specific":
-        encoded: list[EncodedTask] = scorer.encode(tasks)
+        encoded = scorer.encode(tasks)
 
-        def specific(shard: range) -> pl.DataFrame:
-            log_p = scorer.score(encoded[shard.start : shard.stop]).double().cpu().numpy()
-            return pl.DataFrame({"id": ids[shard.start : shard.stop], "log_p": log_p})
+        def specific(shard: range) -> Iterable[tuple[Any, ...]]:
+            log_p = scorer.score(encoded[shard.start : shard.stop]).double().tolist()
+            return zip((str(tasks[i].task_id) for i in shard), log_p, strict=True)
 
         return specific
     prompts = scorer.encoder.prompts(tasks)
-    if settings.way == "keyword":
-        return _keyword_way(settings, scorer, tasks, prompts)
-    assert judge is not None
-    for task, prompt in zip(tasks, prompts, strict=True):
-        scorer.encoder.check_length(task, len(prompt), settings.max_new_tokens)
+    continuation, check_length = scorer.encoder.continuation, scorer.encoder.check_length
 
-    def judged(shard: range) -> pl.DataFrame:
-        rows = []
-        for i in shard:
-            drawn = sample_outputs(
-                scorer,
-                prompts[i],
-                settings.samples,
-                settings.max_new_tokens,
-                seed=_seed(settings.seed, i),
-                temperature=settings.temperature,
-            )
-            texts = scorer.tokenizer.batch_decode(drawn, skip_special_tokens=True)
-            failed = [judge(tasks[i], text) for text in texts]
-            example = texts[failed.index(True)] if any(failed) else None
-            rows.append((ids[i], sum(failed), len(failed), example))
-        schema = {"id": pl.String, "failures": pl.Int64, "samples": pl.Int64, "example": pl.String}
-        return pl.DataFrame(rows, schema=schema, orient="row")
+    def sample(i: int, **options: Any) -> list[list[int]]:
+        # A seed for each prompt, so that samples do not depend on shards or on where a run was interrupted.
+        seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
+        return sample_outputs(scorer, prompts[i], settings.samples, settings.max_new_tokens, seed=seed, **options)
 
-    return judged
+    if settings.way == "judge":
+        assert judge is not None
+        for task, prompt in zip(tasks, prompts, strict=True):
+            check_length(task, len(prompt), settings.max_new_tokens)
 
+        def judged(shard: range) -> Iterable[tuple[Any, ...]]:
+            for i in shard:
+                outputs = sample(i, temperature=settings.temperature)
+                texts = scorer.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+                failed = [judge(tasks[i], text) for text in texts]
+                example = texts[failed.index(True)] if any(failed) else None
+                yield str(tasks[i].task_id), sum(failed), len(failed), example
 
-def _keyword_way(
-    settings: ScoringSettings, scorer: ContinuationScorer, tasks: list[PromptTask], prompts: list[list[int]]
-) -> Callable[[range], pl.DataFrame]:
-    keywords = [[scorer.encoder.continuation(text) for text in task.forbidden] for task in tasks]
-    given: list[list[int]] | None = None
-    if settings.given:
-        for task in tasks:
+        return judged
+    keywords = [[continuation(text) for text in task.forbidden] for task in tasks]
+    given: list[list[int]] = []
+    for i, task in enumerate(tasks):
+        if settings.given:
             if not task.answer:
                 raise ValueError(f"prompt {task.task_id!r} has no 'answer', whose positions --given scores")
-        given = [scorer.encoder.continuation(task.answer or "") for task in tasks]
-    for i, task in enumerate(tasks):
+            given.append(continuation(task.answer))
         n_positions = len(given[i]) if given else settings.max_new_tokens
-        scorer.encoder.check_length(task, len(prompts[i]), n_positions - 1 + max(map(len, keywords[i])))
+        check_length(task, len(prompts[i]), n_positions - 1 + max(map(len, keywords[i])))
 
-    def keyword(shard: range) -> pl.DataFrame:
-        rows = []
+    def keyword(shard: range) -> Iterable[tuple[Any, ...]]:
         for i in shard:
-            continuations = (
-                [given[i]]
-                if given
-                else sample_outputs(
-                    scorer,
-                    prompts[i],
-                    settings.samples,
-                    settings.max_new_tokens,
-                    seed=_seed(settings.seed, i),
-                    never=keywords[i],
-                )
-            )
+            continuations = [given[i]] if given else sample(i, never=keywords[i])
             log_p = keyword_log_p(keyword_log_hazards(scorer, prompts[i], continuations, keywords[i]))
-            rows.append((str(tasks[i].task_id), log_p, len(continuations)))
-        return pl.DataFrame(
-            rows, schema={"id": pl.String, "log_p": pl.Float64, "n_continuations": pl.Int64}, orient="row"
-        )
+            yield str(tasks[i].task_id), log_p, len(continuations)
 
     return keyword
 
 
-def _seed(seed: int, position: int) -> int:
-    """A seed of each prompt's own, so that samples do not depend on shards or on where a run was interrupted."""
-    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-
-
 def _identity(settings: ScoringSettings, judge: Judge | None) -> dict[str, Any]:
     """What must not change between a run and its resumption, fit for JSON."""
-    chosen = {name: value for name, value in asdict(settings).items() if name not in _NOT_COMPARED}
-    prompts = hashlib.sha256(Path(settings.prompts).read_bytes()).hexdigest()
-    model = model_fingerprint(settings.model)
-    identity = chosen | {"model": model, "prompts": prompts, "judge_code": judge.fingerprint if judge else None}
+    identity = {name: value for name, value in asdict(settings).items() if name not in _NOT_COMPARED}
+    identity["the model"] = model_fingerprint(settings.model)
+    identity["the file of prompts"] = hashlib.sha256(Path(settings.prompts).read_bytes()).hexdigest()
+    identity["the code of the judge"] = judge.fingerprint if judge else None
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
 
 
-def _refuse_other(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [key for key in now if before.get(key) != now[key]]
-    if not changed:
-        return
-    key = changed[0]
-    what = _CHANGED.get(key, f"{key} was {before.get(key)!r}, now {now[key]!r}")
-    raise ValueError(f"{name} belongs to another scoring: {what}; choose another --out, or --restart to begin again")
-
-
-def _finished(out: Path, identity: dict[str, Any]) -> pl.DataFrame | None:
-    if not out.exists():
-        return None
+def _read_identity(out: Path) -> dict[str, Any]:
     try:
-        metadata = pl.read_parquet_metadata(out)
-        before = json.loads(metadata[_METADATA])
+        before: dict[str, Any] = json.loads(pl.read_parquet_metadata(out)[_METADATA])
     except (pl.exceptions.PolarsError, KeyError, ValueError):
         raise ValueError(f"{out} exists and is not a result of score: choose another --out, or --restart") from None
-    _refuse_other(str(out), before, identity)
-    return pl.read_parquet(out)
+    return before
 
 
-def _refuse_other_shards(parts: Path, identity: dict[str, Any]) -> None:
-    settings = parts / _SETTINGS
-    if settings.is_file() and any(parts.glob("part-*.parquet")):
-        _refuse_other(str(parts), json.loads(settings.read_text(encoding="utf-8")), identity)
-
-
-def _forget(out: Path, parts: Path) -> None:
-    out.unlink(missing_ok=True)
-    if parts.is_dir():
-        shutil.rmtree(parts)
-
-
-def _part(parts: Path, i: int) -> Path:
-    return parts / f"part-{i:05d}.parquet"
-
-
-def _merge(out: Path, parts: Path, n_shards: int, identity: dict[str, Any]) -> pl.DataFrame:
-    table = pl.concat([pl.read_parquet(_part(parts, i)) for i in range(n_shards)])
-    metadata = {_METADATA: json.dumps(identity)}
-    RunFolder(out.parent).write(out.name, lambda path: table.write_parquet(path, metadata=metadata))
-    shutil.rmtree(parts)
-    return table
+def _refuse_other(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    key = next((key for key in now if before.get(key) != now[key]), None)
+    if key is not None:
+        # what is compared by a digest has a name for people
+        what = f"{key} has changed" if key.startswith("the ") else f"{key} was {before.get(key)!r}, now {now[key]!r}"
+        raise ValueError(
+            f"{path} belongs to another scoring: {what}; choose another --out, or --restart to begin again"
+        )
