@@ -13,8 +13,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.forecast_ppo import ForecastPPO
-from agents.forecast_ppo.checkpoint import save_training_state
 from agents.forecast_ppo.health import TermHealth, symptoms
+from agents.training_state import save_training_state
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
 from rl_forecast.scores import log_p_from_psi
 
@@ -112,7 +112,7 @@ class ForecastEvalCallback(BaseCallback):
 
 
 class TrainingStateCallback(BaseCallback):
-    """Keeps a file from which a run goes on to the bit (:func:`agents.forecast_ppo.checkpoint.load_training_state`).
+    """Keeps a file from which a run goes on to the bit (:func:`agents.training_state.load_training_state`).
 
     Written between rollouts, and after the last update; the file is replaced as a whole. SB3's ``CheckpointCallback``
     saves an agent for use, in the middle of a rollout, and without the state of the run.

@@ -22,8 +22,8 @@ from stable_baselines3 import PPO
 
 from agents import ForecastPPO
 from agents.action_probability import log_action_probability
-from agents.forecast_ppo.estimators import RiskEstimator, make_estimator
-from agents.forecast_ppo.risk_ledger import RiskLedger
+from agents.risk import RiskEstimator, make_estimator
+from agents.task_memory import RiskLedger
 from envs import GridVecEnv
 from envs.gridworld.world import GridWorld
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs

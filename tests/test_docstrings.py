@@ -25,7 +25,7 @@ MODULES = [package.__name__ for package in PACKAGES] + [
 # Public names whose docstring shows how they are used; a name may be added here, hardly ever removed.
 SHOWN = (
     "agents.callbacks.ForecastEvalCallback",
-    "agents.forecast_ppo.forecast_ppo.ForecastPPO",
+    "agents.ppo.ForecastPPO",
     "agents.language_model.objective.ForecastObjective",
     "agents.language_model.prompts.PromptTask",
     "agents.language_model.scorer.ContinuationScorer",

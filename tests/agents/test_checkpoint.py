@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from agents.baselines import LagrangianPPO
 from agents.callbacks import TrainingStateCallback
 from agents.forecast_ppo import ForecastPPO
-from agents.forecast_ppo.checkpoint import load_training_state, save_training_state, training_state
+from agents.training_state import load_training_state, save_training_state, training_state
 from envs import GridVecEnv, RecolorWorld, SlipWorld
 from tests.agents.contract_env import Bridge
 

@@ -14,10 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents.action_probability import log_action_probability
 from agents.forecast_ppo import ForecastPPO
-from agents.forecast_ppo.estimators import ESTIMATORS, DirectEstimator, FailuresEstimator, FlowEstimator
-from agents.forecast_ppo.estimators.direct import DirectSurrogate
-from agents.forecast_ppo.estimators.played import risk_to_come, without_own
-from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+from agents.risk import ESTIMATORS, DirectEstimator, FailuresEstimator, FlowEstimator
+from agents.risk.direct import DirectSurrogate
+from agents.risk.played import risk_to_come, without_own
+from agents.task_memory import RiskLedger, RiskRows
 from envs import GridVecEnv, RecolorWorld, SlipWorld, exact_risk
 from envs.gridworld.world import GridWorld
 from tests.agents.contract_env import Bridge

@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from agents.action_probability import flat_observation, log_action_probability
 from agents.baselines import LagrangianPPO
 from agents.forecast_ppo import ForecastPPO
-from agents.forecast_ppo.forecast_ppo import _constructor_arguments
 from agents.forecast_ppo.risk_tape import has_risk_contract
+from agents.ppo import _constructor_arguments
 from envs import GridVecEnv, RecolorWorld
 from tests.agents.contract_env import Bridge
 

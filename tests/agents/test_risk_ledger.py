@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents.forecast_ppo.estimators import DirectEstimator
-from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+from agents.risk import DirectEstimator
+from agents.task_memory import RiskLedger, RiskRows
 
 N_ENVS, N_ACTIONS = 5, 3
 

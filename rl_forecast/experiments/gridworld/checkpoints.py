@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from agents.callbacks import TrainingStateCallback
-from agents.forecast_ppo.checkpoint import restore_training_state, training_state
+from agents.training_state import restore_training_state, training_state
 from rl_forecast.errors import InputError, one_line
 
 if TYPE_CHECKING:

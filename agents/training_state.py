@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
-from agents.forecast_ppo.forecast_ppo import ForecastPPO
+from agents.ppo import ForecastPPO
 from rl_forecast.tasks import ResumableEnv
 
 if TYPE_CHECKING:

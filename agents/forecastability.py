@@ -12,8 +12,8 @@ import torch
 
 from agents.action_probability import flat_observation
 from agents.forecast_ppo.health import TermHealth
-from agents.forecast_ppo.risk_ledger import RiskLedger
 from agents.forecast_ppo.risk_tape import RiskTape
+from agents.task_memory import RiskLedger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from agents.forecast_ppo.estimators import RiskEstimator, Surrogate
     from agents.forecast_ppo.objective import TaskObjective, TaskWeights
+    from agents.risk import RiskEstimator, Surrogate
 
 __all__ = ["GradientLimit", "RiskTerm"]
 

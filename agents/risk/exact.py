@@ -9,9 +9,9 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.action_probability import log_action_probability
-from agents.forecast_ppo.estimators.base import RiskEstimator, Surrogate
-from agents.forecast_ppo.estimators.direct import check_discrete
 from agents.forecast_ppo.risk_tape import first_that_is
+from agents.risk.base import RiskEstimator, Surrogate
+from agents.risk.direct import check_discrete
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.tasks import ExactRiskEnv
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+    from agents.task_memory import RiskLedger, RiskRows
 
 __all__ = ["ExactEstimator"]
 

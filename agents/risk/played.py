@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from agents.forecast_ppo.risk_ledger import RiskRows
+    from agents.task_memory import RiskRows
 
 __all__ = ["PlayedSteps", "risk_to_come", "without_own"]
 

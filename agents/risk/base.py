@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.vec_env import VecEnv
 
-    from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+    from agents.task_memory import RiskLedger, RiskRows
 
 __all__ = ["RiskEstimator", "Surrogate", "psi_of_probability", "psi_weight"]
 

@@ -9,15 +9,15 @@ import torch
 from gymnasium import spaces
 
 from agents.action_probability import log_action_probability
-from agents.forecast_ppo.estimators.base import RiskEstimator, Surrogate, psi_of_probability, psi_weight
 from agents.forecast_ppo.risk_tape import has_risk_contract
+from agents.risk.base import RiskEstimator, Surrogate, psi_of_probability, psi_weight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.vec_env import VecEnv
 
-    from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+    from agents.task_memory import RiskLedger, RiskRows
 
 __all__ = ["DirectEstimator", "DirectSurrogate", "check_discrete", "check_fatal_probability"]
 

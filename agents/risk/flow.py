@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.forecast_ppo.estimators.base import Surrogate, psi_weight
-from agents.forecast_ppo.estimators.direct import DirectEstimator, DirectSurrogate, step_risk
-from agents.forecast_ppo.estimators.played import PlayedSteps, risk_to_come, without_own
+from agents.risk.base import Surrogate, psi_weight
+from agents.risk.direct import DirectEstimator, DirectSurrogate, step_risk
+from agents.risk.played import PlayedSteps, risk_to_come, without_own
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+    from agents.task_memory import RiskLedger, RiskRows
 
 __all__ = ["FlowEstimator"]
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from agents.forecast_ppo.estimators.base import RiskEstimator, Surrogate, psi_of_probability, psi_weight
-from agents.forecast_ppo.estimators.played import PlayedSteps
+from agents.risk.base import RiskEstimator, Surrogate, psi_of_probability, psi_weight
+from agents.risk.played import PlayedSteps
 
 if TYPE_CHECKING:
     from gymnasium import spaces
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from agents.forecast_ppo.risk_ledger import RiskLedger, RiskRows
+    from agents.task_memory import RiskLedger, RiskRows
 
 __all__ = ["FailuresEstimator"]
 

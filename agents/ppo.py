@@ -12,9 +12,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.forecast_ppo.estimators import make_estimator
 from agents.forecast_ppo.objective import TaskObjective, risk_penalty
-from agents.forecast_ppo.term import GradientLimit, RiskTerm
+from agents.forecastability import GradientLimit, RiskTerm
+from agents.risk import make_estimator
 from rl_forecast.errors import unknown_name
 from rl_forecast.loss.forecastability import ForecastabilityLoss
 
@@ -46,7 +46,7 @@ class ForecastPPO(PPO):
     recently played tasks is added to PPO's. Three things happen per rollout:
 
     1. what the environment says of risk is recorded beside the rollout buffer (``RiskTape``), kept task by task
-       (``RiskLedger``) and turned into failure probabilities (:mod:`agents.forecast_ppo.estimators`);
+       (``RiskLedger``) and turned into failure probabilities (:mod:`agents.risk`);
     2. the scores of all known tasks under the current policy give ``dL / d psi`` of the loss
        (:class:`rl_forecast.loss.forecastability.ForecastabilityLoss`);
     3. at every ``forecast_interval``-th minibatch the scores of the weighted tasks are evaluated again and their
@@ -431,7 +431,7 @@ class ForecastPPO(PPO):
     _changing: ClassVar[tuple[str, ...]] = ("anchored",)
 
     def term_state(self) -> dict[str, Any]:
-        """What the term remembers between rollouts (see :mod:`agents.forecast_ppo.checkpoint`)."""
+        """What the term remembers between rollouts (see :mod:`agents.training_state`)."""
         state: dict[str, Any] = {name: getattr(self, name) for name in self._changing} | self._term.state_dict()
         if self.anchor is not None:
             state |= {f"anchor.{name}": value for name, value in self.anchor.state_dict().items()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agents.forecast_ppo.estimators.base import RiskEstimator, Surrogate
-from agents.forecast_ppo.estimators.direct import DirectEstimator
-from agents.forecast_ppo.estimators.exact import ExactEstimator
-from agents.forecast_ppo.estimators.failures import FailuresEstimator
-from agents.forecast_ppo.estimators.flow import FlowEstimator
+from agents.risk.base import RiskEstimator, Surrogate
+from agents.risk.direct import DirectEstimator
+from agents.risk.exact import ExactEstimator
+from agents.risk.failures import FailuresEstimator
+from agents.risk.flow import FlowEstimator
 from rl_forecast.errors import unknown_name
 
 __all__ = [
