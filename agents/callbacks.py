@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.forecast_ppo import ForecastPPO
-from agents.forecast_ppo.health import TermHealth, symptoms
+from agents.forecastability import Forecastability
+
 from agents.training_state import save_training_state
+from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
 from rl_forecast.scores import log_p_from_psi
 
@@ -36,12 +37,13 @@ class ForecastEvalCallback(BaseCallback):
         and (n_deploy_sets, n_deploy) for the realised worst
     :param forecaster: method of the forecast
     :param every: environment steps between two evaluations; one more happens at the end of training
-    :param start: environment step at which a training that is gone on with began: the evaluations keep their distances
-        from it. ``None``: training begins now, with an evaluation
+    :param start: environment step at which a resumed training began: the evaluations keep their distances from it.
+        ``None``: training begins now, with an evaluation
 
     With exact scores of 2 x 50 evaluation and 1 x 200 deployment tasks:
 
-    >>> from agents.action_probability import log_action_probability
+    >>> from agents.risk.base import log_action_probability
+    >>> from stable_baselines3 import PPO
     >>> from envs import GridVecEnv, RecolorWorld, exact_risk
     >>> from rl_forecast import make_forecaster, psi_from_log_p
     >>> world = RecolorWorld()
@@ -78,7 +80,7 @@ class ForecastEvalCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self._next = self.num_timesteps
         if self._start is not None:
-            assert isinstance(self.model, PPO)
+            assert isinstance(self.model, OnPolicyAlgorithm)
             rollout = self.model.n_steps * self.model.n_envs
             distance = -(-self._every // rollout) * rollout
             self._next += (self._start - self.num_timesteps) % distance
@@ -112,21 +114,23 @@ class ForecastEvalCallback(BaseCallback):
 
 
 class TrainingStateCallback(BaseCallback):
-    """Keeps a file from which a run goes on to the bit (:func:`agents.training_state.load_training_state`).
+    """Keeps a file from which a run resumes to the bit (:func:`agents.training_state.load_training_state`).
 
     Written between rollouts, and after the last update; the file is replaced as a whole. SB3's ``CheckpointCallback``
     saves an agent for use, in the middle of a rollout, and without the state of the run.
 
     :param path: of the file
     :param every: environment steps between two writes, rounded up to whole rollouts
+    :param forecastability: the callback that trains a PPO or A2C; ``ForecastPPO`` brings its own
     """
 
-    def __init__(self, path: str | Path, every: int) -> None:
+    def __init__(self, path: str | Path, every: int, forecastability: Forecastability | None = None) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"every must be at least 1, it is {every}")
         self.path = Path(path)
         self._every = every
+        self._forecastability = forecastability
         self._next = 0
         self._under_way = False
 
@@ -137,61 +141,58 @@ class TrainingStateCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self._next:
             self._next = self.num_timesteps + self._every
-            self._save(self._ppo)
+            self._save()
 
     def _on_rollout_end(self) -> None:
         self._under_way = False
 
     def _on_training_end(self) -> None:
-        # A rollout that another callback stopped cannot be gone on with: the state before it is the one to keep.
+        # A rollout that another callback stopped cannot be resumed: the state before it is the one to keep.
         if not self._under_way:
-            self._save(self._ppo)
+            self._save()
 
     def _on_step(self) -> bool:
         self._under_way = True
         return True
 
-    def _save(self, model: PPO) -> None:
-        save_training_state(model, self.path)
-
-    @property
-    def _ppo(self) -> PPO:
-        if not isinstance(self.model, PPO):
-            raise ValueError(f"TrainingStateCallback saves a PPO or ForecastPPO, not a {type(self.model).__name__}")
-        return self.model
+    def _save(self) -> None:
+        save_training_state(self.model, self.path, self._forecastability)  # type: ignore[arg-type]
 
 
 class DegeneracyCallback(BaseCallback):
-    """Watches a :class:`ForecastPPO` for ways of lowering its loss that make nothing more forecastable.
+    """Watches training for ways of lowering the loss that make nothing more forecastable.
 
-    After every update the signs of :func:`agents.forecast_ppo.health.symptoms` are looked for: saturation, risen
-    failures, more risk, less success, divergence. Each is logged as ``health/<name>`` (0 or 1) and announced by a
-    warning when it first appears. On request training stops when signs have been there for ``patience`` updates in a
-    row, and the policy goes back to what it was after the last update without any.
+    After every update :func:`rl_forecast.degeneracy.find_degeneracy` compares it with the first one. Each warning that
+    it finds is logged as ``health/<code>`` (0 or 1) and announced when it first appears. On request training stops when
+    warnings have been there for ``patience`` updates in a row, and the policy is restored to what it was after the last
+    update without any.
 
     :param stop: whether to stop
-    :param patience: updates in a row with a sign
+    :param patience: updates in a row with a warning
+    :param forecastability: the callback that trains a PPO or A2C; ``ForecastPPO`` brings its own
     """
 
-    def __init__(self, stop: bool = False, patience: int = 3) -> None:
+    def __init__(self, stop: bool = False, patience: int = 3, forecastability: Forecastability | None = None) -> None:
         super().__init__()
         if patience < 1:
             raise ValueError(f"patience must be at least 1, it is {patience}")
         self.stop = stop
         self.patience = patience
-        #: symptoms of the latest update, name to sentence
+        #: warnings of the latest update, code to sentence
         self.found: dict[str, str] = {}
         #: whether training was stopped
         self.stopped = False
-        self._first: TermHealth | None = None
-        self._seen: TermHealth | None = None
-        self._announced: set[str] = set()
+        self._forecastability = forecastability
+        self._first: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
+        self._codes: dict[str, None] = {}
         self._in_a_row = 0
         self._good: dict[str, torch.Tensor] = {}
 
     def _on_training_start(self) -> None:
-        if not isinstance(self.model, ForecastPPO):
-            raise ValueError(f"DegeneracyCallback watches a ForecastPPO, not a {type(self.model).__name__}")
+        self._forecastability = self._forecastability or getattr(self.model, "forecastability", None)
+        if self._forecastability is None:
+            raise ValueError("DegeneracyCallback watches a ForecastPPO, or the callback given as forecastability=")
         self._keep()
 
     def _on_rollout_start(self) -> None:
@@ -205,20 +206,20 @@ class DegeneracyCallback(BaseCallback):
         return not self.stopped
 
     def _look(self) -> None:
-        """Judge the latest update, once."""
-        assert isinstance(self.model, ForecastPPO)
-        health = self.model.health
-        if health is None or health is self._seen:
+        """Examine the latest update, once."""
+        assert self._forecastability is not None
+        now = self._forecastability.update.side_effects
+        if not now or now is self._seen:
             return
-        self._seen = health
-        self._first = self._first or health
-        self.found = symptoms(health, self._first)
-        for name in ("divergence", "saturation", "risen", "riskier", "collapse"):
-            self.logger.record(f"health/{name}", int(name in self.found))
-        for name, sentence in self.found.items():
-            if name not in self._announced:
-                self._announced.add(name)
-                warnings.warn(f"{name} after {self.num_timesteps} steps: {sentence}", stacklevel=2)
+        self._seen, self._first = now, self._first or now
+        found = [finding for finding in find_degeneracy(now, self._first) if finding.severity != "note"]
+        self.found = {finding.code: finding.sentence for finding in found}
+        for code, sentence in self.found.items():
+            if code not in self._codes:
+                warnings.warn(f"{code} after {self.num_timesteps} steps: {sentence}", stacklevel=2)
+        self._codes |= dict.fromkeys(self.found)
+        for code in self._codes:
+            self.logger.record(f"health/{code}", int(code in self.found))
         self._in_a_row = self._in_a_row + 1 if self.found else 0
         if not self.found:
             self._keep()

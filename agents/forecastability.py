@@ -1,258 +1,260 @@
-"""The term beside PPO's loss: from a rollout to weighted tasks, from these to a gradient at the optimiser's steps."""
+"""Forecastability training for Stable-Baselines3: a callback that adds one more gradient at the optimiser's steps."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.action_probability import flat_observation
-from agents.forecast_ppo.health import TermHealth
-from agents.forecast_ppo.risk_tape import RiskTape
-from agents.task_memory import RiskLedger
+from agents.risk import RiskGradient, RiskSource, make_source
+from agents.task_memory import RolloutRecord, TaskMemory, part_of
+from agents.update_log import UpdateLog
+from rl_forecast.loss.objectives import Objective, objective_of
+from rl_forecast.loss.settings import ForecastSettings
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.buffers import RolloutBuffer
-    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from agents.forecast_ppo.objective import TaskObjective, TaskWeights
-    from agents.risk import RiskEstimator, Surrogate
+__all__ = ["Forecastability"]
 
-__all__ = ["GradientLimit", "RiskTerm"]
-
-# Tasks begun without one completed from which on the term is called idle.
-_MANY_TASKS = 1000
-# Distinct scores below which they are counts rather than measurements.
-_FEW_SCORES = 10
+# Any constant, so that the partitions never share random numbers with anything else.
+_STREAM = 0xF0CA57
 
 
-@dataclass(frozen=True)
-class GradientLimit:
-    """When the gradient is added, and how long it may be.
+class Forecastability(BaseCallback):
+    """Trains the policy so that its worst failures can be forecast (Schwarzer & Niekum 2026, arXiv 2605.15134; our
+    reading), in any on-policy algorithm of Stable-Baselines3 and sb3-contrib but TRPO.
 
-    :param interval: at every that many optimiser steps
-    :param max_norm: norm limit
-    :param max_ratio: further limit, as a multiple of the norm of the gradient it is added to; ``None`` for none
-    """
+    1. While a rollout is played, the states in which some action can cause a failure are remembered, task by task.
+    2. At its end the scores psi of the remembered tasks under the current policy give the gradient of the objective
+       (:mod:`rl_forecast.loss.objectives`) by each score.
+    3. At every ``interval``-th step of the policy's optimiser these scores are evaluated again, and their weighted
+       gradient, limited in norm, is added to the algorithm's own, after its clipping.
 
-    interval: int
-    max_norm: float
-    max_ratio: float | None
+    The environment follows the risk contract of :mod:`rl_forecast.tasks` as far as the source of risk needs it. The
+    gradient reaches every parameter that the action distribution depends on; a features extractor shared with the
+    critic is among them, as it is for PPO's policy loss.
 
+    :param settings: the recommended setting by default; ``ForecastSettings.paper()`` is the papers' loss. May be
+        assigned between updates
+    :param objective: what is asked of the scores, in place of the settings' own loss, mean risk and anchor
+    :param risk: source of failure probabilities, in place of the one that the settings name
+    :param anchor: policy whose scores should not be exceeded, copied now. By default the policy as it is when a trained
+        agent begins to learn; one that was never trained has nothing worth staying close to, so the anchor is left out
 
-class RiskTerm:
-    """Everything the term remembers and does; the agent asks it three times per update.
-
-    :param estimator: of the tasks' risk
-    :param limit: of the added gradient
-    :param episodes_per_task: episodes after which a task counts as known
-    :param n_known_tasks: known tasks remembered
-    :param rng: draws the partitions, and nothing else does
+    >>> from stable_baselines3 import A2C
+    >>> from envs import GridVecEnv, RecolorWorld
+    >>> model = A2C("MlpPolicy", GridVecEnv(RecolorWorld(), np.arange(4_000), 64), n_steps=32, seed=0, device="cpu")
+    >>> callback = Forecastability(ForecastSettings(n_eval=40, n_deploy=60, anchor_coef=0.0))
+    >>> model.learn(4_096, callback=callback).num_timesteps, len(callback.memory.task_id) > 0
+    (4096, True)
     """
 
     def __init__(
         self,
-        estimator: RiskEstimator,
-        limit: GradientLimit,
-        episodes_per_task: int,
-        n_known_tasks: int,
-        rng: np.random.Generator,
+        settings: ForecastSettings | None = None,
+        *,
+        objective: Objective | None = None,
+        risk: RiskSource | None = None,
+        anchor: ActorCriticPolicy | None = None,
     ) -> None:
-        self.estimator = estimator
-        self.limit = limit
-        self.rng = rng
-        self.tape = RiskTape(estimator.needs_fatal, estimator.needs_failure)
-        self.ledger = RiskLedger(episodes_per_task, n_known_tasks, estimator.condense)
-        #: whether the warning of an idle term has been given
-        self.warned = False
-        #: what the current update adds, ``None`` if nothing
-        self.surrogate: Surrogate | None = None
-        #: norms of the gradients of the latest update, before and factors by their limit
-        self.grad_norms: list[float] = []
-        self.clip_factors: list[float] = []
-        #: side effects of the latest update, ``None`` before the first one
-        self.health: TermHealth | None = None
-        self._episodes_per_task = episodes_per_task
-        #: seconds of the latest update spent on the term
-        self.seconds = 0.0
-        self._minibatch = 0
+        super().__init__()
+        self.settings = settings or ForecastSettings()
+        self.objective = objective
+        self.source = risk or make_source(self.settings.risk)
+        self.memory = TaskMemory(self.settings.episodes_per_task, self.settings.n_known_tasks, self.source.compress)
+        self.record = RolloutRecord(self.source.needs_fatal, self.source.needs_failure)
+        #: the gradient of the update under way, and what is known about the latest one
+        self.gradient: RiskGradient | None = None
+        self.update = UpdateLog()
+        self.anchor: ActorCriticPolicy | None = None
+        if anchor is not None:
+            self.set_anchor(anchor)
+        self._rng: np.random.Generator | None = None
+        self._hook: Any = None
+        self._n_timesteps = -1
 
-    # -- once per update, before PPO's ----------------------------------------------------------------------------
+    def set_anchor(self, policy: ActorCriticPolicy) -> None:
+        """Copy a policy as the anchor.
 
-    def ingest(self, buffer: RolloutBuffer, policy: ActorCriticPolicy, logger: Logger) -> NDArray[np.float64] | None:
-        """Take in the rollout and score the known tasks.
-
-        Before PPO's update: its minibatches reshape the buffer in place.
-
-        :param buffer: the rollout
-        :param policy: the policy that played it
-        :param logger: of the agent
-        :return: shape (n_tasks,), psi of the known tasks; ``None`` while none of them can fail
+        :raises ValueError: the agent is learning
         """
-        started = time.perf_counter()
-        tape, estimator = self.tape, self.estimator
-        steps: dict[str, NDArray[Any]] = {"observation": flat_observation(buffer.observations)}
-        if tape.fatal is not None:
-            steps["fatal"] = tape.fatal
-        if estimator.needs_actions:
-            steps |= {"action": buffer.actions, "log_prob": buffer.log_probs}
-        kept = estimator.keeps(tape.fatal, tape.done.shape)
-        new = self.ledger.ingest(steps, kept, tape.done, tape.task_id, tape.failure)
-        n_known = len(self.ledger.task_id)
-        self._warn_if_idle(n_known)
-        self.grad_norms, self.clip_factors = [], []
-        self._minibatch = 0
-        self.surrogate = None
-        psi = None
-        if n_known:
-            policy.set_training_mode(False)
-            psi = estimator.psi(policy, self.ledger)
-            if not np.isfinite(psi).any():
-                psi = None  # nothing has been able to go wrong
-            elif len(new):
-                logger.record("rollout/ep_risk_mean", float(np.exp(-np.exp(-psi[-len(new) :])).mean()))
-        self.seconds = time.perf_counter() - started
-        return psi
+        if self._hook is not None:  # the copy would bring this callback and its agent along
+            raise ValueError("the anchor cannot be replaced while the agent is learning")
+        self.anchor = copy.deepcopy(policy)
+        del self.anchor.optimizer
+        self.anchor.requires_grad_(False)
+        self.anchor.set_training_mode(False)
 
-    def weight(
-        self,
-        policy: ActorCriticPolicy,
-        anchor: ActorCriticPolicy | None,
-        psi: NDArray[np.float64],
-        objective: TaskObjective,
-        logger: Logger,
-    ) -> TaskWeights | None:
-        """Weigh the known tasks and make ready the loss whose gradient is added.
+    @property
+    def _wanted(self) -> Objective:
+        return objective_of(self.settings) if self.objective is None else self.objective
 
-        :param policy: the policy that played the rollout
-        :param anchor: the frozen policy to stay below, ``None`` for none
-        :param psi: shape (n_tasks,), scores of the known tasks, oldest task first
-        :param objective: what is asked of the scores
-        :param logger: of the agent
-        :return: the weights, or ``None`` while there are too few tasks to say anything
+    def _leave_out_anchor(self) -> None:
+        self.settings = replace(self.settings, anchor_coef=0.0)
+        self.objective = None if self.objective is None else self.objective.without_anchor()
+
+    # -- once per call of learn -----------------------------------------------------------------------------------
+
+    def check(self, model: Any) -> None:
+        """Refuse an algorithm, action space or combination of settings that cannot work.
+
+        :raises ValueError: says what would
         """
-        started = time.perf_counter()
-        anchor_psi = None if anchor is None else self.estimator.psi(anchor, self.ledger)
-        weights = objective(psi, anchor_psi, self.rng)
-        if weights is not None:
-            for key, value in weights.logs.items():
-                logger.record(f"train/{key}", value)
-            self.health = TermHealth(
-                mean_risk=float(np.exp(-np.exp(-psi)).mean()),
-                success=float(np.mean(self.tape.success)) if self.tape.success else None,
-                share_saturated=weights.logs.get("forecast_share_saturated", 0.0),
-                share_risen=weights.logs.get("share_risen"),
+        if not isinstance(model, OnPolicyAlgorithm):
+            raise ValueError(f"{type(model).__name__} is no on-policy algorithm: take PPO, A2C, MaskablePPO, ...")
+        if any(ancestor.__name__ == "TRPO" for ancestor in type(model).__mro__):
+            # Its critic takes ten steps with the same optimiser: a hook would move the actor outside the trust region.
+            raise ValueError("TRPO is not supported yet: take PPO")
+        if self._wanted.needs_anchor and not self.source.can_rescore:
+            raise ValueError(
+                f"the anchor needs the risk under another policy, which risk={self.source.name!r} cannot tell: set "
+                "anchor_coef=0, or take another source"
             )
-            if weights.weight.any():
-                surrogate = self.estimator.surrogate(policy, self.ledger, weights.weight)
-                self.surrogate = surrogate if surrogate.n_rows else None
-            elif not self.warned and len(np.unique(psi)) < _FEW_SCORES:
-                self.warned = True
-                warnings.warn(
-                    f"{len(psi)} tasks share {len(np.unique(psi))} scores, so no line fits the largest ones and the "
-                    "forecast term has no effect: raise episodes_per_task, or use risk_coef in place of forecast_coef",
-                    stacklevel=2,
-                )
-        self.seconds += time.perf_counter() - started
-        return weights
+        self.source.check_actions(model.action_space)
 
-    def _warn_if_idle(self, n_known: int) -> None:
-        """Say so when no task is ever complete: a term that silently does nothing is worse than none."""
-        if n_known == 0 and self.ledger.n_waiting > _MANY_TASKS and not self.warned:
-            self.warned = True
-            warnings.warn(
-                f"{self.ledger.n_waiting} tasks have been played but none "
-                f"episodes_per_task={self._episodes_per_task} times, so the forecast term has no effect: lower "
-                "episodes_per_task, or let the environment play each task that often in a row",
-                stacklevel=2,
-            )
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        self._remove_hook()
+        self.check(model)
+        self.source.check_env(self.training_env)
+        if self._rng is None:
+            self._rng = np.random.default_rng(None if model.seed is None else [model.seed, _STREAM])
+        if self.anchor is None and self._wanted.needs_anchor:
+            if model._n_updates > 0:
+                self.set_anchor(model.policy)
+            else:
+                logging.getLogger(__name__).warning("an untrained policy is no anchor: training without one")
+                self._leave_out_anchor()
+        continues = model.num_timesteps == self._n_timesteps
+        self.memory.resume_episodes(model._last_episode_starts.astype(bool), continues)
+        self.record.begin(self.training_env, continues and not model._last_episode_starts.all())
+        self._hook = model.policy.optimizer.register_step_pre_hook(lambda *_: self._add_gradient())
+
+    def _on_training_end(self) -> None:
+        self._close_update()
+        self._remove_hook()
+
+    def _remove_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    # -- once per rollout -----------------------------------------------------------------------------------------
+
+    def _on_rollout_start(self) -> None:
+        self._close_update()
+        self.record.clear(self.model.n_steps)  # type: ignore[attr-defined]
+
+    def _on_step(self) -> bool:
+        self.record.step(self.locals["dones"], self.locals["infos"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        """Score the remembered tasks and differentiate the objective; the algorithm updates right after this."""
+        started = time.perf_counter()
+        model: Any = self.model
+        policy: ActorCriticPolicy = model.policy
+        policy.set_training_mode(False)
+        self._n_timesteps = model.num_timesteps
+        record, memory, source = self.record, self.memory, self.source
+        selected = source.select_steps(record.fatal, record.done.shape)
+        n_new = memory.ingest(record.columns(model.rollout_buffer, source.needs_actions), selected, record)
+        self.update.begin(memory, record.success)
+        self.gradient = None
+        if len(memory.task_id):
+            psi = source.psi(policy, memory)
+            self.update.see_scores(psi)
+            if n_new:
+                self.logger.record("rollout/ep_risk_mean", float((-(-psi[-n_new:]).exp()).exp().mean()))
+            if bool(psi.isfinite().any()):
+                self._differentiate(policy, psi)
+        self.update.seconds += time.perf_counter() - started
+
+    def _differentiate(self, policy: ActorCriticPolicy, psi: torch.Tensor) -> None:
+        assert self._rng is not None
+        anchor_psi = None if self.anchor is None else self.source.psi(self.anchor, self.memory)
+        leaf = psi.clone().requires_grad_()
+        result = self._wanted(leaf, anchor_psi, self._rng)
+        if result is None:
+            self.update.no_effect = f"{len(psi)} tasks are too few for the loss: see n_eval, n_deploy and tail_k"
+            return
+        value, logs = result
+        self.update.logs |= logs
+        weight = torch.autograd.grad(value, leaf)[0] if value.requires_grad else torch.zeros_like(psi)
+        if bool(weight.any()):
+            gradient = self.source.score_gradient(policy, self.memory, weight)
+            self.gradient = gradient if gradient.n_rows else None
 
     # -- at every optimiser step ----------------------------------------------------------------------------------
 
-    def add_gradient(self, policy: ActorCriticPolicy) -> None:
-        """Add the term's gradient to the one that is there, at every ``interval``-th optimiser step.
-
-        :param policy: the policy under PPO's update, its gradients clipped already
-        """
-        if self.surrogate is None:
-            return
-        self._minibatch += 1
-        if self._minibatch % self.limit.interval:
+    def _add_gradient(self) -> None:
+        self.update.n_steps += 1
+        if self.gradient is None or self.update.n_steps % self.settings.interval:
             return
         started = time.perf_counter()
+        policy: Any = self.model.policy
         parameters = [p for p in policy.parameters() if p.requires_grad]
         with torch.enable_grad():
-            gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
-                self.surrogate.loss(policy), parameters, allow_unused=True
-            )
-        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        self.grad_norms.append(float(norm))
-        if not np.isfinite(self.grad_norms[-1]):
-            return  # scaled by its norm it would be NaN and end the run; the log shows it
-        limit = self.limit.max_norm
-        if self.limit.max_ratio is not None:
-            own = [p.grad for p, g in zip(parameters, gradients, strict=True) if g is not None and p.grad is not None]
-            limit = min(limit, self.limit.max_ratio * float(torch.nn.utils.get_total_norm(own)))
+            gradients = torch.autograd.grad(self.gradient.loss(policy), parameters, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        norm = torch.nn.utils.get_total_norm([g for _, g in pairs])
+        limit = self.settings.max_grad_norm
+        if self.settings.max_grad_ratio is not None:
+            own = [p.grad for p, _ in pairs if p.grad is not None]
+            limit = min(limit, self.settings.max_grad_ratio * float(torch.nn.utils.get_total_norm(own)))
         factor = (limit / (norm + 1e-12)).clamp(max=1.0)
-        self.clip_factors.append(float(factor))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is None:
-                continue
-            if parameter.grad is None:
-                parameter.grad = gradient * factor
-            else:
-                parameter.grad.add_(gradient * factor)
-        self.seconds += time.perf_counter() - started
+        self.update.see_gradient(float(norm), float(factor))
+        if torch.isfinite(norm):  # scaled by its norm it would otherwise be NaN and end the run; the log shows it
+            for parameter, gradient in pairs:
+                scaled = gradient * factor
+                parameter.grad = scaled if parameter.grad is None else parameter.grad.add_(scaled)
+        self.update.seconds += time.perf_counter() - started
 
-    # -- once per update, after PPO's -----------------------------------------------------------------------------
-
-    def finish(self, policy: ActorCriticPolicy, logger: Logger) -> None:
-        """Log what happened, and let go of the update's data."""
-        logger.record("train/forecast_known_tasks", len(self.ledger.task_id))
-        logger.record("train/forecast_waiting_tasks", self.ledger.n_waiting)
-        logger.record("time/forecast_seconds", self.seconds)
-        if self.surrogate is None:
-            return
-        logger.record("train/forecast_active_tasks", self.surrogate.n_tasks)
-        logger.record("train/forecast_rows", self.surrogate.n_rows)
-        if self.grad_norms:
-            norm = np.array(self.grad_norms)
-            if self.health is not None:
-                self.health = replace(self.health, grad_norm=float(norm.max()))
-            logger.record("train/forecast_grad_norm", float(norm.mean()))
-            if self.clip_factors:
-                logger.record("train/forecast_clip_factor", float(np.mean(self.clip_factors)))
-        kl = self.surrogate.kl(policy)
-        if np.isfinite(kl):
-            logger.record("train/forecast_kl", kl)
-        self.surrogate = None
+    def _close_update(self) -> None:
+        """Log the latest update beside the algorithm's own values of it: both stand in the logger's next dump."""
+        self.update.close(self.logger, self.gradient, self.model.policy, self.memory)  # type: ignore[arg-type]
+        self.gradient = None
 
     # -- state of a run -------------------------------------------------------------------------------------------
 
-    def forget_running_episodes(self) -> None:
-        """The environments were reset: what they had begun will never end."""
-        self.tape.forget()
-        self.ledger.forget_running_episodes()
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"memory": self.memory, "record": self.record, "update": self.update, "objective": self._wanted}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered between rollouts, flat."""
-        state: dict[str, Any] = {"rng": self.rng.bit_generator.state, "warned": self.warned}
-        state |= {f"ledger.{name}": value for name, value in self.ledger.state_dict().items()}
-        if self.tape.current is not None:
-            state["fatal_now"] = self.tape.current
-        return state
+        """All that is remembered between rollouts, flat: arrays and tensors, and what JSON can hold."""
+        parts = self._parts | ({} if self.anchor is None else {"anchor": self.anchor})
+        state = {f"{part}.{name}": value for part, of in parts.items() for name, value in of.state_dict().items()}
+        rng = None if self._rng is None else self._rng.bit_generator.state
+        return state | {"n_timesteps": self._n_timesteps, "rng": rng}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        self.rng.bit_generator.state = state["rng"]
-        self.warned = state["warned"]
-        self.ledger.load_state_dict(
-            {key.removeprefix("ledger."): value for key, value in state.items() if key.startswith("ledger.")}
-        )
-        self.tape.current = state.get("fatal_now")
+    def load_state_dict(self, state: dict[str, Any], policy: ActorCriticPolicy) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        :param state: the state
+        :param policy: one of the same architecture as the anchor
+        :raises ValueError: only one of the two trainings has an anchor
+        """
+        anchor = part_of(state, "anchor")
+        if bool(anchor) != self._wanted.needs_anchor and (anchor or self.anchor is not None):
+            raise ValueError("the state is of a training with another anchor_coef: only one of them is 0")
+        if anchor:
+            self.set_anchor(policy)
+            assert self.anchor is not None
+            self.anchor.load_state_dict({name: torch.as_tensor(value) for name, value in anchor.items()})
+        elif self._wanted.needs_anchor:
+            self._leave_out_anchor()
+        for name, part in self._parts.items():
+            part.load_state_dict(part_of(state, name))
+        self._n_timesteps = state["n_timesteps"]
+        if state["rng"] is not None:
+            self._rng = np.random.default_rng()
+            self._rng.bit_generator.state = state["rng"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, TASK_ID
 

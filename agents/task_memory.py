@@ -1,258 +1,395 @@
-"""Which visited states made which task risky: the memory between rollouts and the term.
-
-A task is described by *rows*, steps of its episodes that an estimator of its risk can use, and by how its episodes
-ended. With the rows kept, the risk can be evaluated again under any later policy.
-"""
+"""Which visited states made which task risky: what is recorded of a rollout, and remembered from one to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnvWrapper
+
+from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, TASK_ID, BatchedRiskEnv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from stable_baselines3.common.buffers import RolloutBuffer
+    from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["RiskLedger", "RiskRows"]
-
-# The collections of rows that outlive an update; the fresh ones are replaced before they are read again.
-_ROWS = ("rows", "_open", "_waiting")
+__all__ = ["RolloutRecord", "TaskMemory", "VisitedStates", "fatal_source", "flat_observation", "part_of", "wrapped_env"]
 
 
-@dataclass(frozen=True, eq=False)
-class RiskRows:
-    """Visited states, as a table.
+def flat_observation(observation: NDArray[np.float32] | dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Observations of a rollout as one array, so that a remembered state is one array whatever the space.
 
-    :param owner: shape (r,), int64: what the row belongs to, see where it is used
-    :param columns: name to shape (r, ...). ``observation`` and ``weight`` always, ``fatal`` (r, n_actions) the fatal
-        probability of each action, ``action`` (r, action_dim) and ``log_prob`` what was done and how probable it was,
-        ``episode`` a number that rows of one episode share, ``failure`` whether that episode failed
+    :param observation: shape (n_steps, n_envs, *observation_shape), or one such array for each key of a ``Dict`` space
+    :return: the array itself; of a ``Dict`` space shape (n_steps, n_envs, total size), its keys one after the other
+    """
+    if not isinstance(observation, dict):
+        return observation
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in observation.values()], axis=2)
+
+
+def wrapped_env(env: VecEnv, kind: Any) -> Any:
+    """The first environment of a kind, from the outermost wrapper inwards; the innermost of all if there is none.
+
+    :param env: an environment, perhaps wrapped
+    :param kind: a class or runtime-checkable protocol
+    """
+    while not isinstance(env, kind) and isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
+
+
+def fatal_source(env: VecEnv) -> Callable[[NDArray[np.bool_] | None, list[dict[str, Any]] | None], Any] | None:
+    """How to ask an environment for the fatal probabilities of its current states.
+
+    A batched one has the method ``fatal_probability()``; else the infos carry it; else each environment has the method.
+
+    :param env: a vectorised environment that has been reset
+    :return: a function of the latest step's dones and infos (``None``: no step since the reset) that gives shape
+        (n_envs, n_actions); ``None`` if the environment does not report any
+    """
+    batched = wrapped_env(env, BatchedRiskEnv)
+    if isinstance(batched, BatchedRiskEnv):
+        return lambda dones, infos: batched.fatal_probability()
+    # A wrapper has reset_infos of its own, which stay empty; some environments have none.
+    resets = getattr(batched, "reset_infos", [])
+    if resets and all(FATAL_PROBABILITY in info for info in resets):
+
+        def read(dones: NDArray[np.bool_] | None, infos: list[dict[str, Any]] | None) -> NDArray[np.float32]:
+            current = batched.reset_infos
+            if dones is not None and infos is not None:
+                # After an automatic reset the state is the new episode's first, described by the reset's info.
+                current = [reset if done else info for done, info, reset in zip(dones, infos, current, strict=True)]
+            return _stacked([info.get(FATAL_PROBABILITY) for info in current])
+
+        return read
+    if env.has_attr(FATAL_PROBABILITY):
+        return lambda dones, infos: _stacked(env.env_method(FATAL_PROBABILITY))
+    return None
+
+
+def _stacked(rows: list[Any]) -> NDArray[np.float32]:
+    arrays = [np.asarray(row if row is not None else np.nan, dtype=np.float32) for row in rows]
+    if any(array.shape != arrays[0].shape or array.ndim != 1 for array in arrays):
+        raise ValueError(
+            "fatal_probability must have shape (n_actions,) in the info of every step and reset, it has "
+            f"{sorted({array.shape for array in arrays})}; shape () means that an info lacks it"
+        )
+    return np.stack(arrays)
+
+
+class RolloutRecord:
+    """What the environment says of risk during one rollout, aligned with the rollout buffer.
+
+    The fatal probability belongs to the observation *before* a step, the end of an episode and its task to the step
+    itself.
+
+    :param with_fatal: whether to record fatal probabilities; without, the environment needs to report none
+    :param with_failure: whether every episode must say if it failed
+
+    Attributes at the end of a rollout: ``fatal``, shape (n_steps, n_envs, n_actions), probability, ``None`` without;
+    ``done``, shape (n_steps, n_envs); ``task_id`` and ``failure``, same shape, read where ``done`` (the failure is 1, 0,
+    or NaN where the environment does not say); ``success``, one bool per ended episode that carries ``is_success``.
     """
 
-    owner: NDArray[np.int64]
-    columns: dict[str, NDArray[Any]]
+    def __init__(self, with_fatal: bool, with_failure: bool) -> None:
+        self._with_fatal, self._asked = with_fatal, (TASK_ID, FAILURE) if with_failure else (TASK_ID,)
+        self.fatal: NDArray[np.float32] | None = None
+        self.success: list[bool] = []
+        #: fatal probabilities of the states that the next step is taken in
+        self.current: NDArray[np.float32] | None = None
+
+    def begin(self, env: VecEnv, continues: bool) -> None:
+        """Prepare for an environment.
+
+        :param env: it has been reset, or continues where the latest rollout ended
+        :param continues: which of the two
+        """
+        self._read = fatal_source(env) if self._with_fatal else None
+        if self._read is not None and not (continues and self.current is not None):
+            self.current = self._read(None, None)
+        self._n_envs = env.num_envs
+
+    def clear(self, n_steps: int) -> None:
+        """Begin a rollout."""
+        shape = (n_steps, self._n_envs)
+        self.fatal = None if self.current is None else np.zeros((*shape, self.current.shape[1]), dtype=np.float32)
+        self.done = np.zeros(shape, dtype=np.bool_)
+        self.task_id = np.full(shape, -1, dtype=np.int64)
+        self.failure = np.full(shape, np.nan)
+        self.success = []
+        self._position = 0
+
+    def step(self, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
+        """Record one step of all environments.
+
+        :raises ValueError: an info lacks what the contract asks for, or a task id is no integer from 0 on
+        """
+        t = self._position
+        if self.fatal is not None and self._read is not None:
+            self.fatal[t] = self.current
+            self.current = self._read(dones, infos)
+        self.done[t] = dones
+        for i in np.flatnonzero(dones).tolist():
+            info = infos[i]
+            for key in self._asked:
+                if key not in info:
+                    raise ValueError(f"the last info of an episode must carry {key!r}, it has {sorted(info)}")
+            task = info[TASK_ID]
+            if isinstance(task, bool | np.bool_) or not isinstance(task, int | np.integer) or not 0 <= task < 2**63:
+                raise ValueError(f"task_id must be an integer from 0 to 2**63 - 1, it is {task!r}")
+            self.task_id[t, i] = task
+            self.failure[t, i] = float(info.get(FAILURE, np.nan))
+            if "is_success" in info:
+                self.success.append(bool(info["is_success"]))
+        self._position += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout begins with."""
+        return {} if self.current is None else {"current": self.current}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.current = state.get("current")
+
+    def columns(self, buffer: RolloutBuffer, with_actions: bool) -> dict[str, NDArray[Any]]:
+        """Columns of :class:`VisitedStates`, each of shape (n_steps, n_envs, ...). To be called before the update,
+        whose minibatches reshape the buffer in place.
+
+        :raises ValueError: a fatal probability outside [0, 1]
+        """
+        columns: dict[str, Any] = {"observation": flat_observation(buffer.observations)}
+        if self.fatal is not None:
+            if not (self.fatal.min() >= 0 and self.fatal.max() <= 1):
+                wrong = self.fatal[~((self.fatal >= 0) & (self.fatal <= 1))][0]
+                raise ValueError(f"fatal_probability must lie in [0, 1], the environment reports {wrong}")
+            columns["fatal"] = self.fatal
+        if with_actions:
+            columns |= {"action": buffer.actions, "log_prob": buffer.log_probs}
+        if hasattr(buffer, "action_masks"):
+            columns["action_masks"] = buffer.action_masks
+        if hasattr(buffer, "hidden_states_pi"):
+            columns |= {"hidden": buffer.hidden_states_pi.swapaxes(1, 2), "cell": buffer.cell_states_pi.swapaxes(1, 2)}
+            columns["episode_starts"] = buffer.episode_starts
+        return columns
+
+
+class VisitedStates:
+    """Visited states as a table: columns of one length, by name.
+
+    ``task`` is the position of the row's task among the scored tasks, ``weight`` the row's share in the task's mean over
+    episodes, ``observation`` the state; ``fatal`` the probability, for each action, that it causes a failure;
+    ``action`` and ``log_prob`` what was done and how probable it was; ``episode`` a number for each episode and
+    ``failure`` whether it failed. ``action_masks``, ``hidden``, ``cell`` and ``episode_starts`` belong to policies of
+    sb3-contrib.
+
+    :param columns: name to shape (r, ...)
+    """
+
+    def __init__(self, columns: dict[str, NDArray[Any]]) -> None:
+        self.columns = columns
 
     def __len__(self) -> int:
-        return int(self.owner.shape[0])
+        return len(next(iter(self.columns.values())))
 
-    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> RiskRows:
-        return RiskRows(self.owner[rows], {name: column[rows] for name, column in self.columns.items()})
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
 
-    @property
-    def observation(self) -> NDArray[np.float32]:
-        """Shape (r, *observation_shape)."""
-        return self.columns["observation"]
+    def where(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> VisitedStates:
+        """Some of the rows."""
+        return VisitedStates({name: column[rows] for name, column in self.columns.items()})
 
-    @property
-    def fatal(self) -> NDArray[np.float32]:
-        """Shape (r, n_actions), probability."""
-        return self.columns["fatal"]
-
-    @property
-    def weight(self) -> NDArray[np.float64]:
-        """Shape (r,), share of the row in its task's mean over episodes."""
-        return self.columns["weight"]
-
-    def owned_by(self, owner: NDArray[np.int64]) -> RiskRows:
-        """The same rows with other owners, shape (r,)."""
-        return RiskRows(owner, self.columns)
-
-    def with_columns(self, **columns: NDArray[Any]) -> RiskRows:
+    def adding(self, **columns: NDArray[Any]) -> VisitedStates:
         """The same rows with further or other columns."""
-        return RiskRows(self.owner, self.columns | columns)
+        return VisitedStates(self.columns | columns)
 
-    def placed(self, place: NDArray[np.int64]) -> RiskRows:
-        """The rows whose owner has a place, owned by that place.
+    def at(self, position: NDArray[np.int64]) -> VisitedStates:
+        """The rows with new positions of their tasks.
 
-        :param place: shape (n_owners,), new owner of each old one, negative to drop its rows
+        :param position: shape (n_tasks,), new position of each task, negative to drop its rows
         """
-        owner = place[self.owner]
-        if (owner >= 0).all():
-            return self.owned_by(owner)
-        kept = self[owner >= 0]
-        return kept.owned_by(owner[owner >= 0])
+        moved = self.adding(task=position[self["task"]])
+        return moved if (moved["task"] >= 0).all() else moved.where(moved["task"] >= 0)
 
-    def __add__(self, other: RiskRows) -> RiskRows:
-        return RiskRows(
-            np.concatenate([self.owner, other.owner]),
-            {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()},
-        )
+    def __add__(self, other: VisitedStates) -> VisitedStates:
+        return VisitedStates({name: np.concatenate([part, other[name]]) for name, part in self.columns.items()})
 
-    def merged(self, names: Sequence[str]) -> RiskRows:
-        """One row for each distinct owner and value of some columns, the weights of equal rows added.
+    def merged(self, names: Sequence[str]) -> VisitedStates:
+        """One row for each distinct task and value of some columns, the weights of equal rows added.
 
-        :param names: the columns that are kept, beside ``weight``
+        :param names: the columns that are kept beside ``task`` and ``weight``; absent ones are skipped
         """
-        rows = RiskRows(self.owner, {name: self.columns[name] for name in (*names, "weight")})
-        if len(self) == 0:
-            return rows
+        names = ["task", *(name for name in names if name in self.columns)]
+        rows = VisitedStates({name: self[name] for name in [*names, "weight"]})
         n = len(self)
-        key = np.concatenate(
-            [
-                np.ascontiguousarray(part).reshape(n, -1).view(np.uint8)
-                for part in (self.owner, *(self.columns[name] for name in names))
-            ],
-            axis=1,
-        )
+        if n == 0:
+            return rows
+        key = np.hstack([np.ascontiguousarray(self[name]).reshape(n, -1).view(np.uint8) for name in names])
         _, first, inverse = np.unique(
             key.view(np.dtype((np.void, key.shape[1]))).ravel(), return_index=True, return_inverse=True
         )
-        weight = np.bincount(inverse, weights=self.weight, minlength=len(first)).astype(np.float64)
-        return rows[first].with_columns(weight=weight)
+        weight = np.bincount(inverse, weights=self["weight"], minlength=len(first))
+        return rows.where(first).adding(weight=weight)
 
 
-class RiskLedger:
-    """Rows of the most recently completed tasks.
+class TaskMemory:
+    """Visited states of the most recently completed tasks.
 
-    An episode enters when it has ended, a task when ``episodes_per_task`` of its episodes have: scoring what happens
-    to be finished at a rollout's end would favour short episodes. Whatever is unfinished waits for the next rollout.
+    An episode counts when it has ended, a task when ``episodes_per_task`` of its episodes have: scoring what happens to
+    be finished at a rollout's end would favour short episodes. Whatever is unfinished waits for the next rollout.
 
-    :param episodes_per_task: episodes J after which a task counts as known
-    :param capacity: number of known tasks kept; the oldest are forgotten
-    :param condense: of the rows of complete tasks, what is remembered for as long as the task is known
+    :param episodes_per_task: episodes J after which a task is scored
+    :param capacity: number of scored tasks kept; the oldest are forgotten
+    :param compress: of the rows of completed tasks, what is remembered
+
+    Attributes: ``task_id``, ``episodes`` and ``failure_rate``, shape (n_tasks,), of the scored tasks, oldest first (the
+    rate is NaN where the environment does not report failures); ``scored``, their rows; ``new``, all rows of the tasks
+    that the latest rollout completed.
     """
 
-    def __init__(self, episodes_per_task: int, capacity: int, condense: Callable[[RiskRows], RiskRows]) -> None:
-        self._episodes_per_task = episodes_per_task
-        self._capacity = capacity
-        self._condense = condense
-        #: shape (n_tasks,): known tasks, oldest first
+    def __init__(
+        self, episodes_per_task: int, capacity: int, compress: Callable[[VisitedStates], VisitedStates]
+    ) -> None:
+        self.episodes_per_task = episodes_per_task
+        self.capacity = capacity
+        self._compress = compress
         self.task_id: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        #: shape (n_tasks,): episodes behind each known task
         self.episodes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        #: shape (n_tasks,): share of them that ended in failure, NaN where the environment does not say
         self.failure_rate: NDArray[np.float64] = np.empty(0)
-        #: rows of the known tasks; an owner is an index into :attr:`task_id`
-        self.rows: RiskRows | None = None
-        #: all rows of the tasks that became known at the latest :meth:`ingest`, owned likewise
-        self.fresh: RiskRows | None = None
-        self._open: RiskRows | None = None  # rows of running episodes; an owner is an environment
-        self._waiting: RiskRows | None = None  # rows of finished episodes of unfinished tasks; an owner is a task id
-        # task id -> (episodes finished, failures among them) since it was last published
-        self._finished: dict[int, tuple[int, float]] = {}
+        self.scored: VisitedStates | None = None
+        self.new: VisitedStates | None = None
+        self._pending: VisitedStates | None = None
+        # Number of the episode under way in each environment; -1 where its beginning was not seen.
+        self._running: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._n_episodes = 0
+        # Task to number and failure of each of its ended episodes, while they are fewer than episodes_per_task.
+        self._ended: dict[int, list[tuple[int, float]]] = {}
 
     @property
-    def n_waiting(self) -> int:
-        """Number of tasks of which some but not all episodes have ended."""
-        return len(self._finished)
+    def n_pending(self) -> int:
+        """Number of tasks that were played, but not often enough."""
+        return len(self._ended)
 
-    def forget_running_episodes(self) -> None:
-        """The environments were reset: what they had begun will never end."""
-        self._open = None
+    def resume_episodes(self, starts: NDArray[np.bool_], continues: bool) -> None:
+        """Say what the environments are about to play.
 
-    def ingest(
-        self,
-        steps: dict[str, NDArray[Any]],
-        kept: NDArray[np.bool_],
-        done: NDArray[np.bool_],
-        task_id: NDArray[np.int64],
-        failure: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
+        :param starts: shape (n_envs,), which of them begin an episode
+        :param continues: whether the others continue the episode of the latest rollout; if not, they are ignored up to
+            their next end, so that no task is scored from half an episode
+        """
+        running = self._running if continues and len(self._running) == len(starts) else np.full(len(starts), -1)
+        lost = np.setdiff1d(self._running, running[~starts])
+        if self._pending is not None and len(lost):
+            self._pending = self._pending.where(~np.isin(self._pending["episode"], lost))
+        fresh = starts & (running < 0)
+        running = np.where(fresh, self._n_episodes + np.cumsum(fresh) - 1, running)
+        self._n_episodes += int(fresh.sum())
+        self._running = running.astype(np.int64)
+
+    def ingest(self, steps: dict[str, NDArray[Any]], selected: NDArray[np.bool_], record: RolloutRecord) -> int:
         """Take in one rollout.
 
         :param steps: columns of the rows, each of shape (n_steps, n_envs, ...): what belongs to the state before a step
-        :param kept: shape (n_steps, n_envs), the steps that make a row
-        :param done: shape (n_steps, n_envs), whether the step ended the episode
-        :param task_id: shape (n_steps, n_envs), the task of the episode that ended there, read where ``done``
-        :param failure: shape (n_steps, n_envs), 1 where that episode ended in failure and 0 where not, NaN where the
-            environment does not say; read where ``done``
-        :return: ids of the tasks that became known
+        :param selected: shape (n_steps, n_envs), the steps that become a row
+        :param record: the ends of the rollout's episodes
+        :return: number of tasks that were completed
         """
-        step, env = np.nonzero(kept)
-        # Episodes of an environment within this rollout are numbered 0, 1, ...; number 0 may have begun earlier.
-        episode: NDArray[np.int64] = (np.cumsum(done, axis=0) - done)[step, env]
-        columns = {name: column[step, env] for name, column in steps.items()} | {"weight": np.ones(len(step))}
-        rows = RiskRows(env.astype(np.int64), columns)
-        if self._open is not None:
-            rows = self._open + rows
-            episode = np.concatenate([np.zeros(len(self._open), dtype=episode.dtype), episode])
+        done = record.done
         ended = done.sum(axis=0)
-        finished = episode < ended[rows.owner]
-        self._open = rows[~finished]
+        first = self._n_episodes + np.cumsum(ended) - ended
+        # Which episode of its environment, within this rollout, a step belongs to: 0 is the one already under way.
+        place = np.cumsum(done, axis=0) - done
+        number = np.where(place == 0, self._running, first + place - 1)
+        self._running = np.where(ended > 0, first + ended - 1, self._running)
+        self._n_episodes += int(ended.sum())
 
-        # Ended episodes, environment by environment in time order: episode j of environment e is entry first[e] + j.
-        first = np.cumsum(ended) - ended
-        ended_task, ended_failure = task_id.T[done.T], failure.T[done.T].astype(np.float64)
-        closed = rows[finished]
-        entry = first[closed.owner] + episode[finished]
-        closed = closed.owned_by(ended_task[entry]).with_columns(
-            episode=self._n_episodes + entry, failure=ended_failure[entry]
-        )
-        self._n_episodes += len(ended_task)
-        self._waiting = closed if self._waiting is None else self._waiting + closed
-        for task, failed in zip(ended_task.tolist(), ended_failure.tolist(), strict=True):
-            count, failures = self._finished.get(task, (0, 0.0))
-            self._finished[task] = (count + 1, failures + failed)
-        complete = [task for task, (count, _) in self._finished.items() if count >= self._episodes_per_task]
-        return self._publish(np.array(complete, dtype=np.int64))
+        if "hidden" in steps:
+            # A remembered state of a recurrent network belongs to the weights that made it: older tasks are dropped.
+            self._forget_scored()
+        selected = selected & (number >= 0)
+        columns = {name: column[selected] for name, column in steps.items()}
+        rows = VisitedStates(columns | {"episode": number[selected]})
+        self._pending = rows if self._pending is None else self._pending + rows
+        seen = (done & (number >= 0)).T  # environment by environment, in time order
+        tasks, numbers, failures = (values.T[seen].tolist() for values in (record.task_id, number, record.failure))
+        for task, episode, failed in zip(tasks, numbers, failures, strict=True):
+            self._ended.setdefault(task, []).append((episode, failed))
+        complete = [task for task, episodes in self._ended.items() if len(episodes) >= self.episodes_per_task]
+        self._publish(np.array(complete, dtype=np.int64), [self._ended.pop(task) for task in complete])
+        return len(complete)
+
+    def _forget_scored(self) -> None:
+        self.task_id, self.episodes, self.failure_rate = self.task_id[:0], self.episodes[:0], self.failure_rate[:0]
+        self.scored = None
+
+    def _publish(self, task: NDArray[np.int64], ended: list[list[tuple[int, float]]]) -> None:
+        """Move completed tasks from pending to scored; a task scored earlier is replaced."""
+        assert self._pending is not None
+        counts = np.array([len(episodes) for episodes in ended], dtype=np.int64)
+        flat = np.array([pair for episodes in ended for pair in episodes], dtype=np.float64).reshape(-1, 2)
+        owner = np.repeat(np.arange(len(task)), counts)
+        order = np.argsort(flat[:, 0])
+        at, found = _find(flat[order, 0], self._pending["episode"])
+        new = self._pending.where(found)
+        self._pending = self._pending.where(~found)
+        entry = order[at[found]]
+        new = new.adding(task=owner[entry], failure=flat[entry, 1], weight=1.0 / counts[owner[entry]])
+        failure_rate = np.bincount(owner, weights=flat[:, 1], minlength=len(task)) / counts
+
+        _, replaced = _find(np.sort(task), self.task_id)
+        known = np.concatenate([self.task_id[~replaced], task])
+        forgotten = max(0, len(known) - self.capacity)
+        self.task_id = known[forgotten:]
+        self.episodes = np.concatenate([self.episodes[~replaced], counts])[forgotten:]
+        self.failure_rate = np.concatenate([self.failure_rate[~replaced], failure_rate])[forgotten:]
+        # Where each task, old or new, stands among the remembered ones; negative if forgotten or replaced.
+        n_old = len(known) - len(task)
+        old_position = np.where(replaced, -1, np.cumsum(~replaced) - 1 - forgotten)
+        new_position = np.arange(n_old, len(known)) - forgotten
+        rows = self._compress(new).at(new_position)
+        self.scored = rows if self.scored is None else self.scored.at(old_position) + rows
+        self.new = new.at(new_position)
+
+    # -- state of a run -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """All that is known and all that waits, as flat arrays."""
+        """All that is scored and all that is pending, as flat arrays."""
+        pairs = [(task, *pair) for task, pairs in self._ended.items() for pair in pairs]
         state: dict[str, NDArray[Any]] = {
             "task_id": self.task_id,
             "episodes": self.episodes,
             "failure_rate": self.failure_rate,
+            "running": self._running,
             "n_episodes": np.array(self._n_episodes),
-            "finished_task": np.array(list(self._finished), dtype=np.int64),
-            "finished_count": np.array([count for count, _ in self._finished.values()], dtype=np.int64),
-            "finished_failures": np.array([failures for _, failures in self._finished.values()], dtype=np.float64),
+            "ended": np.array([pair[:2] for pair in pairs], dtype=np.int64).reshape(-1, 2),
+            "ended_failure": np.array([pair[2] for pair in pairs], dtype=np.float64),
         }
-        for name in _ROWS:
-            rows: RiskRows | None = getattr(self, name)
+        for part, rows in (("scored", self.scored), ("pending", self._pending)):
             if rows is not None:
-                state[f"{name}.owner"] = rows.owner
-                state |= {f"{name}.{column}": value for column, value in rows.columns.items()}
+                state |= {f"{part}.{name}": column for name, column in rows.columns.items()}
         return state
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.task_id, self.episodes, self.failure_rate = (
-            state[name] for name in ("task_id", "episodes", "failure_rate")
+        self.task_id, self.episodes, self.failure_rate = (state[k] for k in ("task_id", "episodes", "failure_rate"))
+        self._running, self._n_episodes = state["running"], int(state["n_episodes"])
+        self._ended = {}
+        for (task, episode), failed in zip(state["ended"].tolist(), state["ended_failure"].tolist(), strict=True):
+            self._ended.setdefault(task, []).append((episode, failed))
+        self.scored, self._pending = (
+            VisitedStates(columns) if columns else None
+            for columns in (part_of(state, part) for part in ("scored", "pending"))
         )
-        self._n_episodes = int(state["n_episodes"])
-        counts = zip(state["finished_count"].tolist(), state["finished_failures"].tolist(), strict=True)
-        self._finished = dict(zip(state["finished_task"].tolist(), counts, strict=True))
-        for name in _ROWS:
-            columns = {
-                key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
-            }
-            setattr(self, name, RiskRows(columns.pop("owner"), columns) if columns else None)
-
-    def _publish(self, task: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Move complete tasks from waiting to known; a task known from earlier is replaced."""
-        assert self._waiting is not None
-        order = np.argsort(task)
-        place, is_complete = _find(task[order], self._waiting.owner)
-        new = self._waiting[is_complete]
-        self._waiting = self._waiting[~is_complete]
-        counts = [self._finished.pop(t) for t in task.tolist()]
-        episodes = np.array([count for count, _ in counts], dtype=np.int64)
-        failures = np.array([failed for _, failed in counts], dtype=np.float64)
-        owner = order[place[is_complete]]
-        new = new.owned_by(owner).with_columns(weight=new.weight / episodes[owner])
-
-        _, replaced = _find(task[order], self.task_id)
-        known = np.concatenate([self.task_id[~replaced], task])
-        forgotten = max(0, len(known) - self._capacity)
-        self.task_id = known[forgotten:]
-        self.episodes = np.concatenate([self.episodes[~replaced], episodes])[forgotten:]
-        self.failure_rate = np.concatenate([self.failure_rate[~replaced], failures / episodes])[forgotten:]
-        # Where each task, old or new, stands among the remembered ones; negative if forgotten or replaced.
-        n_old = len(known) - len(task)
-        old_place = np.where(replaced, -1, np.cumsum(~replaced) - 1 - forgotten)
-        new_place = np.arange(n_old, len(known)) - forgotten
-        parts = [self._condense(new).placed(new_place)]
-        if self.rows is not None:
-            parts.insert(0, self.rows.placed(old_place))
-        self.rows = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        self.fresh = new.placed(new_place)
-        return task
 
 
-def _find(ordered: NDArray[np.int64], values: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def part_of(state: dict[str, Any], part: str, separator: str = ".") -> dict[str, Any]:
+    """What a flat state holds below the name of a part."""
+    start = part + separator
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+
+
+def _find(ordered: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Position of each value in an ordered array (0 where absent), and whether it is there."""
     if len(ordered) == 0:
         return np.zeros(len(values), dtype=np.intp), np.zeros(len(values), dtype=np.bool_)

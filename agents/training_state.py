@@ -1,8 +1,8 @@
-"""Everything a PPO or ForecastPPO run needs to go on as if it had never stopped, to the bit, without a pickle.
+"""Everything a run of PPO, A2C or ForecastPPO needs to resume as if it had never stopped, to the bit, without a pickle.
 
-SB3's zip holds weights and settings. A run is also where its generators stand, which episodes are under way, how far
-the counters are, and what the forecast term remembers. All of it is tensors and JSON here, in one safetensors file. The
-settings themselves are not: the agent is made again as it was made, and given the state.
+SB3's zip holds weights and settings. A run is also the state of its random generators, the episodes under way, the
+counters, and what the forecastability callback remembers. All of it is tensors and JSON here, in one safetensors file.
+The settings themselves are not: the agent is made again as it was made, and given the state.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from safetensors.torch import save_file
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
-from agents.ppo import ForecastPPO
+from agents.task_memory import part_of
 from rl_forecast.tasks import ResumableEnv
 
 if TYPE_CHECKING:
-    from stable_baselines3 import PPO
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+    from agents.forecastability import Forecastability
 
 __all__ = [
     "load_training_state",
@@ -34,7 +36,8 @@ __all__ = [
     "training_state",
 ]
 
-_FORMAT = 1
+_FORMAT = 2
+_PARTS = ("policy", "optimizer", "run", "rng", "normalize", "env", "forecastability")
 # Wrappers that are either without a state of their own or whose state is kept here.
 _KNOWN_WRAPPERS = (VecNormalize, VecTransposeImage)
 _COUNTERS = (
@@ -47,17 +50,24 @@ _COUNTERS = (
 )
 
 
-def training_state(model: PPO) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def training_state(
+    model: OnPolicyAlgorithm, forecastability: Forecastability | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The state of a run between two rollouts.
 
     Take it where no rollout is under way: outside ``learn``, or in a callback's ``on_rollout_start`` (with gSDE outside
     ``learn`` only, because its noise is drawn before that). The generators of numpy and torch that PPO draws from are
     the process's own; whatever else draws from them is part of the run.
 
-    :param model: a PPO, ForecastPPO or subclass
+    :param model: a PPO, A2C, ForecastPPO or subclass
+    :param forecastability: the callback that trains it; ``ForecastPPO`` brings its own
     :return: tensors by name, and values that JSON can hold by name
-    :raises ValueError: a rollout is under way, or was cut short by a callback (not noticed at its very first step)
+    :raises ValueError: a rollout is under way, or was cut short by a callback (not noticed at its very first step); a
+        recurrent policy, whose state between rollouts is not among this
     """
+    if getattr(model, "_last_lstm_states", None) is not None:
+        raise ValueError(f"a training state of {type(model).__name__} is not supported: its policy is recurrent")
+    forecastability = forecastability or getattr(model, "forecastability", None)
     buffer = model.rollout_buffer
     if 0 < buffer.pos < buffer.buffer_size:
         raise ValueError(
@@ -71,82 +81,94 @@ def training_state(model: PPO) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
         "rng": _generators(model.device),
         "normalize": _normalization(model.env),
         "env": _env_state(model.env),
-        "term": model.term_state() if isinstance(model, ForecastPPO) else {},
+        "forecastability": {} if forecastability is None else forecastability.state_dict(),
     }
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, Any] = {"format": _FORMAT, "algorithm": type(model).__name__, "n_envs": model.n_envs}
     for part, content in parts.items():
         for name, value in content.items():
             if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-                # A copy each: layers may share memory, and the run goes on.
+                # A copy each: layers may share memory, and the run continues.
                 tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu().clone().contiguous()
             else:
                 values[f"{part}/{name}"] = value
     return tensors, values
 
 
-def restore_training_state(model: PPO, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+def restore_training_state(
+    model: OnPolicyAlgorithm,
+    tensors: dict[str, torch.Tensor],
+    values: dict[str, Any],
+    forecastability: Forecastability | None = None,
+) -> None:
     """Put an agent, its environment and this process's generators where :func:`training_state` found them.
 
     The agent is a new one, made with the same settings on the same environment. Restore right before
     ``learn(remaining, reset_num_timesteps=False)``: what draws from the global generators in between would be felt.
-    An environment without ``state_dict`` begins new episodes, with a warning: the run goes on, but not to the bit.
+    An environment without ``state_dict`` begins new episodes, with a warning: the run resumes, but not to the bit.
 
     :param model: made as the saved one was
     :param tensors: of :func:`training_state`
     :param values: of :func:`training_state`
+    :param forecastability: a new callback with the same settings, to be given to ``learn``
     :raises ValueError: the state is of another algorithm, network, number of environments, or pool of tasks
     """
+    forecastability = forecastability or getattr(model, "forecastability", None)
     found = (values.get("format"), values.get("algorithm"), values.get("n_envs"))
     if found != (wanted := (_FORMAT, type(model).__name__, model.n_envs)):
         raise ValueError(f"the state is of (format, algorithm, n_envs) {found}, the agent is of {wanted}")
-    state: dict[str, dict[str, Any]] = {}
-    for key, value in (values | tensors).items():
-        part, _, name = key.partition("/")
-        if name:
-            state.setdefault(part, {})[name] = value
+    state = {part: part_of(values | tensors, part, "/") for part in _PARTS}
+    if bool(state["forecastability"]) != (forecastability is not None):
+        raise ValueError("only one of the two is a training with the forecastability callback")
     assert model.env is not None
     try:
         model.policy.load_state_dict(state["policy"])
     except RuntimeError as error:
         raise ValueError(f"the state is of another network: {' '.join(str(error).split())}") from None
     _restore_optimizer(model.policy.optimizer, state["optimizer"])
-    _restore_normalization(model.env, state.get("normalize", {}))
-    if isinstance(model, ForecastPPO):
-        model.restore_term_state({name: _array(value) for name, value in state["term"].items()})
+    _restore_normalization(model.env, state["normalize"])
+    if forecastability is not None:
+        given = {name: _array(value) for name, value in state["forecastability"].items()}
+        forecastability.load_state_dict(given, model.policy)  # type: ignore[arg-type]
     _restore_run(model, state["run"])
     env = _resumable(model.env)
-    if env is not None and "env" in state:
+    if env is not None and state["env"]:
         env.load_state_dict({name: _array(value) for name, value in state["env"].items()})
     else:
         model._last_obs = None
         warnings.warn(
-            "the environment's own state is not part of the saved one: it begins new episodes, and the run goes on, "
-            "but not bit for bit as it would have (give the VecEnv state_dict and load_state_dict)",
+            "the environment's own state is not part of the saved one: it begins new episodes, and the run resumes, "
+            "but not bit for bit (give the VecEnv state_dict and load_state_dict)",
             stacklevel=2,
         )
     _restore_generators(state["rng"])
 
 
-def save_training_state(model: PPO, path: str | Path) -> None:
+def save_training_state(
+    model: OnPolicyAlgorithm, path: str | Path, forecastability: Forecastability | None = None
+) -> None:
     """Write :func:`training_state` to one safetensors file, the values as JSON in its header.
 
     The file appears whole or not at all.
 
-    :param model: a PPO, ForecastPPO or subclass
+    :param model: as for :func:`training_state`
     :param path: of the file
+    :param forecastability: as for :func:`training_state`
     """
-    tensors, values = training_state(model)
+    tensors, values = training_state(model, forecastability)
     unfinished = Path(f"{path}.part")
     save_file(tensors, unfinished, metadata={"values": json.dumps(values, default=lambda value: value.item())})
     os.replace(unfinished, path)
 
 
-def load_training_state(model: PPO, path: str | Path) -> None:
+def load_training_state(
+    model: OnPolicyAlgorithm, path: str | Path, forecastability: Forecastability | None = None
+) -> None:
     """:func:`restore_training_state` from a file of :func:`save_training_state`.
 
     :param model: made as the saved one was
     :param path: of the file
+    :param forecastability: as for :func:`restore_training_state`
     :raises ValueError: not such a file, or a state that does not fit the agent
     """
     try:
@@ -155,7 +177,7 @@ def load_training_state(model: PPO, path: str | Path) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no training state: {error}") from None
-    restore_training_state(model, tensors, values)
+    restore_training_state(model, tensors, values, forecastability)
 
 
 def _array(value: Any) -> Any:
@@ -183,7 +205,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) 
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _episodes(model: PPO) -> dict[str, Any]:
+def _episodes(model: OnPolicyAlgorithm) -> dict[str, Any]:
     """What the agent itself knows of the episodes under way, and the statistics of ended ones."""
     content: dict[str, Any] = {"_last_episode_starts": model._last_episode_starts}
     for name in ("_last_obs", "_last_original_obs"):
@@ -195,7 +217,7 @@ def _episodes(model: PPO) -> dict[str, Any]:
     return content
 
 
-def _restore_run(model: PPO, saved: dict[str, Any]) -> None:
+def _restore_run(model: OnPolicyAlgorithm, saved: dict[str, Any]) -> None:
     for name in (*_COUNTERS, "_last_episode_starts"):
         setattr(model, name, _array(saved[name]))
     for name in ("_last_obs", "_last_original_obs"):

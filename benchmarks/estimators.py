@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
 from agents import ForecastPPO
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from agents.risk import RiskEstimator, make_estimator
 from agents.task_memory import RiskLedger
 from envs import GridVecEnv

@@ -16,7 +16,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from benchmarks.stepping import minigrid, steps_per_second
 from envs import FAMILIES, GridVecEnv, GridWorld, exact_risk
 from rl_forecast.tasks import SPLITS

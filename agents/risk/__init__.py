@@ -1,36 +1,27 @@
-"""Estimators of a task's failure probability and of its gradient, one to a file, behind one interface."""
+"""Where failure probabilities come from in training, one source to a file, behind one interface."""
 
 from __future__ import annotations
 
-from agents.risk.base import RiskEstimator, Surrogate
-from agents.risk.direct import DirectEstimator
-from agents.risk.exact import ExactEstimator
-from agents.risk.failures import FailuresEstimator
-from agents.risk.flow import FlowEstimator
+from agents.risk.base import RiskGradient, RiskSource
+from agents.risk.direct import DirectRisk
+from agents.risk.exact import ExactRisk
+from agents.risk.failures import FailureRisk
+from agents.risk.flow import FlowRisk
 from rl_forecast.errors import unknown_name
 
-__all__ = [
-    "ESTIMATORS",
-    "DirectEstimator",
-    "ExactEstimator",
-    "FailuresEstimator",
-    "FlowEstimator",
-    "RiskEstimator",
-    "Surrogate",
-    "make_estimator",
-]
+__all__ = ["SOURCES", "DirectRisk", "ExactRisk", "FailureRisk", "FlowRisk", "RiskGradient", "RiskSource", "make_source"]
 
-#: The estimators by name.
-ESTIMATORS: dict[str, type[RiskEstimator]] = {
-    estimator.name: estimator for estimator in (DirectEstimator, FlowEstimator, FailuresEstimator, ExactEstimator)
+#: The sources by name.
+SOURCES: dict[str, type[RiskSource]] = {
+    source.name: source for source in (DirectRisk, FlowRisk, FailureRisk, ExactRisk)
 }
 
 
-def make_estimator(name: str) -> RiskEstimator:
-    """An estimator by name.
+def make_source(name: str) -> RiskSource:
+    """A source by name.
 
     :raises ValueError: there is none of that name
     """
-    if name not in ESTIMATORS:
-        raise ValueError(unknown_name("risk_estimator", name, ESTIMATORS))
-    return ESTIMATORS[name]()
+    if name not in SOURCES:
+        raise ValueError(unknown_name("risk", name, SOURCES))
+    return SOURCES[name]()

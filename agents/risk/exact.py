@@ -1,102 +1,92 @@
-"""Risk by dynamic programming, where the environment has it: what the other estimators are compared with."""
+"""Risk by dynamic programming, where the environment has it: what the other sources are compared with."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
-from agents.action_probability import log_action_probability
-from agents.forecast_ppo.risk_tape import first_that_is
-from agents.risk.base import RiskEstimator, Surrogate
+from agents.risk.base import log_action_probability
+from agents.risk.base import RiskGradient, RiskSource
 from agents.risk.direct import check_discrete
-from rl_forecast.scores import psi_from_log_p
+from agents.task_memory import wrapped_env
 from rl_forecast.tasks import ExactRiskEnv
 
 if TYPE_CHECKING:
     from gymnasium import spaces
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
+    from stable_baselines3.common.vec_env import VecEnv
 
-    from agents.task_memory import RiskLedger, RiskRows
+    from agents.task_memory import TaskMemory, VisitedStates
 
-__all__ = ["ExactEstimator"]
+__all__ = ["ExactRisk"]
 
 
-class ExactEstimator(RiskEstimator):
+class ExactRisk(RiskSource):
     """Failure probability of the played tasks as the environment computes it for any policy.
 
-    No deployment has this. It is the yardstick of the other estimators, and the ceiling of what training with better
-    ones could give.
+    No deployment has this. It shows how far the other sources are from what training with better ones could give.
     """
 
     name = "exact"
-    needs_fatal = False
-    needs_failure = False
-    needs_actions = False
-    rescores = True
 
     def __init__(self) -> None:
-        self._env: ExactRiskEnv | None = None
+        self._env: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_env": None}  # an environment is not part of a saved agent
 
     def check_actions(self, space: spaces.Space) -> None:  # type: ignore[type-arg]
         check_discrete(self.name, space)
 
-    def attach(self, env: VecEnv) -> None:
-        source = first_that_is(ExactRiskEnv, env)
-        if not isinstance(source, ExactRiskEnv) or not isinstance(source, VecEnv):
+    def check_env(self, env: VecEnv) -> None:
+        source = wrapped_env(env, ExactRiskEnv)
+        if not isinstance(source, ExactRiskEnv):
             raise ValueError(
-                "risk_estimator='exact' needs an environment with log_failure_probability, as the batched gridworlds "
-                "have: take 'direct'"
+                "risk='exact' needs an environment with log_failure_probability, as the batched gridworlds have: take "
+                "risk='direct'"
             )
-        if source.observation_space != env.observation_space or isinstance(
-            first_that_is(VecNormalize, env), VecNormalize
-        ):
-            raise ValueError("risk_estimator='exact' takes no wrapper that changes observations: take 'direct'")
+        changed = getattr(source, "observation_space", None) != env.observation_space
+        if changed or isinstance(wrapped_env(env, VecNormalize), VecNormalize):
+            raise ValueError("risk='exact' takes no wrapper that changes observations: take risk='direct'")
         self._env = source
 
-    def keeps(self, fatal: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def select_steps(self, fatal: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
         return np.zeros(shape, dtype=np.bool_)
 
-    def condense(self, rows: RiskRows) -> RiskRows:
+    def compress(self, rows: VisitedStates) -> VisitedStates:
         return rows
 
     def log_p(self, policy: ActorCriticPolicy, task_id: NDArray[np.int64]) -> torch.Tensor:
         """Log failure probabilities, shape (n_tasks,), float64, with gradient unless torch's is off."""
-        assert self._env is not None
-        return self._env.log_failure_probability(task_id, lambda seen: log_action_probability(policy, seen))
+        log_p: torch.Tensor = self._env.log_failure_probability(
+            task_id, lambda seen: log_action_probability(policy, seen)
+        )
+        return log_p
 
-    def psi(self, policy: ActorCriticPolicy, ledger: RiskLedger) -> NDArray[np.float64]:
-        with torch.no_grad():
-            log_p = self.log_p(policy, ledger.task_id).cpu().numpy()
-        psi: NDArray[np.float64] = psi_from_log_p(log_p)
-        return psi
+    @torch.no_grad()
+    def psi(self, policy: ActorCriticPolicy, memory: TaskMemory) -> torch.Tensor:
+        return -(-self.log_p(policy, memory.task_id).cpu()).log()
 
-    def surrogate(self, policy: ActorCriticPolicy, ledger: RiskLedger, weight: NDArray[np.float64]) -> Surrogate:
-        return _ExactSurrogate(self, policy, ledger.task_id[weight != 0], weight[weight != 0])
+    def score_gradient(self, policy: ActorCriticPolicy, memory: TaskMemory, weight: torch.Tensor) -> RiskGradient:
+        active = weight != 0
+        return _ExactGradient(self, memory.task_id[active.numpy()], weight[active].to(policy.device))
 
 
-class _ExactSurrogate(Surrogate):
-    def __init__(
-        self,
-        estimator: ExactEstimator,
-        policy: ActorCriticPolicy,
-        task_id: NDArray[np.int64],
-        weight: NDArray[np.float64],
-    ) -> None:
-        self._estimator, self._task_id = estimator, task_id
-        self._weight = torch.as_tensor(weight, dtype=torch.float64, device=policy.device)
+class _ExactGradient(RiskGradient):
+    def __init__(self, source: ExactRisk, task_id: NDArray[np.int64], weight: torch.Tensor) -> None:
+        self._source, self._task_id, self._weight = source, task_id, weight
         self.n_tasks = self.n_rows = len(task_id)
 
     def loss(self, policy: ActorCriticPolicy) -> torch.Tensor:
-        log_p = self._estimator.log_p(policy, self._task_id).to(self._weight.device)
+        log_p = self._source.log_p(policy, self._task_id).to(self._weight.device)
         # d psi / d log p = 1 / |log p|; a task that cannot fail has no gradient.
         finite = torch.isfinite(log_p)
         slope = 1.0 / -log_p.detach()[finite].clamp(max=-1e-12)
         return (self._weight[finite] * slope * log_p[finite]).sum()
 
     def kl(self, policy: ActorCriticPolicy) -> float:
-        # There are no states here to measure it on: PPO's own train/approx_kl tells.
-        return float("nan")
+        return float("nan")  # there are no states here to measure it on: PPO's own train/approx_kl tells

@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import DegeneracyCallback, ForecastEvalCallback, ForecastPPO, TrainingStateCallback
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from agents.training_state import load_training_state
 from envs import GridVecEnv, RecolorWorld, exact_risk
 from rl_forecast.forecasting.methods import make_forecaster

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from agents.forecast_ppo import ForecastPPO
 from agents.risk import ESTIMATORS, DirectEstimator, FailuresEstimator, FlowEstimator
 from agents.risk.direct import DirectSurrogate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from envs.gridworld.exact_risk import Occupancy, occupancy
 from envs.gridworld.minigrid_env import RiskGridEnv
 

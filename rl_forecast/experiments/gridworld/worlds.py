@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from envs.gridworld.exact_risk import exact_risk
 from envs.gridworld.families import FAMILIES
 from rl_forecast.errors import InputError

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents.action_probability import log_action_probability
+from agents.risk.base import log_action_probability
 from envs.gridworld.vec_env import GridVecEnv
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
