@@ -82,14 +82,11 @@ class Forecastability(BaseCallback):
         self._n_timesteps = -1
 
     def set_anchor(self, policy: ActorCriticPolicy) -> None:
-        """Copy a policy as the anchor.
-
-        :raises ValueError: the agent is learning
-        """
-        if self._hook is not None:  # the copy would bring this callback and its agent along
-            raise ValueError("the anchor cannot be replaced while the agent is learning")
-        self.anchor = copy.deepcopy(policy)
-        del self.anchor.optimizer
+        """Copy a policy as the anchor."""
+        # Left out: the optimiser, whose hook would bring this callback along, and what the latest actions were drawn
+        # from, which belongs to a graph.
+        parts = {"optimizer": policy.optimizer, "distribution": getattr(policy.action_dist, "distribution", None)}
+        self.anchor = copy.deepcopy(policy, {id(part): None for part in parts.values()})
         self.anchor.requires_grad_(False)
         self.anchor.set_training_mode(False)
 

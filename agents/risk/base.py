@@ -25,7 +25,7 @@ __all__ = [
     "as_psi",
     "log_action_probability",
     "log_probability_of",
-    "psi_slope",
+    "psi_weight",
     "tensors",
 ]
 
@@ -109,11 +109,15 @@ def as_psi(p: torch.Tensor) -> torch.Tensor:
     return -(-p.log().clamp(max=_LOG_P_MAX)).log()
 
 
-def psi_slope(p: torch.Tensor) -> torch.Tensor:
-    """``d psi / d p = 1 / (p |log p|)``, detached and with p clamped, while what it multiplies is not (straight
-    through): a task at p = 1 would otherwise have no gradient, and it is the one that matters most."""
+def psi_weight(weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """``w d psi / d p = w / (p |log p|)``, detached and with p clamped, while what it multiplies is not (straight
+    through): a task at p = 1 would otherwise have no gradient, and it is the one that matters most.
+
+    :param weight: shape (n_tasks,), dL / d psi
+    :param p: shape (n_tasks,), estimated probability
+    """
     clamped = p.detach().clamp(_P_MIN, _P_MAX)
-    return 1.0 / (clamped * -clamped.log())
+    return weight / (clamped * -clamped.log())
 
 
 class RiskGradient(ABC):

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from agents.risk.base import log_action_probability
-from agents.risk.base import POLICY_CONTEXT, RiskGradient, RiskSource, as_psi, psi_slope, tensors
+from agents.risk.base import POLICY_CONTEXT, RiskGradient, RiskSource, as_psi, psi_weight, tensors
 from agents.task_memory import fatal_source
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class DirectGradient(RiskGradient):
 
     def loss(self, policy: ActorCriticPolicy) -> torch.Tensor:
         p = self.probability(policy)
-        return (self.weight * psi_slope(p) * p).sum()
+        return (psi_weight(self.weight, p) * p).sum()
 
     @torch.no_grad()
     def kl(self, policy: ActorCriticPolicy) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from agents.risk.base import RiskGradient, RiskSource, as_psi, psi_slope
+from agents.risk.base import RiskGradient, RiskSource, as_psi, psi_weight
 from agents.risk.played import PlayedSteps
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class FailureRisk(RiskSource):
         weight = torch.where(played_now, weight, 0.0)
         played = PlayedSteps(new, failure - baseline, weight, policy.device)
         shrinkage = torch.as_tensor(episodes / (episodes + 2 * _PRIOR))
-        factor = (weight * shrinkage * psi_slope(_posterior_mean(memory)))[weight != 0]
+        factor = psi_weight(weight * shrinkage, _posterior_mean(memory))[weight != 0]
         return _FailureGradient(played, factor.to(policy.device, torch.float32))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.risk.base import RiskGradient, psi_slope
+from agents.risk.base import RiskGradient, psi_weight
 from agents.risk.direct import DirectGradient, DirectRisk, step_risk
 from agents.risk.played import PlayedSteps
 
@@ -56,7 +56,7 @@ class _FlowGradient(RiskGradient):
 
     def loss(self, policy: ActorCriticPolicy) -> torch.Tensor:
         p = self._direct.probability(policy)
-        return (self._direct.weight * psi_slope(p) * (p + self._played.per_task(policy))).sum()
+        return (psi_weight(self._direct.weight, p) * (p + self._played.per_task(policy))).sum()
 
     def kl(self, policy: ActorCriticPolicy) -> float:
         return self._direct.kl(policy)
