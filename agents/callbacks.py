@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.forecastability import Forecastability
-
 from agents.training_state import save_training_state
 from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
@@ -141,7 +140,7 @@ class TrainingStateCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self._next:
             self._next = self.num_timesteps + self._every
-            self._save()
+            self._save(self.model)
 
     def _on_rollout_end(self) -> None:
         self._under_way = False
@@ -149,14 +148,14 @@ class TrainingStateCallback(BaseCallback):
     def _on_training_end(self) -> None:
         # A rollout that another callback stopped cannot be resumed: the state before it is the one to keep.
         if not self._under_way:
-            self._save()
+            self._save(self.model)
 
     def _on_step(self) -> bool:
         self._under_way = True
         return True
 
-    def _save(self) -> None:
-        save_training_state(self.model, self.path, self._forecastability)  # type: ignore[arg-type]
+    def _save(self, model: Any) -> None:
+        save_training_state(model, self.path, self._forecastability)
 
 
 class DegeneracyCallback(BaseCallback):

@@ -49,10 +49,12 @@ class ForecastPPO(PPO):
     >>> model = train(ForecastPPO, settings=ForecastSettings(n_eval=40, n_deploy=60, anchor_coef=0.0))
     >>> model.num_timesteps, len(model.forecastability.memory.task_id) > 0
     (1024, True)
-    >>> ours, ppos = (train(cls, **more).policy.state_dict() for cls, more in ((ForecastPPO, {"settings": None}), (PPO, {})))
+    >>> ours, ppos = train(ForecastPPO, settings=None).policy.state_dict(), train(PPO).policy.state_dict()
     >>> all(torch.equal(ours[name], ppos[name]) for name in ppos)
     True
     """
+
+    forecastability: Forecastability | None
 
     def __init__(
         self,
@@ -72,7 +74,6 @@ class ForecastPPO(PPO):
         self.settings = settings
         self.objective = objective
         self.risk = risk
-        self.forecastability: Forecastability | None = None
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
         if anchor is not None and self.forecastability is not None:
             self.forecastability.set_anchor(anchor)
@@ -102,6 +103,8 @@ class ForecastPPO(PPO):
                 self.forecastability,
                 *(c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in given),
             ]
+        if len(args) < 2:  # log_interval, tb_log_name
+            kwargs = {"tb_log_name": type(self).__name__} | kwargs
         return super().learn(total_timesteps, callback, *args, **kwargs)
 
     # -- saving ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, TASK_ID, BatchedRiskEn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from stable_baselines3.common.buffers import RolloutBuffer
     from stable_baselines3.common.vec_env import VecEnv
 
 __all__ = ["RolloutRecord", "TaskMemory", "VisitedStates", "fatal_source", "flat_observation", "part_of", "wrapped_env"]
@@ -89,8 +88,8 @@ class RolloutRecord:
     :param with_failure: whether every episode must say if it failed
 
     Attributes at the end of a rollout: ``fatal``, shape (n_steps, n_envs, n_actions), probability, ``None`` without;
-    ``done``, shape (n_steps, n_envs); ``task_id`` and ``failure``, same shape, read where ``done`` (the failure is 1, 0,
-    or NaN where the environment does not say); ``success``, one bool per ended episode that carries ``is_success``.
+    ``done``, shape (n_steps, n_envs); ``task_id`` and ``failure``, same shape, read where ``done`` (failure is 1, 0, or
+    NaN where the environment does not say); ``success``, one bool per ended episode that carries ``is_success``.
     """
 
     def __init__(self, with_fatal: bool, with_failure: bool) -> None:
@@ -153,7 +152,7 @@ class RolloutRecord:
         """Take over what :meth:`state_dict` gave."""
         self.current = state.get("current")
 
-    def columns(self, buffer: RolloutBuffer, with_actions: bool) -> dict[str, NDArray[Any]]:
+    def columns(self, buffer: Any, with_actions: bool) -> dict[str, NDArray[Any]]:
         """Columns of :class:`VisitedStates`, each of shape (n_steps, n_envs, ...). To be called before the update,
         whose minibatches reshape the buffer in place.
 
@@ -178,8 +177,8 @@ class RolloutRecord:
 class VisitedStates:
     """Visited states as a table: columns of one length, by name.
 
-    ``task`` is the position of the row's task among the scored tasks, ``weight`` the row's share in the task's mean over
-    episodes, ``observation`` the state; ``fatal`` the probability, for each action, that it causes a failure;
+    ``task`` is the position of the row's task among the scored tasks, ``weight`` the row's share in the task's mean
+    over episodes, ``observation`` the state; ``fatal`` the probability, for each action, that it causes a failure;
     ``action`` and ``log_prob`` what was done and how probable it was; ``episode`` a number for each episode and
     ``failure`` whether it failed. ``action_masks``, ``hidden``, ``cell`` and ``episode_starts`` belong to policies of
     sb3-contrib.
@@ -299,7 +298,7 @@ class TaskMemory:
         ended = done.sum(axis=0)
         first = self._n_episodes + np.cumsum(ended) - ended
         # Which episode of its environment, within this rollout, a step belongs to: 0 is the one already under way.
-        place = np.cumsum(done, axis=0) - done
+        place: NDArray[np.int64] = np.cumsum(done, axis=0) - done
         number = np.where(place == 0, self._running, first + place - 1)
         self._running = np.where(ended > 0, first + ended - 1, self._running)
         self._n_episodes += int(ended.sum())

@@ -129,7 +129,7 @@ def restore_training_state(
     _restore_normalization(model.env, state["normalize"])
     if forecastability is not None:
         given = {name: _array(value) for name, value in state["forecastability"].items()}
-        forecastability.load_state_dict(given, model.policy)  # type: ignore[arg-type]
+        forecastability.load_state_dict(given, model.policy)
     _restore_run(model, state["run"])
     env = _resumable(model.env)
     if env is not None and state["env"]:

@@ -65,8 +65,8 @@ class UpdateLog:
         self.no_effect = f"none of {len(psi)} tasks can fail"
         if bool(psi.isfinite().any()):
             self.no_effect = (
-                f"{len(psi)} tasks share {len(psi.unique())} scores, which leaves no gradient: play more tasks, raise "
-                "episodes_per_task, or use mean_risk_coef in place of coef"
+                f"{len(psi)} tasks share {len(set(psi.tolist()))} scores, which leaves no gradient: play more tasks, "
+                "raise episodes_per_task, or use mean_risk_coef in place of coef"
             )
 
     def see_gradient(self, norm: float, factor: float) -> None:

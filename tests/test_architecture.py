@@ -43,7 +43,7 @@ def test_worlds_and_agents_do_not_know_each_other() -> None:
     assert "agents" not in _loaded(
         "import envs.gridworld.vec_env, envs.gridworld.minigrid_env, envs.gridworld.exact_risk"
     )
-    of_agents = "agents.forecast_ppo, agents.baselines, agents.callbacks, agents.language_model.trainer"
+    of_agents = "agents.ppo, agents.simulation, agents.callbacks, agents.language_model.trainer"
     assert "envs" not in _loaded(f"import {of_agents}, agents.language_model.objective")
 
 

@@ -12,7 +12,6 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from stable_baselines3.common.distributions import Distribution
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -39,14 +38,13 @@ _LOG_P_MAX = -1e-6
 
 
 def _as_dict(space: spaces.Dict, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What :func:`agents.task_memory.flat_observation` made one array of, shape (b, total size) to (b, *shape) for each key."""
-    shapes = {key: get_obs_shape(subspace) for key, subspace in space.spaces.items()}
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]  # type: ignore[arg-type]
-    parts = flat.split(sizes, dim=1)
-    return {key: part.reshape(-1, *shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}  # type: ignore[misc]
+    """Undo :func:`agents.task_memory.flat_observation`: shape (b, total size) to (b, *shape) for each key."""
+    shapes: dict[str, Any] = {key: get_obs_shape(subspace) for key, subspace in space.spaces.items()}
+    parts = torch.split(flat, [int(np.prod(shape)) for shape in shapes.values()], dim=1)
+    return {key: part.reshape(-1, *shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def _distribution(policy: ActorCriticPolicy, observation: torch.Tensor, context: dict[str, Any]) -> Distribution:
+def _distribution(policy: ActorCriticPolicy, observation: torch.Tensor, context: dict[str, Any]) -> Any:
     seen: Any = observation.to(policy.device)
     if isinstance(policy.observation_space, spaces.Dict):
         seen = _as_dict(policy.observation_space, seen)
@@ -142,7 +140,7 @@ class RiskSource(ABC):
     :ivar needs_fatal: the environment must report the fatal probability of every action
     :ivar needs_failure: every episode must say whether it failed
     :ivar needs_actions: rows carry what was done and how probable it was
-    :ivar can_rescore: a task can be scored under a policy that has not played it, as an anchor and remembered tasks need
+    :ivar can_rescore: a task can be scored under a policy that has not played it: an anchor, or a later one
     """
 
     name: ClassVar[str]

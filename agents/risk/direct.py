@@ -8,8 +8,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from agents.risk.base import log_action_probability
-from agents.risk.base import POLICY_CONTEXT, RiskGradient, RiskSource, as_psi, psi_weight, tensors
+from agents.risk.base import (
+    POLICY_CONTEXT,
+    RiskGradient,
+    RiskSource,
+    as_psi,
+    log_action_probability,
+    psi_weight,
+    tensors,
+)
 from agents.task_memory import fatal_source
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents.risk.base import log_action_probability
-from agents.risk.base import RiskGradient, RiskSource
+from agents.risk.base import RiskGradient, RiskSource, log_action_probability
 from agents.risk.direct import check_discrete
 from agents.task_memory import wrapped_env
 from rl_forecast.tasks import ExactRiskEnv

@@ -35,7 +35,7 @@ class FlowRisk(DirectRisk):
         return np.ones(shape, dtype=np.bool_)
 
     def compress(self, rows: VisitedStates) -> VisitedStates:
-        return super().compress(rows.where(rows["fatal"].any(axis=1)))
+        return super().compress(rows.where(np.flatnonzero(rows["fatal"].any(axis=1))))
 
     def score_gradient(self, policy: ActorCriticPolicy, memory: TaskMemory, weight: torch.Tensor) -> RiskGradient:
         assert memory.scored is not None

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from agents.risk.base import log_probability_of
-from agents.risk.base import tensors
+from agents.risk.base import log_probability_of, tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

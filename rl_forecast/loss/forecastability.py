@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from rl_forecast.error_spaces import ErrorSpace, error_space_bounds, to_error_space
 from rl_forecast.loss.partitions import Partitions, draw_partitions
+from rl_forecast.loss.settings import GradientMode, Penalty
 from rl_forecast.loss.tail_fit import gumbel_tail_forecast, scores_leaf, sorted_window
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ForecastabilityLoss", "ForecastabilityTerms", "GradientMode", "Penalty", "one_sided_anchor"]
-
-Penalty = Literal["squared", "huber"]
-GradientMode = Literal["full", "stop_realised"]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,25 @@ line, so that a setting has one name and one default. Nothing heavy is imported 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from rl_forecast.error_spaces import ERROR_SPACES, ErrorSpace
+from rl_forecast.errors import unknown_name
 
 __all__ = ["ForecastSettings"]
+
+Penalty = Literal["squared", "huber"]
+GradientMode = Literal["full", "stop_realised"]
+RiskName = Literal["direct", "flow", "failures", "exact"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "error_space": ERROR_SPACES,
+    "penalty": get_args(Penalty),
+    "gradient": get_args(GradientMode),
+    "risk": get_args(RiskName),
+}
 
 
 @dataclass(frozen=True)
@@ -52,14 +67,40 @@ class ForecastSettings:
     n_deploy: int = 800
     n_known_tasks: int = 4000
     episodes_per_task: int = 1
-    error_space: Literal["psi", "log10_p", "log_odds"] = "log10_p"
-    penalty: Literal["squared", "huber"] = "huber"
-    gradient: Literal["full", "stop_realised"] = "full"
+    error_space: ErrorSpace = "log10_p"
+    penalty: Penalty = "huber"
+    gradient: GradientMode = "full"
     psi_cap: float | None = 3.0
     interval: int = 4
     max_grad_norm: float = 0.25
     max_grad_ratio: float | None = 0.3
-    risk: Literal["direct", "flow", "failures", "exact"] = "direct"
+    risk: RiskName = "direct"
+
+    def __post_init__(self) -> None:
+        """Refuse what training would otherwise ignore or fail on halfway.
+
+        :raises ValueError: names the field, its value and the bound
+        """
+        least = {"tail_k": 2, "n_eval": 2, "n_deploy": 1, "n_known_tasks": 1, "episodes_per_task": 1, "interval": 1}
+        if self.n_partitions != "auto":
+            least["n_partitions"] = 1
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}, it is {value!r}")
+        for name in ("coef", "mean_risk_coef", "anchor_coef", "max_grad_norm", "max_grad_ratio", "psi_cap"):
+            value = getattr(self, name)
+            if value is None and name in ("max_grad_ratio", "psi_cap"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, it is {value!r}")
+            if value < 0 and name != "psi_cap":
+                raise ValueError(f"{name} must not be negative, it is {value:g}")
+            if value == 0 and name.startswith("max_grad"):
+                raise ValueError(f"{name} must be positive, it is 0")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(unknown_name(name, str(getattr(self, name)), choices))
 
     @classmethod
     def paper(cls) -> ForecastSettings:

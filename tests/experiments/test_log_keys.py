@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 
-from agents import DegeneracyCallback, LagrangianPPO
+from agents import DegeneracyCallback, ForecastPPO, ForecastSettings
 from envs import GridVecEnv, RecolorWorld
+from rl_forecast.loss.objectives import cvar, objective_of, risk_limit, top_risk
 from tests.log_keys import documented, scalar_tags, undocumented
 
 ROOT = Path(__file__).parents[2]
@@ -44,11 +46,14 @@ def test_every_key_of_a_sweep_is_explained(sweep: Path) -> None:
 @pytest.mark.filterwarnings(r"ignore:\w+ after \d+ steps:UserWarning")  # the callback at work
 def test_every_key_of_an_agent_with_all_terms_is_explained() -> None:
     env = GridVecEnv(RecolorWorld(), np.arange(4000), num_envs=32, seed=0)
-    sizes = {"n_steps": 32, "batch_size": 256, "n_epochs": 1, "n_eval": 40, "n_deploy": 60}
-    model = LagrangianPPO("MlpPolicy", env, forecast_coef=1.0, anchor_coef=1.0, seed=0, device="cpu", **sizes)
+    sizes = {"n_steps": 32, "batch_size": 256, "n_epochs": 1, "seed": 0, "device": "cpu"}
+    base = PPO("MlpPolicy", env, **sizes)
+    settings = ForecastSettings(n_eval=40, n_deploy=60)
+    objective = objective_of(settings) + cvar(1.0) + top_risk(1.0) + risk_limit(1e-4)
+    model = ForecastPPO("MlpPolicy", env, **sizes, settings=settings, objective=objective, anchor=base.policy)
     model.learn(3072, callback=DegeneracyCallback())
     tags = set(model.logger.name_to_value)
-    assert {"train/multiplier", "train/risk_penalty", "train/anchor_loss", "health/saturation"} <= tags
+    assert {"train/multiplier", "train/mean_risk", "train/cvar", "train/top_risk", "train/anchor_loss"} <= tags
     excluded = {tag for tag in tags if "tensorboard" in (model.logger.name_to_excluded[tag] or ())}
     assert undocumented(tags - excluded) == set()
 

@@ -1,4 +1,4 @@
-"""Puts a :class:`ForecastPPO` with ``forecast_coef=0`` in PPO's place in Stable-Baselines3's own tests.
+"""Puts a :class:`ForecastPPO` with ``settings=None`` in PPO's place in Stable-Baselines3's own tests.
 
 Of the suite those tests are kept that concern PPO: a parameter of the test is PPO, or the test has no parameter that
 is another algorithm and its own code names PPO. All others test A2C, DQN, SAC and so on, or no algorithm at all.
@@ -15,21 +15,17 @@ import pytest
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.forecast_ppo import ForecastPPO
+from agents.ppo import ForecastPPO
 
 _NAMED = re.compile(r"\bPPO\b")
 _PPO = stable_baselines3.PPO
 
 
 class PPO(ForecastPPO):
-    """ForecastPPO whose term is off unless asked for; of PPO's name, which some tests look for in messages."""
+    """ForecastPPO without the callback; of PPO's name, which some tests look for in messages and folders."""
 
-    def __init__(self, *args: Any, forecast_coef: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, forecast_coef=forecast_coef, **kwargs)
-
-    def learn(self, *args: Any, tb_log_name: str = "PPO", **kwargs: Any) -> Any:
-        """An algorithm logs below its own name: PPO's in this suite."""
-        return super().learn(*args, tb_log_name=tb_log_name, **kwargs)
+    def __init__(self, *args: Any, settings: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, settings=settings, **kwargs)
 
 
 stable_baselines3.PPO = stable_baselines3.ppo.PPO = PPO  # type: ignore[misc]

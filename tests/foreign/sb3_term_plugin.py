@@ -1,8 +1,8 @@
-"""Stable-Baselines3's own tests once more, with the forecast term on and an environment of ours in place of theirs.
+"""Stable-Baselines3's own tests once more, with the callback on and an environment of ours in place of theirs.
 
 ``CartPole-v1``, ``Pendulum-v1`` and the identity environments become a bridge that follows the risk contract. Its
-episodes are short, so that even the suite's tiny runs complete enough tasks for the term to act; at the end the number
-of tests is printed in which it did. Beside what :mod:`sb3_plugin` leaves out, tests are left out whose environment
+episodes are short, so that even the suite's tiny runs complete enough tasks for a gradient; at the end the number of
+tests is printed in which there was one. Beside what :mod:`sb3_plugin` leaves out, tests are left out whose environment
 cannot be replaced because they are about just that environment: see ``_LEFT_OUT``.
 """
 
@@ -17,6 +17,7 @@ import stable_baselines3
 from sb3_plugin import pytest_ignore_collect  # noqa: F401
 from stable_baselines3.common import envs
 
+from rl_forecast.loss.settings import ForecastSettings
 from tests.agents.contract_env import Bridge
 
 # Why, and which tests: functions, or ids where only some of a function's cases are concerned.
@@ -54,16 +55,16 @@ _running = ""
 
 
 class PPO(sb3_plugin.PPO):
-    """ForecastPPO with the term on, over few enough tasks for runs of a hundred steps."""
+    """ForecastPPO with the callback, over few enough tasks for runs of a hundred steps."""
 
-    def __init__(self, *args: Any, forecast_coef: float = 1.0, **kwargs: Any) -> None:
-        small = {"tail_k": 2, "n_eval": 4, "n_deploy": 8, "n_partitions": 8, "forecast_interval": 1}
-        super().__init__(*args, forecast_coef=forecast_coef, **small | kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        small = {"tail_k": 2, "n_eval": 4, "n_deploy": 8, "n_partitions": 8, "interval": 1, "anchor_coef": 0.0}
+        super().__init__(*args, settings=ForecastSettings(**small), **kwargs)
 
     def train(self) -> None:
-        """Notes whether the term acted."""
+        """Notes whether a gradient was added."""
         super().train()
-        if self._term.grad_norms:
+        if self.forecastability is not None and self.forecastability.update.grad_norms:
             _acted.add(_running)
 
 
@@ -99,4 +100,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say where the term had an effect."""
-    terminalreporter.write_line(f"the gradient of the term was added in {len(_acted)} tests")
+    terminalreporter.write_line(f"the forecast gradient was added in {len(_acted)} tests")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from stable_baselines3 import PPO
 from torch import nn
 
-from agents.baselines import LagrangianPPO
-from agents.forecast_ppo import ForecastPPO
+from agents.ppo import ForecastPPO
 from envs.gridworld.vec_env import GridVecEnv
+from rl_forecast.loss.objectives import Objective, anchor, cvar, risk_limit, top_risk
+from rl_forecast.loss.settings import ForecastSettings
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
     from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.settings import AgentName, BaseConfig, Config
+    from rl_forecast.experiments.settings import AgentName, BaseConfig, Config, PenaltyConfig
 
 __all__ = ["make_base", "make_fine_tuned", "policy_kwargs"]
 
@@ -90,53 +91,38 @@ def make_fine_tuned(
     model: PPO
     if name in ("ppo", "failure_cost"):
         model = PPO(**shared)
-    elif name == "lagrangian":
-        settings = {"risk_limit": penalty.risk_limit, "multiplier_rate": penalty.multiplier_rate}
-        model = LagrangianPPO(**shared, **_term(config), **settings)
     else:
-        model = ForecastPPO(**shared, **(_term(config) | _objective(name, config)))
+        settings = _settings(config)
+        if name == "anchor":
+            settings = replace(settings, coef=0.0, mean_risk_coef=0.0, anchor_coef=settings.anchor_coef or _ANCHOR_COEF)
+        elif name == "mean_risk":
+            settings = replace(settings, coef=0.0, mean_risk_coef=penalty.mean_risk_coef)
+        objective = None
+        if name in _OBJECTIVES:
+            objective = _OBJECTIVES[name](penalty)
+            if settings.anchor_coef > 0:
+                objective += anchor(settings.anchor_coef)
+        model = ForecastPPO(**shared, settings=settings, objective=objective, anchor=base.policy)
     model.policy.load_state_dict(base.policy.state_dict())
     return model
 
 
-def _objective(name: AgentName, config: Config) -> dict[str, Any]:
-    """What distinguishes the methods that are settings of ForecastPPO."""
-    penalty = config.penalty
-    supervised = {"forecast_coef": 0.0, "risk_fraction": penalty.fraction}
-    if name == "forecast_ppo":
-        mean_risk = {"risk_penalty": "mean_risk", "risk_coef": config.forecast.mean_risk_coef}
-        return {"forecast_coef": config.forecast.coef} | mean_risk
-    if name == "anchor":
-        return {"forecast_coef": 0.0, "anchor_coef": config.fine_tune.anchor_coef or _ANCHOR_COEF}
-    if name == "top_risk":
-        return supervised | {"risk_penalty": "top_log_risk", "risk_coef": penalty.top_risk_coef}
-    if name == "mean_risk":
-        return supervised | {"risk_penalty": "mean_risk", "risk_coef": penalty.mean_risk_coef}
-    if name == "cvar":
-        return supervised | {"risk_penalty": "cvar", "risk_coef": penalty.cvar_coef}
-    raise ValueError(f"{name!r} is not a fine-tuned agent")
+_OBJECTIVES: dict[str, Callable[[PenaltyConfig], Objective]] = {
+    "top_risk": lambda penalty: top_risk(penalty.top_risk_coef, penalty.fraction),
+    "cvar": lambda penalty: cvar(penalty.cvar_coef, penalty.fraction),
+    "lagrangian": lambda penalty: risk_limit(penalty.risk_limit, penalty.multiplier_rate),
+}
 
 
-def _term(config: Config) -> dict[str, Any]:
-    """Arguments that all methods with a term share."""
+def _settings(config: Config) -> ForecastSettings:
     forecast = config.forecast
-    return {
-        "tail_k": forecast.tail_k,
-        "n_partitions": forecast.n_partitions,
-        "n_eval": forecast.n_eval,
-        "n_deploy": forecast.n_deploy,
-        "n_known_tasks": forecast.n_known_tasks,
-        "episodes_per_task": config.fine_tune.episodes_per_task,
-        "risk_estimator": forecast.risk_estimator,
-        "error_space": forecast.error_space,
-        "penalty": forecast.penalty,
-        "forecast_gradient": forecast.gradient,
-        "psi_cap": forecast.psi_cap,
-        "forecast_interval": forecast.interval,
-        "forecast_max_grad_norm": forecast.max_grad_norm,
-        "forecast_max_grad_ratio": forecast.max_grad_ratio,
-        "anchor_coef": config.fine_tune.anchor_coef,
-    }
+    names = {f.name for f in fields(ForecastSettings)} & {f.name for f in fields(forecast)}
+    return ForecastSettings(
+        **{name: getattr(forecast, name) for name in names},
+        risk=forecast.risk_estimator,
+        anchor_coef=config.fine_tune.anchor_coef,
+        episodes_per_task=config.fine_tune.episodes_per_task,
+    )
 
 
 def _linear(initial: float) -> Callable[[float], float]:
