@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ForecastabilityLoss", "ForecastabilityTerms", "GradientMode", "Penalty", "one_sided_anchor"]
 
+# Scores that are sorted, in multiples of tail_k.
+_WINDOW = 30
+
 
 @dataclass(frozen=True)
 class ForecastabilityTerms:
@@ -159,7 +162,9 @@ class ForecastabilityLoss:
         wanted = (psi.shape[0], self.n_eval, self.n_deploy, min(self.tail_k, self.n_eval))
         if sizes != wanted:
             raise ValueError(f"partitions were drawn for (N, m, n, k) = {sizes}, the loss is called with {wanted}")
-        top = sorted_window(psi, parts.window)
+        # Wider than the partitions need: topk orders equal scores by the size of its window, and one size for all
+        # partitions keeps it the same tied tasks that get the gradient.
+        top = sorted_window(psi, min(psi.shape[0], max(parts.window, _WINDOW * self.tail_k)))
         if self.psi_cap is not None:
             top = _StraightThroughCap.apply(top, self.psi_cap)  # type: ignore[no-untyped-call]
         elif top[0].item() == math.inf:
