@@ -96,7 +96,7 @@ class Forecastability(BaseCallback):
 
     def _leave_out_anchor(self) -> None:
         self.settings = replace(self.settings, anchor_coef=0.0)
-        self.objective = None if self.objective is None else self.objective.without_anchor()
+        self.objective = None if self.objective is None else self.objective.split_anchor()[0]
 
     # -- once per call of learn -----------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
 from agents import ForecastPPO
-from agents.risk.base import log_action_probability
 from agents.risk import RiskEstimator, make_estimator
+from agents.risk.base import log_action_probability
 from agents.task_memory import RiskLedger
 from envs import GridVecEnv
 from envs.gridworld.world import GridWorld

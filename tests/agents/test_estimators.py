@@ -12,9 +12,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.risk.base import log_action_probability
 from agents.forecast_ppo import ForecastPPO
 from agents.risk import ESTIMATORS, DirectEstimator, FailuresEstimator, FlowEstimator
+from agents.risk.base import log_action_probability
 from agents.risk.direct import DirectSurrogate
 from agents.risk.played import risk_to_come, without_own
 from agents.task_memory import RiskLedger, RiskRows

@@ -17,12 +17,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-from agents.risk.base import log_action_probability
-from agents.task_memory import flat_observation
 from agents.baselines import LagrangianPPO
 from agents.forecast_ppo import ForecastPPO
 from agents.forecast_ppo.risk_tape import has_risk_contract
 from agents.ppo import _constructor_arguments
+from agents.risk.base import log_action_probability
+from agents.task_memory import flat_observation
 from envs import GridVecEnv, RecolorWorld
 from tests.agents.contract_env import Bridge
 
