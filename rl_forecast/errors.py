@@ -65,21 +65,19 @@ def reading(path: str) -> Iterator[None]:
         yield
     except (InputError, MemoryError):
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: is a folder: name the files in it") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not text in UTF-8 (byte {error.start})") from error
     except BaseException as error:  # a reader of foreign bytes can raise anything; polars' panics are no Exception
         panicked = type(error).__name__ == "PanicException"
         if not (panicked or isinstance(error, Exception)):
             raise
+        known = {
+            FileNotFoundError: "no such file",
+            IsADirectoryError: "is a folder: name the files in it",
+            PermissionError: "no permission to read it",
+            UnicodeDecodeError: "is not text in UTF-8",
+        }
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        damaged = "it is damaged: " if panicked else ""
-        raise InputError(f"{path}: cannot be read: {damaged}{one_line(first, 160)}") from error
+        what = f"cannot be read: {'it is damaged: ' if panicked else ''}{one_line(first, 160)}"
+        raise InputError(f"{path}: {known.get(type(error), what)}") from error
 
 
 def run_command(command: Callable[[], int], name: str = "") -> int:

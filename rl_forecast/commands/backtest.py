@@ -49,14 +49,14 @@ def main(argv: list[str]) -> int:
     from rl_forecast.io import read_psi
 
     psi = read_psi(args.files, shared.read_options(args))
-    with shared.progress() as advance, shared.usage_errors():
-        step = None if advance is None else lambda done: advance("splits", done, args.splits)
+    with shared.status("split") as advance, shared.usage_errors():
         result = backtest(
-            psi, args.n_eval, args.n_deploy, args.methods, args.splits, args.tail_k, args.level, args.seed, step
+            psi, args.n_eval, args.n_deploy, args.methods, args.splits, args.tail_k, args.level, args.seed, advance
         )
     if args.json != "-":
         _print(result)
-    shared.write_json(result.to_dict(), args.json, args.files)
+    if args.json:
+        shared.write_json(result.to_dict(), args.json, args.files)
     return 2 if all(row.n_failed == result.n_splits for row in result.metrics) else 0
 
 

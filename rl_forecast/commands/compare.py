@@ -60,12 +60,13 @@ def main(argv: list[str]) -> int:
         found = compare(summaries, args.budget, args.cost, args.method, args.tail_k)
     if args.json != "-":
         _print(found, args.level, results)
-    sources = [
-        {"name": name, "cost": cost, "finds_the_worst": win, **fc.to_dict(args.level)}
-        for name, cost, fc, win in _sources(found)
-    ]
-    state = {"schema": "rl-forecast/comparison/1", "budget": found.budget, "sources": sources}
-    shared.write_json(state, args.json, args.files)
+    if args.json:
+        sources = [
+            {"name": name, "cost": cost, "finds_the_worst": win, **fc.to_dict(args.level)}
+            for name, cost, fc, win in _sources(found)
+        ]
+        state = {"schema": "rl-forecast/comparison/1", "budget": found.budget, "sources": sources}
+        shared.write_json(state, args.json, args.files)
     return 0
 
 

@@ -93,11 +93,12 @@ def main(argv: list[str]) -> int:
                 print()
             _print(name, fc, args.level, results[name].notes)
     gates = {name: _gate(fc, args) for name, fc in forecasts.items()} if args.fail_above is not None else {}
-    groups = [
-        {"group": name, **fc.to_dict(args.level), "notes": list(results[name].notes), "gate": gates.get(name)}
-        for name, fc in forecasts.items()
-    ]
-    shared.write_json({"schema": "rl-forecast/forecasts/1", "groups": groups}, args.json, args.files)
+    if args.json:
+        groups = [
+            {"group": name, **fc.to_dict(args.level), "notes": list(results[name].notes), "gate": gates.get(name)}
+            for name, fc in forecasts.items()
+        ]
+        shared.write_json({"schema": "rl-forecast/forecasts/1", "groups": groups}, args.json, args.files)
     if args.plot:
         _plot(forecasts, args)
     for name, gate in gates.items():

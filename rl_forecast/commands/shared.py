@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rl_forecast.io import ReadOptions, ReadResult
 
 METHODS = ("shape_prior", "exponential_pivot", "gumbel_tail", "log_normal", "gpd", "binomial_tail")
-_SHOW_PROGRESS_ROWS = 30_000_000
 
 
 class Parser(argparse.ArgumentParser):
@@ -133,32 +132,23 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
 
 
 def read(args: argparse.Namespace) -> dict[str, ReadResult]:
-    """Groups of scores named on the command line, with a progress bar on a terminal where it takes long."""
+    """Groups of scores named on the command line."""
     from rl_forecast.io import read_groups
 
-    with progress(_SHOW_PROGRESS_ROWS) as advance:
-        return read_groups(args.files, read_options(args), advance)
+    with status("reading"):
+        return read_groups(args.files, read_options(args))
 
 
 @contextmanager
-def progress(least: int = 1) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Progress bars on a terminal: call with what is done, how much of it, and how much there is."""
+def status(text: str) -> Iterator[Callable[[int], None]]:
+    """Say on a terminal what takes so long; call with how much of it is done."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield None
+        yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if total >= least:
-                if what not in tasks:
-                    tasks[what] = bars.add_task(what, total=total)
-                bars.update(tasks[what], completed=done)
-
-        yield advance
+    with Console(stderr=True).status(text) as shown:
+        yield lambda done: shown.update(f"{text} {done}")
 
 
 @contextmanager
@@ -182,10 +172,8 @@ def writing(path: str | Path, inputs: Sequence[str] = ()) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_json(state: dict[str, Any], path: str | None, inputs: Sequence[str]) -> None:
-    """Write a result as JSON to a file, to standard output for ``-``, nowhere for None."""
-    if path is None:
-        return
+def write_json(state: dict[str, Any], path: str, inputs: Sequence[str]) -> None:
+    """Write a result as JSON to a file, or to standard output for ``-``."""
     text = json.dumps(state, indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)

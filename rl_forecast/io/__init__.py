@@ -6,7 +6,6 @@ thousand. Errors are :class:`~rl_forecast.errors.InputError`: one line that name
 
 from __future__ import annotations
 
-from rl_forecast.io.read import load_summary, read_groups, read_psi, save_summary
-from rl_forecast.io.records import ReadOptions, ReadResult
+from rl_forecast.io.read import ReadOptions, ReadResult, load_summary, read_groups, read_psi, save_summary
 
 __all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]

@@ -8,14 +8,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rl_forecast.errors import InputError, choose_name
-from rl_forecast.io.records import psi_of_counts
+from rl_forecast.io.tables import psi_of_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import polars as pl
 
-    from rl_forecast.io.records import ReadOptions
+    from rl_forecast.io.read import ReadOptions
 
 __all__ = ["count_verdicts", "failure_rule", "log_records"]
 
@@ -59,7 +59,7 @@ def _number(text: str) -> float | None:
 
 
 def log_records(tries: Iterable[dict[str, Any]], options: ReadOptions, path: str) -> pl.DataFrame:
-    """Records of one log (columns: :mod:`rl_forecast.io.records`).
+    """Records of one log (columns: :mod:`rl_forecast.io.read`).
 
     :param tries: a record of each try as a dict, all with the same keys; ``verdict`` may be of any type, None and NaN
         (as evaluations write that there is none) become null; ``fields`` is what the user may name as a column

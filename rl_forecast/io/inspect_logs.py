@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from rl_forecast.io.records import ReadOptions
+    from rl_forecast.io.read import ReadOptions
 
 __all__ = ["read_inspect"]
 
@@ -72,24 +72,23 @@ def _choose_scorer(samples: list[Any], wanted: str | None, path: str) -> tuple[s
         return choose_name("scorer", wanted, names, path), None
     scorer = max(begins, key=len)
     key = wanted[len(scorer) + 1 :]
-    values = [sample.scores[scorer].value for sample in samples if scorer in (sample.scores or {})]
-    keys = {str(k) for value in values if isinstance(value, dict) for k in value}
+    keys = {k for s in samples if scorer in (s.scores or {}) for k in _by_key(s.scores[scorer].value)}
     return scorer, choose_name("key", key, sorted(keys), path) if keys else key
+
+
+def _by_key(value: Any) -> dict[str, Any]:
+    """A scorer's several values by name, or by place; nothing for a single value."""
+    if isinstance(value, list):
+        return {str(i): v for i, v in enumerate(value)}
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _single(value: Any, scorer: str, key: str | None, path: str) -> object:
     """A single value out of whatever a scorer returned; None where it has nothing under the key."""
-    if isinstance(value, dict):
-        if key is None:
-            keys = ", ".join(f"{scorer}/{k}" for k in value)
-            raise InputError(f"{path}: scorer {scorer!r} returns several values: choose one with --scorer: {keys}")
-        return value.get(key)
-    if isinstance(value, list):
-        if key is None or not key.isdigit() or int(key) >= len(value):
-            raise InputError(
-                f"{path}: scorer {scorer!r} returns a list of {len(value)}: choose one with --scorer {scorer}/0"
-            )
-        return value[int(key)]
-    if key is not None:
+    several = _by_key(value)
+    if several and key is None:
+        keys = ", ".join(f"{scorer}/{k}" for k in several)
+        raise InputError(f"{path}: scorer {scorer!r} returns several values: choose one with --scorer: {keys}")
+    if key is not None and not isinstance(value, dict | list):
         raise InputError(f"{path}: scorer {scorer!r} returns single values, it has no key {key!r}")
-    return value
+    return value if key is None else several.get(key)

@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from rl_forecast.io.records import ReadOptions
+    from rl_forecast.io.read import ReadOptions
 
-__all__ = ["looks_like_samples", "read_lm_eval"]
+__all__ = ["is_sample", "read_lm_eval"]
 
 _NOT_METRICS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
 
 
-def looks_like_samples(path: str) -> bool:
-    """Whether a jsonl file is a sample file of the harness, by its first row."""
-    with Path(path).open("rb") as file:
-        try:
-            row = json.loads(file.readline(50_000_000))
-        except (ValueError, RecursionError):
-            return False
+def is_sample(line: bytes) -> bool:
+    """Whether a line of a jsonl file is a sample of the harness."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
     return isinstance(row, dict) and "doc_id" in row and ("resps" in row or "filtered_resps" in row)
 
 

@@ -1,4 +1,21 @@
-"""Any number of score files of any known format: records in batches, and their summaries by group."""
+"""Any number of score files of any format: records in batches, and their summaries by group.
+
+Every reader yields records: polars frames with the same column names, one frame per batch. A row is a
+query with its score, a query with its counts, or one try of a query with its verdict:
+
+``psi``
+    score of the query, Float64, null where it has none; of counts, that of Jeffreys' estimate
+``failures``, ``samples``
+    how often the query failed, and how often it was asked, Float64
+``query``, ``try``
+    who is asked, and which time: tries of one query add up, the same try read twice counts once
+``verdict``, ``error``
+    outcome of the try as text, null where it has none, and the error that ended the try
+``scorer``, ``model``, ``source``
+    what gave the verdict, the model asked, and the file
+``group``
+    the user's column that :attr:`ReadOptions.user_columns` names; cells as the file has them
+"""
 
 from __future__ import annotations
 
@@ -6,49 +23,118 @@ import hashlib
 import json
 import os
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from rl_forecast.errors import InputError, reading
-from rl_forecast.io.records import ReadOptions, ReadResult
 from rl_forecast.summary import SCHEMA, TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ["load_summary", "read_groups", "read_psi", "save_summary"]
+    from rl_forecast.io.tables import Kind
+
+__all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]
 
 _MOST_GROUPS = 1_000
 
 
-def _file_format(path: str) -> str:
-    """Format of a file: ``table``, ``summary``, ``inspect`` or ``lm_eval``."""
-    suffix = Path(path).suffix.lower()
-    with reading(path):
-        if suffix == ".json":
-            with Path(path).open("rb") as file:
-                return "summary" if SCHEMA.encode() in file.read(200) else "inspect"
-        if suffix in (".jsonl", ".ndjson"):
-            from rl_forecast.io.lm_eval import looks_like_samples
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read scores.
 
-            return "lm_eval" if looks_like_samples(path) else "table"
-        if suffix == ".eval":
-            Path(path).open("rb").close()
-            return "inspect"
-    return "table"
+    :param column: name of the score column; None: the one whose name says what it holds
+    :param kind: what the column holds, ``p``, ``log_p`` or ``psi``; None: what its name says
+    :param failures: column with the number of failures of each query
+    :param samples: column with its number of samples
+    :param scorer: Inspect scorer, or ``scorer/key`` where its value is a dict or list
+    :param metric: lm-eval metric
+    :param filter: lm-eval filter, where a file holds several
+    :param response_log_prob: lm-eval: take exp of the log-likelihood of this response (from 0) as p
+    :param fails: the value that means failure, or a comparison such as ``<0.5``
+    :param group_by: ``file``, the name of a column (of logs: ``task``, ``model`` or a field of the sample), or None
+        for one group
+    :param capacity: number of largest scores kept
+    """
+
+    column: str | None = None
+    kind: Kind | None = None
+    failures: str | None = None
+    samples: str | None = None
+    scorer: str | None = None
+    metric: str | None = None
+    filter: str | None = None
+    response_log_prob: int | None = None
+    fails: str | None = None
+    group_by: str | None = None
+    capacity: int = TailSummary.DEFAULT_CAPACITY
+
+    @property
+    def user_columns(self) -> dict[str, str]:
+        """Columns of a record that the user's columns fill: the record's name to the user's."""
+        return {} if self.group_by in (None, "file") else {"group": str(self.group_by)}
 
 
-def _records(
-    path: str, fmt: str, options: ReadOptions, advance: Callable[[str, int, int], None] | None
-) -> Iterator[pl.DataFrame | TailSummary]:
-    """Records of one file, batch by batch (columns: :mod:`rl_forecast.io.records`), or its summary."""
+@dataclass(frozen=True)
+class ReadResult:
+    """Summary of one group of scores.
+
+    :param summary: the scores
+    :param notes: remarks for the reader, for example how many samples errored
+    """
+
+    summary: TailSummary
+    notes: tuple[str, ...] = ()
+
+
+def _formats(paths: Sequence[str]) -> dict[str, str]:
+    """Format of each file: ``table``, ``summary``, ``inspect`` or ``lm_eval``.
+
+    :raises InputError: no file, one that cannot be opened, or two names of the same scores, which would look like more
+        queries and narrow every interval (logs of two runs may hold the same bytes: their tries tell)
+    """
+    if not paths:
+        raise InputError("no file given: name one or more score files, or - for standard input")
+    formats: dict[str, str] = {}
+    seen: dict[object, str] = {}
+    for path in paths:
+        same: object = path
+        formats.setdefault(path, "table")
+        if path != "-":
+            with reading(path), Path(path).open("rb") as file:
+                formats[path] = _format(Path(path).suffix.lower(), file)
+                if len(paths) > 1:
+                    is_log = formats[path] in ("inspect", "lm_eval")
+                    file.seek(0)
+                    same = os.fstat(file.fileno()).st_ino if is_log else hashlib.file_digest(file, "blake2b").digest()
+        if same in seen:
+            raise InputError(
+                f"{seen[same]} and {path} hold the same scores, which would count twice: name one of them; two "
+                "evaluations with the same outcome go into one table"
+            )
+        seen[same] = path
+    return formats
+
+
+def _format(suffix: str, file: IO[bytes]) -> str:
+    if suffix == ".json":
+        return "summary" if SCHEMA.encode() in file.read(200) else "inspect"
+    if suffix in (".jsonl", ".ndjson"):
+        from rl_forecast.io.lm_eval import is_sample
+
+        return "lm_eval" if is_sample(file.readline(50_000_000)) else "table"
+    return "inspect" if suffix == ".eval" else "table"
+
+
+def _records(path: str, fmt: str, options: ReadOptions) -> Iterator[pl.DataFrame | TailSummary]:
+    """Records of one file, batch by batch, or its summary."""
     if fmt == "summary":
         if options.user_columns:
             raise InputError(f"{path} is a summary, it has no column {options.group_by!r}: use --group-by file")
@@ -64,21 +150,19 @@ def _records(
     else:
         from rl_forecast.io.tables import read_table
 
-        yield from read_table(path, options, advance)
+        yield from read_table(path, options)
 
 
 def _grouped(
-    paths: Sequence[str], options: ReadOptions, advance: Callable[[str, int, int], None] | None = None
+    paths: Sequence[str], options: ReadOptions
 ) -> Iterator[tuple[str, str, pl.DataFrame | TailSummary, tuple[str, ...]]]:
-    """Group, file, records with scores or counts (or a summary), and notes; verdicts of all files are counted last."""
-    formats = [_file_format(path) for path in paths]
-    _refuse_repeats(paths, formats)
+    """Group, file, records with scores (or a summary), and notes; verdicts of all files are counted last."""
     names = [Path(path).name for path in paths]
     if len(set(names)) < len(names):
         names = list(paths)
     verdicts: dict[str, list[pl.DataFrame]] = {}
-    for path, fmt, name in zip(paths, formats, names, strict=True):
-        for records in _records(path, fmt, options, advance):
+    for (path, fmt), name in zip(_formats(paths).items(), names, strict=True):
+        for records in _records(path, fmt, options):
             parts = {name if options.group_by == "file" else "": records}
             if options.user_columns and not isinstance(records, TailSummary):
                 parts = {str(group): part for (group,), part in records.partition_by("group", as_dict=True).items()}
@@ -108,11 +192,7 @@ def _summarise(records: pl.DataFrame, capacity: int) -> TailSummary | None:
     return TailSummary.from_count_table(f, j, repeats, capacity, n_unscored)
 
 
-def read_groups(
-    paths: Sequence[str],
-    options: ReadOptions,
-    advance: Callable[[str, int, int], None] | None = None,
-) -> dict[str, ReadResult]:
+def read_groups(paths: Sequence[str], options: ReadOptions) -> dict[str, ReadResult]:
     """Summaries of all groups of scores in some files.
 
     Without ``group_by`` all files together are one group, named ``""``. Grouped by ``file`` each file is one, by a
@@ -120,7 +200,6 @@ def read_groups(
 
     :param paths: files; ``-`` is standard input
     :param options: what to read
-    :param advance: called with path, rows done and rows in all while a long file is read
     :raises InputError: bad input
 
     >>> import os, tempfile
@@ -134,7 +213,7 @@ def read_groups(
     summaries: dict[str, TailSummary] = {}
     unscored: Counter[str] = Counter()
     notes: dict[str, tuple[str, ...]] = {}
-    for group, path, records, said in _grouped(paths, options, advance):
+    for group, path, records, said in _grouped(paths, options):
         notes[group] = notes.get(group, ()) + said
         part: TailSummary | None
         if isinstance(records, TailSummary):
@@ -173,30 +252,6 @@ def read_psi(paths: Sequence[str], options: ReadOptions) -> NDArray[np.float64]:
     if most <= 1:
         raise InputError(f"{paths[0]}: one try a query tells no query from another: give repeated tries, or scores")
     return np.concatenate(parts)
-
-
-def _refuse_repeats(paths: Sequence[str], formats: Sequence[str]) -> None:
-    """The same scores twice would look like more queries, and narrow every interval.
-
-    Logs of two runs may hold the same bytes; what they repeat is found try by try.
-
-    :raises InputError: no file, or two names of the same scores
-    """
-    if not paths:
-        raise InputError("no file given: name one or more score files, or - for standard input")
-    seen: dict[object, str] = {}
-    for path, fmt in zip(paths, formats, strict=True):
-        same: object = path
-        if len(paths) > 1 and path != "-":
-            with reading(path), Path(path).open("rb") as file:
-                log = fmt in ("inspect", "lm_eval")
-                same = os.fstat(file.fileno()).st_ino if log else hashlib.file_digest(file, "blake2b").digest()
-        if same in seen:
-            raise InputError(
-                f"{seen[same]} and {path} hold the same scores, which would count twice: name one of them; two "
-                "evaluations with the same outcome go into one table"
-            )
-        seen[same] = path
 
 
 def save_summary(summary: TailSummary, path: str | PathLike[str]) -> None:

@@ -5,34 +5,48 @@ from __future__ import annotations
 import glob
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rl_forecast.errors import InputError, choose_name, reading
-from rl_forecast.io.records import KIND_OF_COLUMN, Kind, ReadOptions, psi_column, psi_of_counts
-from rl_forecast.scores import psi_from_log_p, psi_from_p
+from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import polars as pl
+    from numpy.typing import NDArray
 
-__all__ = ["BATCH_ROWS", "read_table"]
+    from rl_forecast.io.read import ReadOptions
+
+__all__ = ["BATCH_ROWS", "KIND_OF_COLUMN", "Kind", "psi_of_counts", "read_table"]
+
+Kind = Literal["p", "log_p", "psi"]
+
+KIND_OF_COLUMN: dict[str, Kind] = {
+    "p": "p",
+    "prob": "p",
+    "probability": "p",
+    "log_p": "log_p",
+    "logp": "log_p",
+    "log_prob": "log_p",
+    "logprob": "log_p",
+    "psi": "psi",
+    "score": "psi",
+}
+"""Column names that say what they hold."""
 
 BATCH_ROWS = 100_000  # a batch's arrays stay in a processor's cache: twice as fast as two million
 
 _CSV, _PARQUET, _JSON, _NUMPY = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".jsonl", ".ndjson"), (".npz", ".npy")
 
 
-def read_table(
-    path: str, options: ReadOptions, advance: Callable[[str, int, int], None] | None = None
-) -> Iterator[pl.DataFrame]:
-    """Records of one table, batch by batch: scores or counts (columns: :mod:`rl_forecast.io.records`).
+def read_table(path: str, options: ReadOptions) -> Iterator[pl.DataFrame]:
+    """Records of one table, batch by batch: scores or counts (columns: :mod:`rl_forecast.io.read`).
 
     :param path: file, or ``-`` for standard input
     :param options: which columns
-    :param advance: called with the path, rows done and rows in all while a parquet file is read
     :raises InputError: bad input
     """
     import polars as pl
@@ -46,14 +60,13 @@ def read_table(
     used, kind = _choose_columns(list(schema), path, options)
     where = f"{path}: column {' and '.join(repr(name) for name in used.values())}"
     others = {role: choose_name("column", name, schema, path) for role, name in options.user_columns.items()}
-    is_csv, is_parquet = suffix in _CSV, suffix in _PARQUET
+    is_csv = suffix in _CSV
     # types are guessed from the first rows: later, whole numbers may have fractions, and other columns hold anything
     types: dict[str, Any] = dict.fromkeys(schema, pl.String) if is_csv else {}
     for name in used.values():
         types[name] = pl.Float64 if schema[name].is_integer() or schema[name] == pl.Null else schema[name]
     with reading(path):
         table = _open(source, suffix, first, options.column, types)
-        total = table.select(pl.len()).collect().item() if advance and is_parquet else 0
     text = {f"{role} text": name for role, name in used.items() if schema[name] == pl.String}
     cells = [_number(schema[name], name, path).alias(role) for role, name in used.items()]
     cells += [pl.col(name).alias(role) for role, name in [*others.items(), *text.items()]]
@@ -69,8 +82,6 @@ def read_table(
             psi = _psi(batch["psi"], kind, where) if "psi" in used else psi_of_counts(batch, where)
             done += batch.height
             scored += batch.height - psi.null_count()
-            if total and advance:
-                advance(path, done, total)
             yield batch.drop(text).with_columns(psi)
     if not scored:
         raise InputError(f"{where} holds no score ({done} rows)")
@@ -88,9 +99,33 @@ def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
         raise InputError(f"{where} holds {bad:g}, outside [0, 1]: use --kind log_p or psi if it is one")
     if kind == "log_p" and high > 0:
         raise InputError(f"{where} holds {high:g}; a log probability is at most 0: use --kind p or psi if it is one")
-    return psi_column(
+    return _psi_column(
         psi_from_p(x) if kind == "p" else psi_from_log_p(x) if kind == "log_p" else x, values.is_not_null()
     )
+
+
+def _psi_column(psi: NDArray[np.float64], known: pl.Series) -> pl.Series:
+    """The column ``psi`` from the scores of those queries that have one."""
+    import polars as pl
+
+    if psi.size < known.len():
+        scattered = np.full(known.len(), np.nan)
+        scattered[known.to_numpy()] = psi
+        psi = scattered
+    return pl.Series("psi", psi, nan_to_null=True)
+
+
+def psi_of_counts(records: pl.DataFrame, where: str) -> pl.Series:
+    """The column ``psi`` from counts.
+
+    :raises InputError: negative or fractional counts, or more failures than samples
+    """
+    f, j = records["failures"], records["samples"]
+    known = (f.is_not_null() & j.is_not_null() & (j != 0)).fill_null(False)
+    try:
+        return _psi_column(psi_from_counts(f.filter(known).to_numpy(), j.filter(known).to_numpy()), known)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[dict[str, str], Kind]:

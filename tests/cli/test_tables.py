@@ -57,14 +57,6 @@ def test_every_kind_of_score_from_one_end_of_the_scale_to_the_other(tmp_path: Pa
     assert_same(found, expected)
 
 
-def test_parquet_in_batches_is_the_whole(files: Path, psi: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 333)
-    seen: list[tuple[str, int, int]] = []
-    found = read_groups([str(files / "scores.parquet")], ReadOptions(), lambda *x: seen.append(x))[""].summary
-    assert_same(found, TailSummary.from_scores(psi))
-    assert [done for _, done, _ in seen] == [333, 666, 999, 1332, 1665, 1998, 2000]
-
-
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.csv", "scores.jsonl", "scores.npz"])
 def test_no_batch_is_larger_than_asked(
     files: Path, psi: np.ndarray, name: str, monkeypatch: pytest.MonkeyPatch
@@ -73,6 +65,7 @@ def test_no_batch_is_larger_than_asked(
     batches = list(tables.read_table(str(files / name), ReadOptions()))
     assert max(batch.height for batch in batches) <= 333
     np.testing.assert_allclose(pl.concat(batches)["psi"], psi, rtol=1e-9)
+    assert_same(read_groups([str(files / name)], ReadOptions())[""].summary, TailSummary.from_scores(psi))
 
 
 def test_the_same_scores_twice_are_refused(files: Path, tmp_path: Path, cli: Cli) -> None:
