@@ -68,22 +68,26 @@ class ForecastPPO(PPO):
         forecast_coef: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if forecast_coef is not None and settings is not None:
-            is_plain = forecast_coef == 0 and settings is _RECOMMENDED and objective is None
-            settings = None if is_plain else replace(settings, coef=forecast_coef)
         self.settings = settings
         self.objective = objective
         self.risk = risk
+        self.anchor = anchor
+        self.forecast_coef = forecast_coef
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
-        if anchor is not None and self.forecastability is not None:
-            self.forecastability.set_anchor(anchor)
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        # Here rather than in __init__: ``load`` writes attributes first and then calls this.
+        # Here rather than in __init__: ``load`` writes what it is given as attributes and then calls this. Two of them
+        # are used up: the callback has the anchor, and the settings the weight.
+        anchor, coef = self.__dict__.pop("anchor"), self.__dict__.pop("forecast_coef")
+        if coef is not None and self.settings is not None:
+            is_plain = coef == 0 and self.settings is _RECOMMENDED and self.objective is None
+            self.settings = None if is_plain else replace(self.settings, coef=coef)
         self.forecastability = None
         if self.settings is not None:
-            self.forecastability = Forecastability(self.settings, objective=self.objective, risk=self.risk)
+            self.forecastability = Forecastability(
+                self.settings, objective=self.objective, risk=self.risk, anchor=anchor
+            )
             try:
                 self.forecastability.check(self)
             except ValueError as error:

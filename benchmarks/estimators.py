@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from agents import ForecastPPO
-from agents.risk import RiskEstimator, make_estimator
+from agents import ForecastPPO, ForecastSettings
+from agents.risk import RiskSource, make_source
 from agents.risk.base import log_action_probability
-from agents.task_memory import RiskLedger
+from agents.task_memory import TaskMemory
 from envs import GridVecEnv
 from envs.gridworld.world import GridWorld
 from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
@@ -57,17 +57,22 @@ def _play(policy: Any, config: Config, world: GridWorld, episodes: int, seed: in
         policy_kwargs=policy_kwargs(config.base),
         seed=seed,
         device="cpu",
-        risk_estimator="flow",  # keeps what every estimator reads
-        episodes_per_task=episodes,
-        n_known_tasks=N_TASKS,
-        forecast_coef=0.0,
-        risk_coef=1.0,
+        # The flow source keeps what every one reads.
+        settings=ForecastSettings(
+            coef=0.0, anchor_coef=0.0, risk="flow", episodes_per_task=episodes, n_known_tasks=N_TASKS
+        ),
     )
     model.policy.load_state_dict(policy.state_dict())
     model.learn(1)
-    if len(model.known_task_ids) < N_TASKS:
-        raise RuntimeError(f"only {len(model.known_task_ids)} tasks were completed: raise n_steps")
+    n_tasks = len(_memory(model).task_id)
+    if n_tasks < N_TASKS:
+        raise RuntimeError(f"only {n_tasks} tasks were completed: raise n_steps")
     return model
+
+
+def _memory(model: ForecastPPO) -> TaskMemory:
+    assert model.forecastability is not None
+    return model.forecastability.memory
 
 
 def _actor(model: PPO) -> list[torch.nn.Parameter]:
@@ -79,46 +84,44 @@ def _gradient(model: ForecastPPO, loss: Callable[[], torch.Tensor]) -> NDArray[n
     return np.concatenate([g.detach().double().numpy().ravel() for g in parts if g is not None])
 
 
-def _weights(psi: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    return np.asarray(LOSS.task_weights(psi, np.random.default_rng(seed))[0], dtype=np.float64)
+def _weights(psi: torch.Tensor, seed: int) -> torch.Tensor:
+    return LOSS.task_weights(psi, np.random.default_rng(seed))[0]
 
 
 def _compare(model: ForecastPPO, seed: int) -> dict[str, dict[str, float]]:
     """Each estimator's gradient against the exact one, on the tasks that have been played."""
-    ledger, exact = model._term.ledger, make_estimator("exact")
+    memory, exact = _memory(model), make_source("exact")
     assert model.env is not None
-    exact.attach(model.env)
-    true_psi = exact.psi(model.policy, ledger)
+    exact.check_env(model.env)
+    true_psi = exact.psi(model.policy, memory)
     true_weight = _weights(true_psi, seed)
     result: dict[str, dict[str, float]] = {}
     started = time.perf_counter()
-    reference = _gradient(model, lambda: exact.surrogate(model.policy, ledger, true_weight).loss(model.policy))
+    reference = _gradient(model, lambda: exact.score_gradient(model.policy, memory, true_weight).loss(model.policy))
     result["exact"] = {"cosine": 1.0, "given weights": 1.0, "length": 1.0, "ms": 1e3 * (time.perf_counter() - started)}
     for name in ESTIMATORS:
-        estimator = make_estimator(name)
-        psi = estimator.psi(model.policy, ledger)
-        own = _estimate(model, estimator, ledger, _weights(psi, seed))
+        source = make_source(name)
+        psi = source.psi(model.policy, memory)
+        own = _estimate(model, source, memory, _weights(psi, seed))
         started = time.perf_counter()
-        given = _estimate(model, estimator, ledger, true_weight)
+        given = _estimate(model, source, memory, true_weight)
         seconds = time.perf_counter() - started
         result[name] = {
             "cosine": _cosine(own, reference),
             "given weights": _cosine(given, reference),
             "length": float(given @ reference / (reference @ reference)),
             "ms": 1e3 * seconds,
-            "score": _score_error(psi, true_psi),
+            "score": _score_error(psi.numpy(), true_psi.numpy()),
         }
-    result["failures"] |= _counted(ledger, true_psi)
+    result["failures"] |= _counted(memory, true_psi.numpy())
     return result
 
 
-def _estimate(
-    model: ForecastPPO, estimator: RiskEstimator, ledger: RiskLedger, weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if weight.any():
-        surrogate = estimator.surrogate(model.policy, ledger, weight)
-        if surrogate.n_rows:
-            return _gradient(model, lambda: surrogate.loss(model.policy))
+def _estimate(model: ForecastPPO, source: RiskSource, memory: TaskMemory, weight: torch.Tensor) -> NDArray[np.float64]:
+    if bool(weight.any()):
+        gradient = source.score_gradient(model.policy, memory, weight)
+        if gradient.n_rows:
+            return _gradient(model, lambda: gradient.loss(model.policy))
     # Nothing that could be moved: no failure among the tasks that count.
     return np.zeros(sum(p.numel() for p in _actor(model)))
 
@@ -135,15 +138,15 @@ def _score_error(psi: NDArray[np.float64], true_psi: NDArray[np.float64]) -> flo
     return float(np.abs(np.maximum(psi[worst], -5) - np.maximum(true_psi[worst], -5)).mean())
 
 
-def _counted(ledger: RiskLedger, true_psi: NDArray[np.float64]) -> dict[str, float]:
+def _counted(memory: TaskMemory, true_psi: NDArray[np.float64]) -> dict[str, float]:
     """What a report from counts says of the worst of 10 000 tasks, less what the exact scores say, psi."""
     summary = TailSummary.from_scores(true_psi[np.isfinite(true_psi)])
     truth = make_forecaster("shape_prior", 20).fit(summary).point(10_000)
-    failures = np.round(ledger.failure_rate * ledger.episodes).astype(np.int64)
+    failures = np.round(memory.failure_rate * memory.episodes).astype(np.int64)
     found = {}
     for title, method in (("binomial tail", "binomial_tail"), ("counts as scores", "shape_prior")):
         try:
-            counts = TailSummary.from_counts(failures, ledger.episodes)
+            counts = TailSummary.from_counts(failures, memory.episodes)
             found[title] = make_forecaster(method, 20).fit(counts).point(10_000) - truth
         except NoTailError:
             found[title] = float("nan")

@@ -94,8 +94,8 @@ class _Stopwatch(BaseCallback):
         self._add_term()
 
     def _add_term(self) -> None:
-        if isinstance(self.model, ForecastPPO) and self.model.term_is_on:
-            self.term += self.model._term.seconds
+        if isinstance(self.model, ForecastPPO) and self.model.forecastability is not None:
+            self.term += self.model.forecastability.update.seconds
 
 
 def _learn(model: PPO, steps: int) -> tuple[float, dict[str, float]]:

@@ -18,10 +18,6 @@ from agents.simulation import simulate_tasks
 from rl_forecast import forecast
 from rl_forecast.tasks import SPLITS
 
-# The term's gradient may be as strong as a third of PPO's own, whatever the environment, and ordinary failures must not
-# be raised to meet rare ones.
-TERM = {"forecast_max_grad_ratio": 0.3, "anchor_coef": 100.0}
-
 
 def compare(
     make_env: Callable[[str], gymnasium.Env], steps: int, tasks: int, seed: int = 0, **settings: Any
@@ -44,8 +40,7 @@ def compare(
         base.save(Path(folder) / "base")
         for name, algorithm in (("PPO", PPO), ("ForecastPPO", ForecastPPO)):
             env = DummyVecEnv([partial(make_env, "train")] * n_envs)
-            term = TERM if algorithm is ForecastPPO else {}
-            agents[name] = algorithm.load(Path(folder) / "base", env=env, device="cpu", seed=seed + 1, **term)
+            agents[name] = algorithm.load(Path(folder) / "base", env=env, device="cpu", seed=seed + 1)
             agents[name].learn(steps)
     ids = SPLITS["held_out"].task_ids(tasks, seed)
     print(f"{'agent':12} {'forecast':>9} {'realised':>9} {'mean risk':>9} {'failures':>9} {'success':>8}")

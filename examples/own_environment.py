@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from agents import ForecastPPO, simulate_tasks
@@ -47,10 +48,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=80_000)
     parser.add_argument("--tasks", type=int, default=500, help="held-out tasks, never trained on")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    for name, term in {"PPO": {"forecast_coef": 0.0}, "ForecastPPO": {"forecast_coef": 1.0}}.items():
-        settings = {"n_steps": 128, "batch_size": 256, "learning_rate": 2e-3, "seed": 0, "device": "cpu"}
-        model = ForecastPPO("MlpPolicy", make_vec_env(Ledge, n_envs=16, seed=0), **settings, **term)
+    for name, algorithm in {"PPO": PPO, "ForecastPPO": ForecastPPO}.items():
+        settings = {"n_steps": 128, "batch_size": 256, "learning_rate": 2e-3, "seed": given.seed, "device": "cpu"}
+        model = algorithm("MlpPolicy", make_vec_env(Ledge, n_envs=16, seed=given.seed), **settings)
         model.learn(given.steps)
         played = simulate_tasks(model.policy, Ledge, np.arange(100_000, 100_000 + given.tasks), episodes_per_task=4)
         worst = forecast(psi=played.psi, n_deploy=1_000_000)
