@@ -29,6 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, psi: np.ndarray) -> Path:
     table.write_ndjson(folder / "scores.jsonl")
     np.savez(folder / "scores.npz", log_p=log_p, id=np.arange(psi.size), other=np.eye(3))
     np.savetxt(folder / "bare.txt", np.exp(log_p))
+    np.save(folder / "one.npy", np.exp(log_p))
     return folder
 
 
@@ -42,14 +43,14 @@ class Cli:
         self._capsys.readouterr()
         code = main([str(a) for a in argv])
         out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
         return code, out, err
 
     def refused(self, *argv: object) -> str:
-        """Run a command that must be refused with one or two lines and exit code 2; those lines."""
+        """The line or two with which a command is refused, exit code 2."""
         code, _, err = self(*argv)
-        assert code == 2, (code, err)
+        assert code == 2, err
         assert 1 <= len(err.strip().splitlines()) <= 2, err
-        assert "Traceback" not in err
         return err.strip()
 
 

