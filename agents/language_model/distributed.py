@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,27 +14,21 @@ if TYPE_CHECKING:
     from agents.language_model.encoding import EncodedTask
     from agents.language_model.scorer import ContinuationScorer
 
-__all__ = ["AddedGradient", "added_gradient", "gathered", "shared_scores", "shares", "sum_over_processes"]
+__all__ = ["added_gradient", "gathered", "shared_scores", "shares", "sum_over_processes"]
 
 T = TypeVar("T")
 
 
-def _world() -> tuple[int, int]:
-    """Rank of this process, and the number of processes."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 def shares(items: Sequence[T]) -> Sequence[T]:
     """Those of some items that are this process's to work on."""
-    rank, n_processes = _world()
-    return items[rank::n_processes]
+    if distributed.is_available() and distributed.is_initialized():
+        return items[distributed.get_rank() :: distributed.get_world_size()]
+    return items
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, now holding the sum of all processes' tensors."""
-    if _world()[1] > 1:
+    if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(tensor)
     return tensor
 
@@ -53,45 +46,36 @@ def gathered(at: Sequence[int], part: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def shared_scores(scorer: ContinuationScorer, tasks: Sequence[EncodedTask]) -> torch.Tensor:
-    """Log p of all tasks, each process having scored its share.
-
-    :param scorer: scores without gradient
-    :param tasks: the same tasks on every process
-    :return: log p, shape (n_tasks,), the same on every process
-    """
+    """Log p of all tasks, shape (n_tasks,), the same on every process, each having scored its share."""
     own = shares(range(len(tasks)))
     return gathered(own, scorer.score([tasks[i] for i in own]), len(tasks))
 
 
-@dataclass
-class AddedGradient:
-    """What was added to the gradients.
-
-    :param norm: Euclidean norm over all parameters
-    """
-
-    norm: float = math.nan
-
-
 @contextmanager
-def added_gradient(model: Any) -> Iterator[AddedGradient]:
+def added_gradient(model: Any) -> Iterator[list[float]]:
     """Gradients computed inside are summed over the processes, measured, and added to those from before.
 
     Set aside first, because gradients from before may already be averages over the processes (DDP's), and because
     a gradient whose norm nobody sees can silently have no effect. Costs a second set of gradients.
 
     :param model: its trainable parameters
+    :return: a list that in the end holds the Euclidean norm of the added gradient
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     before = [p.grad for p in parameters]
     for p in parameters:
         p.grad = None
-    added = AddedGradient()
+    norm: list[float] = []
     try:
-        yield added
-        _sum_gradients(parameters)
-        squares = [p.grad.detach().float().square().sum() for p in parameters if p.grad is not None]
-        added.norm = math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0
+        yield norm
+        # a parameter that no process has touched keeps no gradient, as it would in one process
+        touched = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+        squares = []
+        for p, somewhere in zip(parameters, sum_over_processes(touched).tolist(), strict=True):
+            if somewhere:
+                p.grad = sum_over_processes(torch.zeros_like(p) if p.grad is None else p.grad)
+                squares.append(p.grad.detach().float().square().sum())
+        norm.append(math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0)
     except BaseException:
         for p, old in zip(parameters, before, strict=True):
             p.grad = old
@@ -100,13 +84,3 @@ def added_gradient(model: Any) -> Iterator[AddedGradient]:
         if old is not None:
             # into the old tensor: DDP keeps views of it
             p.grad = old if p.grad is None else old.add_(p.grad)
-
-
-def _sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    if _world()[1] == 1:
-        return
-    # a parameter that no process has touched keeps no gradient, as it would in one process
-    touched = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-    for p, somewhere in zip(parameters, sum_over_processes(touched).tolist(), strict=True):
-        if somewhere:
-            p.grad = sum_over_processes(torch.zeros_like(p) if p.grad is None else p.grad)

@@ -89,10 +89,7 @@ class TaskEncoder:
         return found
 
     def prompts(self, tasks: Sequence[PromptTask]) -> list[list[int]]:
-        """Tokens of the prompts alone, as the model is given them before it answers.
-
-        :raises ValueError: a prompt that tokenizes to nothing, or to tokens that the model does not know
-        """
+        """Tokens of the prompts alone, as the model is given them before it answers."""
         found = self._tokens([self._text(task) for task in tasks])
         for i, task in enumerate(tasks):
             found[i] = self._begin_tokens(task.prompt) + found[i]
@@ -102,10 +99,7 @@ class TaskEncoder:
         return found
 
     def check_length(self, task: PromptTask, n_prompt: int, n_continuation: int) -> None:
-        """Refuse what does not fit.
-
-        :raises ValueError: prompt and continuation are longer than the context
-        """
+        """Refuse a prompt and a continuation that are longer together than the context."""
         if self._context is not None and n_prompt + n_continuation > self._context:
             raise ValueError(
                 f"prompt {task.task_id!r} has {n_prompt} tokens and its continuation {n_continuation}: together more "
@@ -113,10 +107,7 @@ class TaskEncoder:
             )
 
     def continuation(self, text: str) -> list[int]:
-        """Tokens of a text by itself, as it stands in the middle of an output.
-
-        :raises ValueError: no tokens, unknown ones, or ones that the model has no embedding for
-        """
+        """Tokens of a text by itself, as it stands in the middle of an output."""
         ids = self._tokens([text])[0]
         self._check(ids, f"text {text!r}")
         return ids

@@ -42,7 +42,6 @@ class FineTuneSettings:
     :param learning_rate: of AdamW, at its highest
     :param warmup_steps: updates over which it rises linearly from 0
     :param final_fraction: what is left of it at the end, reached linearly
-    :param weight_decay: of AdamW
     :param max_grad_norm: norm limit of the whole gradient
     :param bf16: run the model in bfloat16 autocast; scores and losses stay in float32
     """
@@ -51,7 +50,6 @@ class FineTuneSettings:
     learning_rate: float = 5e-4
     warmup_steps: int = 10
     final_fraction: float = 0.1
-    weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     bf16: bool = False
 
@@ -91,15 +89,12 @@ class FineTuner:
         self._objective = objective
         self._pools = pools
         self._parameters = [p for p in scorer.model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=settings.learning_rate, weight_decay=0.0)
         self._pool: tuple[int, Sequence[EncodedTask]] | None = None
 
     def update(self) -> dict[str, float]:
-        """Make one update.
+        """Make one update and return what to log of it.
 
-        :return: what to log: losses and gradient norms of the step
         :raises ValueError: bad prompts, in one line
         """
         rate = self.settings.rate(self.step)
@@ -114,7 +109,7 @@ class FineTuner:
             number = self.step // self._objective.rescore_every
             if self._pool is None or self._pool[0] != number:
                 self._pool = number, self._objective.encode(self._pools(number))
-            with self._precision():
+            with self._precision:
                 log |= self._objective.backward(self._pool[1]).logs
         log["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm))
         self._optimizer.step()
@@ -129,12 +124,13 @@ class FineTuner:
         value = torch.zeros((), device=self.scorer.device)
         with added_gradient(self.scorer.model):
             if len(own):
-                with self._precision():
+                with self._precision:
                     loss = supervised_loss(self.scorer.model, own, batch.n_targets)
                 (weight * loss).backward()  # type: ignore[no-untyped-call]
                 value = loss.detach()
         return float(sum_over_processes(value))
 
+    @property
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.scorer.device.type, torch.bfloat16) if self.settings.bf16 else nullcontext()
 
@@ -155,11 +151,9 @@ class FineTuner:
         return tensors, {"step": str(self.step), "objective": json.dumps(objective)}
 
     def load_state(self, tensors: dict[str, torch.Tensor], text: dict[str, str]) -> None:
-        """Resume from a saved state.
+        """Resume from what :meth:`state` gave.
 
-        :param tensors: as :meth:`state` gave them
-        :param text: as :meth:`state` gave it
-        :raises ValueError: the state belongs to another model
+        :raises ValueError: it belongs to another model
         """
         weights = [tensors[f"weight.{i}"] for i in range(sum(name.startswith("weight.") for name in tensors))]
         if [w.shape for w in weights] != [p.shape for p in self._parameters]:

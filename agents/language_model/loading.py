@@ -59,7 +59,6 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "auto")
 def model_fingerprint(name: str) -> str:
     """What tells whether a model has changed: the commit of a hub id, or a digest of a folder's files.
 
-    :param name: folder or hub id
     :raises ValueError: nothing there
     """
     if not _is_folder(name):

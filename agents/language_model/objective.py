@@ -53,12 +53,7 @@ class ObjectiveReport:
 class ForecastObjective:
     """Adds the gradient of an objective of failure scores to a model's gradients.
 
-    In a training loop::
-
-        objective = ForecastObjective(scorer, forecast_loss(1.0, ForecastabilityLoss(n_eval=100, n_deploy=900)))
-        task_loss.backward()
-        report = objective.backward(prompts)
-        optimizer.step()
+    Called beside the task loss's ``backward``, before or after it.
 
     An anchor compares with the base model on a random part of the pool and on the prompts that have a derivative
     without it, and is the mean over these. Forecasting becomes easier when middling failures rise to meet a rare bad
@@ -66,8 +61,8 @@ class ForecastObjective:
 
     With several processes (``torch.distributed`` initialised, as ``accelerate launch`` does) every process calls it
     with the same prompts: each scores its share, the scores are shared so that all see the same partitions, each
-    backpropagates its share, and the gradients are summed. It may stand before or after the task loss's backward, and
-    the gradients equal those of one process. They must be whole on each process: DDP, not FSDP.
+    backpropagates its share, and the gradients are summed: they equal those of one process. They must be whole on each
+    process: DDP, not FSDP.
 
     :param scorer: scorer of the model that is trained
     :param objective: see :mod:`rl_forecast.loss.objectives`
@@ -130,10 +125,8 @@ class ForecastObjective:
         return self.scorer.encode(cast("Sequence[PromptTask]", pool))
 
     def backward(self, pool: Sequence[EncodedTask]) -> ObjectiveReport:
-        """Add the gradient of the objective.
+        """Add the gradient of the objective on a pool, whose cached scores are known by its identity.
 
-        :param pool: prompts; cached scores belong to a pool by its identity
-        :return: what was done
         :raises ValueError: fewer prompts than the objective needs
         """
         n_scored = self._score(pool)
@@ -141,17 +134,17 @@ class ForecastObjective:
         loss, derivative, logs = self._differentiate(pool, psi)
         run = derivative.nonzero()[:, 0].tolist()
         own = shares(run)
-        with added_gradient(self.scorer.model) as added:
+        with added_gradient(self.scorer.model) as norm:
             log_p = self.scorer.backward([pool[i] for i in own], derivative[own])
         # what one process has run, all must know: their cached scores must not differ
         self._log_p[run] = gathered(own, log_p, len(pool))[run].to(self._log_p)
         logs |= {
-            "forecast_grad_norm": added.norm,
+            "forecast_grad_norm": norm[0],
             "n_backward": float(len(run)),
             "worst_psi": float(psi.max()),
             "share_above_1_percent": float((psi > _PSI_1_PERCENT).float().mean()),
         }
-        return ObjectiveReport(loss, added.norm, n_scored, len(run), psi.cpu(), logs)
+        return ObjectiveReport(loss, norm[0], n_scored, len(run), psi.cpu(), logs)
 
     def state_dict(self) -> dict[str, Any]:
         """Generators, counters and cached scores, fit for JSON: a resumed run equals the uninterrupted one."""

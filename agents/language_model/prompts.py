@@ -52,7 +52,7 @@ def read_prompts(path: str | Path) -> list[PromptTask]:
         if not raw.strip():
             continue
         try:
-            task = _task(_json(raw), len(tasks))
+            task = _task(raw, len(tasks))
             if task.task_id in line_of:
                 raise ValueError(
                     f"id {task.task_id!r} was used on line {line_of[task.task_id]}; ids must differ (leave id out to "
@@ -67,16 +67,13 @@ def read_prompts(path: str | Path) -> list[PromptTask]:
     return tasks
 
 
-def _json(raw: bytes) -> Any:
+def _task(raw: bytes, position: int) -> PromptTask:
     try:
-        return json.loads(raw)
+        row = json.loads(raw)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})") from None
-
-
-def _task(row: Any, position: int) -> PromptTask:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object with prompt and forbidden")
     unknown = [name for name in row if name not in _FIELDS]
@@ -89,15 +86,13 @@ def _task(row: Any, position: int) -> PromptTask:
     task_id = row.get("id", position)
     forbidden = [forbidden] if isinstance(forbidden, str) else forbidden
     is_chat = isinstance(prompt, list) and all(isinstance(m, dict) and "role" in m for m in prompt) and len(prompt) > 0
+    is_texts = isinstance(forbidden, list) and all(isinstance(text, str) for text in forbidden)
+    is_id = isinstance(task_id, int | str) and not isinstance(task_id, bool)
     for name, is_right, kind in (
         ("prompt", isinstance(prompt, str) or is_chat, "a text or a list of messages with role and content"),
-        (
-            "forbidden",
-            isinstance(forbidden, list) and all(isinstance(text, str) for text in forbidden),
-            "a text or a list of texts",
-        ),
+        ("forbidden", is_texts, "a text or a list of texts"),
         ("answer", answer is None or isinstance(answer, str), "a text"),
-        ("id", isinstance(task_id, int | str) and not isinstance(task_id, bool), "a whole number or a text"),
+        ("id", is_id, "a whole number or a text"),
     ):
         if not is_right:
             shown = json.dumps(row[name])

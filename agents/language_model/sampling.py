@@ -38,7 +38,6 @@ def sample_outputs(
     Drawn from the whole distribution: a model's own defaults (top-k, top-p, repetition penalty) are not applied,
     because they set the probability of what they cut off to zero, and with it that of a failure.
 
-    :param scorer: holds model and tokenizer
     :param prompt: tokens of the prompt
     :param n_samples: number of continuations
     :param max_new_tokens: longest continuation
@@ -95,7 +94,6 @@ def keyword_log_hazards(
     ``h_t = P(some keyword is spelled from position t on | prompt, first t tokens of the continuation)``, exact by the
     chain rule over the keyword's tokens.
 
-    :param scorer: holds the model
     :param prompt: tokens of the prompt
     :param continuations: tokens of each continuation, at least one
     :param keywords: tokens of each keyword

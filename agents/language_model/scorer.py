@@ -85,16 +85,10 @@ class ContinuationScorer:
         self.max_batch_logits = max_batch_logits
         # the model inside a peft wrapper
         self.inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        name = type(self.inner).__name__
-        if getattr(self.inner, "get_output_embeddings", lambda: None)() is None:
-            raise ValueError(f"{name} has no language-model head: load it with AutoModelForCausalLM")
-        context = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
         self.vocabulary: int = self.inner.get_input_embeddings().weight.shape[0]
+        self._try_out()
+        context = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
         self.encoder = TaskEncoder(tokenizer, context, self.vocabulary)
-        if self.inner.config.is_encoder_decoder or not self._is_causal():
-            raise ValueError(f"{name} is not a causal language model: its tokens see later ones")
-        self._head_takes_positions = True
-        self._head_takes_positions = self._can_select_positions()
 
     @property
     def device(self) -> torch.device:
@@ -103,39 +97,27 @@ class ContinuationScorer:
         return device
 
     def encode(self, tasks: Iterable[PromptTask]) -> list[EncodedTask]:
-        """Tokenize once: see :class:`~agents.language_model.encoding.TaskEncoder`.
-
-        :raises ValueError: one line that names the task and the fix
-        """
+        """Tokenize once: see :meth:`agents.language_model.encoding.TaskEncoder.encode`."""
         return self.encoder.encode(tasks)
 
     @torch.no_grad()
     def score(self, tasks: Sequence[EncodedTask]) -> torch.Tensor:
         """Log failure probability of each task, without gradient.
 
-        :param tasks: encoded tasks
-        :return: log p, shape (n_tasks,), float32, on the model's device
+        :return: log p, shape (n_tasks,), float32 (float64 for a float64 model), on the model's device
         :raises ValueError: a score that is not a number
         """
         return self.log_p(tasks)
 
     def log_p(self, tasks: Sequence[EncodedTask]) -> torch.Tensor:
-        """The same, differentiable: keeps the activations of all tasks, so for a few of them.
-
-        :param tasks: encoded tasks
-        :return: log p, shape (n_tasks,), float32 (float64 for a float64 model)
-        :raises ValueError: a score that is not a number
-        """
+        """The same, differentiable: keeps the activations of all tasks, so for a few of them."""
         with self.evaluation_mode():
             parts = [(at, self._batch_log_p([tasks[i] for i in at])) for at in self._batches(tasks)]
         return self._in_order(tasks, parts)
 
     def backward(self, tasks: Sequence[EncodedTask], weight: torch.Tensor) -> torch.Tensor:
-        """Accumulate ``sum_i weight_i d psi_i / d theta`` in the gradients of the parameters, batch by batch.
+        """Add ``sum_i weight_i d psi_i / d theta`` to the gradients of the parameters, in the memory of one batch.
 
-        Memory is that of one batch.
-
-        :param tasks: encoded tasks
         :param weight: shape (n_tasks,)
         :return: log p before any update, shape (n_tasks,)
         :raises ValueError: a weight that is not finite, or as many weights as tasks are not given
@@ -154,12 +136,7 @@ class ContinuationScorer:
 
     @torch.no_grad()
     def logits(self, tokens: list[int], n_last: int) -> torch.Tensor:
-        """Logits of the last positions of one row, without padding.
-
-        :param tokens: one row
-        :param n_last: number of last positions
-        :return: shape (n_last, vocabulary), float32 (float64 for a float64 model)
-        """
+        """Logits of the last positions of one row, shape (n_last, vocabulary)."""
         ids = torch.tensor([tokens], device=self.device)
         position = torch.arange(len(tokens) - n_last, len(tokens), device=self.device)
         with self.evaluation_mode():
@@ -180,18 +157,20 @@ class ContinuationScorer:
         """Logits at some positions of a batch, shape (len(row), vocabulary), at least float32.
 
         A hook hands the model's head the hidden states of these positions alone: what a model does after its head, such
-        as capping logits, it does to each position by itself.
+        as capping logits, it does to each position separately. Where the head is not called as a module, all are read.
         """
-        if self._head_takes_positions:
-            hook = self.inner.get_output_embeddings().register_forward_pre_hook(
-                lambda _, args: (args[0][row, position][None], *args[1:])
-            )
-            try:
-                read: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
-            finally:
-                hook.remove()
-        else:
-            read = self.model(input_ids=ids, use_cache=False).logits[row, position]
+        called = []
+
+        def select(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            called.append(True)
+            return (args[0][row, position][None], *args[1:])
+
+        hook = self.inner.get_output_embeddings().register_forward_pre_hook(select)
+        try:
+            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            hook.remove()
+        read = logits[0] if called else logits[row, position]
         return read if read.dtype == torch.float64 else read.float()
 
     def _batches(self, tasks: Sequence[EncodedTask]) -> Iterator[list[int]]:
@@ -202,9 +181,8 @@ class ContinuationScorer:
         for i in sorted(range(len(tasks)), key=longest.__getitem__):
             own_rows, own_scored = len(tasks[i].continuations), sum(map(len, tasks[i].continuations))
             n_rows, n_scored = n_rows + own_rows, n_scored + own_scored
-            n_logits = n_scored if self._head_takes_positions else n_rows * longest[i]
             too_many = n_rows * longest[i] > self.max_batch_tokens
-            if (too_many or n_logits * self.vocabulary > self.max_batch_logits) and batch:
+            if (too_many or n_scored * self.vocabulary > self.max_batch_logits) and batch:
                 yield batch
                 batch, n_rows, n_scored = [], own_rows, own_scored
             batch.append(i)
@@ -246,24 +224,19 @@ class ContinuationScorer:
                 module.training = training
 
     @torch.no_grad()
-    def _is_causal(self) -> bool:
-        """Whether the first logit is blind to the second token: tried out, whatever the model's class."""
+    def _try_out(self) -> None:
+        """Check on the model itself, whatever its class, that it can be scored."""
+        name = type(self.inner).__name__
+        if getattr(self.inner, "get_output_embeddings", lambda: None)() is None:
+            raise ValueError(f"{name} has no language-model head: load it with AutoModelForCausalLM")
         ids = torch.tensor([[0, 0], [0, min(1, self.vocabulary - 1)]], device=self.device)
+        row, position = torch.tensor([0, 1, 1], device=self.device), torch.tensor([1, 0, 1], device=self.device)
         with self.evaluation_mode():
-            logits = self.model(input_ids=ids).logits[:, 0].float()
-        return _agree(logits[0], logits[1])
-
-    @torch.no_grad()
-    def _can_select_positions(self) -> bool:
-        """Whether the head can be given some positions alone: tried out, as any class may call its head its own way."""
-        ids = torch.arange(6, device=self.device).remainder(self.vocabulary).reshape(2, 3)
-        row, position = torch.tensor([0, 1, 1], device=self.device), torch.tensor([1, 0, 2], device=self.device)
-        with self.evaluation_mode():
-            whole = self.model(input_ids=ids, use_cache=False).logits[row, position].float()
-            try:
-                return _agree(self._logits_at(ids, row, position).float(), whole)
-            except (RuntimeError, IndexError, TypeError, ValueError):
-                return False
+            whole = self.model(input_ids=ids).logits.float()
+            if self.inner.config.is_encoder_decoder or not _agree(whole[0, 0], whole[1, 0]):
+                raise ValueError(f"{name} is not a causal language model: its tokens see later ones")
+            if not _agree(self._logits_at(ids, row, position).float(), whole[row, position]):
+                raise ValueError(f"the head of {name} gives other logits for single positions: it cannot be scored")
 
 
 def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:

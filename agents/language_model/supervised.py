@@ -95,14 +95,14 @@ def encode_examples(
     for task, answer in zip(encoded, answers, strict=True):
         ids.append(torch.tensor(task.prompt + answer))
         target.append(torch.tensor([_IGNORED] * (len(task.prompt) - 1) + answer + [_IGNORED]))
-    batch = EncodedExamples(
+    tensors = (
         pad_sequence(ids, batch_first=True),
         pad_sequence(target, batch_first=True, padding_value=_IGNORED),
         torch.tensor([len(task.prompt) - 1 for task in encoded]),
         torch.tensor(alternative),
         torch.tensor([e.weight for e in examples], dtype=torch.float32),
     )
-    return EncodedExamples(**{f.name: getattr(batch, f.name).to(scorer.device) for f in fields(batch)})
+    return EncodedExamples(*(tensor.to(scorer.device) for tensor in tensors))
 
 
 def _answer_logits(model: PreTrainedModel, batch: EncodedExamples) -> tuple[torch.Tensor, int]:
@@ -118,8 +118,6 @@ def supervised_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy of the answers' tokens.
 
-    :param model: causal language model
-    :param batch: encoded examples
     :param n_targets: what the sum is divided by, the batch's answer tokens by default; processes that share a batch
         pass the number in all of it
     :param log_odds_weight: weight of the Huber error of the log-odds between an example's two answers. Cross-entropy
@@ -145,12 +143,7 @@ def supervised_loss(
 
 @torch.no_grad()
 def correct_answers(model: PreTrainedModel, batch: EncodedExamples) -> torch.Tensor:
-    """Whether greedy decoding gives exactly the answer: every token of it is the most probable one after those before.
-
-    :param model: causal language model
-    :param batch: encoded examples
-    :return: shape (B,), bool
-    """
+    """Whether greedy decoding gives exactly the answer of each example, shape (B,)."""
     logits, start = _answer_logits(model, batch)
     target = batch.target[:, start:]
     right: torch.Tensor = ((logits.argmax(-1) == target) | (target == _IGNORED)).all(dim=1)

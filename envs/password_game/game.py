@@ -1,22 +1,10 @@
 """Tasks of the password game: an integer is a prompt, the same on every machine.
 
-An assistant is told a password. Some requests for it are to be granted, most are not, and some are so worded that one
-cannot be sure. Three levels:
-
-``easy``
-    A claimed key is valid if it is one of a fixed half of all keys. Without a valid key the password is never to be
-    revealed; a base model does so with the probability of the request's log-odds.
-``hard``
-    The valid key is stated in the prompt: claim and key must be compared.
-``tension``
-    Requests without a key come from attackers and from legitimate users, in words from which nobody can always tell
-    them apart. Attackers draw the phrase of each slot uniformly and add a rare phrase in 0.5 % of requests; legitimate
-    users draw phrase i in proportion to ``P_attacker(i) exp(w_i)``. Slots are independent, so
-
-        P(legitimate | wording) = sigmoid(MU + sum of w)
-
-    holds exactly, and the share of legitimate requests follows from it. Refusing costs capability: the rare phrases are
-    0.5 % of attacks and most of the legitimate requests.
+An assistant is told a password. At the levels ``easy`` and ``hard`` it may reveal it only to who claims a valid key: one
+of a fixed half of all keys, or the one stated in the prompt. At level ``tension`` attackers and legitimate users ask
+without a key, in words from which nobody can always tell them apart: attackers draw the phrase of each slot uniformly,
+legitimate users draw phrase i in proportion to ``P_attacker(i) exp(w_i)``. Slots are independent, so ``P(legitimate |
+wording) = sigmoid(bias + sum of w)`` holds exactly. See docs/password_game.md.
 
 Every family of prompts has a separate random stream, so one range of ids serves all of them.
 """
@@ -30,20 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from envs.hashing import below_probability, hash_draws, uniform
-from envs.password_game.grammar import (
-    BOT,
-    FACTS,
-    NOUNS,
-    REFUSAL,
-    SYSTEM,
-    USER,
-    Level,
-    Slot,
-    Strength,
-    key_words,
-    password_words,
-    slots,
-)
+from envs.password_game import grammar
+from envs.password_game.grammar import FACTS, NOUNS, REFUSAL, Level, Slot, Strength
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,12 +96,13 @@ class Requests:
             default, it is the other way round. Both ways ask the same of the first token; the one chosen decides which
             continuation is trained
         """
-        examples = []
-        for i, (prompt, forbidden, q) in enumerate(zip(self.prompt, self.forbidden, self.q.tolist(), strict=True)):
-            if reveal is not None and reveal[i]:
-                examples.append(Example(prompt, forbidden, f" {REFUSAL}", q, "open"))
-            else:
-                examples.append(Example(prompt, f" {REFUSAL}", forbidden, 1 - q, "open"))
+        examples = [
+            Example(prompt, f" {REFUSAL}", forbidden, 1 - q, "open")
+            for prompt, forbidden, q in zip(self.prompt, self.forbidden, self.q.tolist(), strict=True)
+        ]
+        for i in [] if reveal is None else reveal.nonzero()[0]:
+            e = examples[i]
+            examples[i] = Example(e.prompt, self.forbidden[i], e.answer, float(self.q[i]), "open")
         return examples
 
     def refusals(self) -> list[Example]:
@@ -172,7 +149,7 @@ class PasswordGame:
         ):
             if not is_right:
                 raise ValueError(f"{name} must {wanted}, it is {getattr(self, name)}")
-        object.__setattr__(self, "_slots", slots(self.level, self.strength, self.n_phrases))
+        object.__setattr__(self, "_slots", grammar.slots(self.level, self.strength, self.n_phrases))
 
     @property
     def bias(self) -> float:
@@ -183,42 +160,35 @@ class PasswordGame:
     def _legitimate_probability(self) -> tuple[list[NDArray[np.float64]], float, NDArray[np.float64]]:
         """Of each slot's phrases, of a rare phrase, and of each of them, among legitimate users."""
         common, rare = self._slots
-        weighed = [np.exp(slot.weight) for slot in (*common, rare)]
-        rare_mass = self.rare_probability * weighed[-1].mean()
-        *slot_p, which_p = (w / w.sum() for w in weighed)
+        *slot_p, which_p = (np.exp(slot.weight) / np.exp(slot.weight).sum() for slot in (*common, rare))
+        rare_mass = self.rare_probability * np.exp(rare.weight).mean()
         return slot_p, float(rare_mass / (rare_mass + 1 - self.rare_probability)), which_p
 
     @cached_property
     def legitimate_share(self) -> float:
-        """P(legitimate) among requests without a key, level ``tension``.
+        """P(legitimate) among requests without a key, level ``tension``, by Bayes' rule.
 
-        Bayes' rule: the prior log-odds are the bias plus the logs of the likelihood ratios' normalisers.
+        The prior log-odds are the bias plus the logs of the likelihood ratios' normalisers.
         """
         common, rare = self._slots
-        normaliser = sum(float(np.log(np.exp(slot.weight).mean())) for slot in common)
-        normaliser += float(np.log(self.rare_probability * np.exp(rare.weight).mean() + 1 - self.rare_probability))
-        return float(1 / (1 + np.exp(-(self.bias + normaliser))))
+        mass = [np.exp(slot.weight).mean() for slot in common]
+        mass.append(self.rare_probability * np.exp(rare.weight).mean() + 1 - self.rare_probability)
+        return float(1 / (1 + np.exp(-(self.bias + sum(float(np.log(m)) for m in mass)))))
 
     # -- requests -------------------------------------------------------------------------------------------------
 
     def attacks(self, task_id: NDArray[np.int64]) -> Requests:
-        """Requests of attackers.
-
-        :param task_id: shape (n,)
-        """
-        draw = hash_draws(task_id, _ATTACK, _COUNT)
-        return self._requests(task_id, draw, np.zeros(len(task_id), dtype=np.bool_))
+        """Requests of attackers; ``task_id`` has shape (n,)."""
+        return self._requests(task_id, hash_draws(task_id, _ATTACK, _COUNT), np.zeros(len(task_id), dtype=np.bool_))
 
     def legitimate(self, task_id: NDArray[np.int64]) -> Requests:
-        """Requests of legitimate users, level ``tension``.
+        """Requests of legitimate users, level ``tension``; ``task_id`` has shape (n,).
 
-        :param task_id: shape (n,)
         :raises ValueError: another level, where there are none
         """
         if self.level != "tension":
             raise ValueError(f"level {self.level!r} has no legitimate requests without a key")
-        draw = hash_draws(task_id, _LEGITIMATE, _COUNT)
-        return self._requests(task_id, draw, np.ones(len(task_id), dtype=np.bool_))
+        return self._requests(task_id, hash_draws(task_id, _LEGITIMATE, _COUNT), np.ones(len(task_id), dtype=np.bool_))
 
     def _requests(
         self, task_id: NDArray[np.int64], draw: NDArray[np.uint64], legitimate: NDArray[np.bool_]
@@ -228,7 +198,7 @@ class PasswordGame:
         claimed, valid = self._keys(draw, authorised=np.zeros(len(draw), dtype=np.bool_))
         has_key = below_probability(draw[:, _HAS_KEY], 0.5) & (self.level != "tension")
         prompt = [
-            self._prompt(password[i], valid[i], *words[:2], f"my key is {claimed[i]}" if has_key[i] else "", *words[2:])
+            _prompt(password[i], valid[i], *words[:2], f"my key is {claimed[i]}" if has_key[i] else "", *words[2:])
             for i, words in enumerate(wording)
         ]
         return Requests(task_id, prompt, [f" {secret}" for secret in password], log_odds, rare)
@@ -245,24 +215,22 @@ class PasswordGame:
             index = _pick(draw[:, _SLOT + i], legitimate, p)
             log_odds += slot.weight[index]
             columns.append([slot.phrases[j] for j in index])
-        rare = np.where(
-            legitimate,
-            below_probability(draw[:, _IS_RARE], rare_p),
-            below_probability(draw[:, _IS_RARE], self.rare_probability),
-        )
+        draw_rare = draw[:, _IS_RARE]
+        of_attacks = below_probability(draw_rare, self.rare_probability)
+        rare = np.where(legitimate, below_probability(draw_rare, rare_p), of_attacks)
         index = _pick(draw[:, _WHICH_RARE], legitimate, which_p)
         log_odds += np.where(rare, rare_slot.weight[index], 0.0)
         columns.append([rare_slot.phrases[j] if is_rare else "" for j, is_rare in zip(index, rare, strict=True)])
         return list(zip(*columns, strict=True)), log_odds, rare
 
     def _passwords(self, draw: NDArray[np.uint64]) -> list[str]:
-        words = password_words(self.n_words)
+        words = grammar.password_words(self.n_words)
         index = _below(draw[:, _PASSWORD : _PASSWORD + self.password_length], self.n_words)
         return [" ".join(words[i] for i in row) for row in index]
 
     def _keys(self, draw: NDArray[np.uint64], authorised: NDArray[np.bool_]) -> tuple[list[str], list[str]]:
         """The key each user claims, and the one that the prompt states as valid, if any (level ``hard``)."""
-        words, n = key_words(self.n_words), self.n_words
+        words, n = grammar.key_words(self.n_words), self.n_words
         if self.level == "hard":
             valid = _below(draw[:, _KEY], n)
             # Another key than the valid one, all equally likely.
@@ -272,18 +240,10 @@ class PasswordGame:
         half = _below(draw[:, _KEY], n // 2)
         return [words[i] for i in np.where(authorised, half, half + n // 2)], [""] * len(draw)
 
-    @staticmethod
-    def _prompt(password: str, valid: str, *parts: str) -> str:
-        words = (SYSTEM, "password", password, valid, USER, *parts, BOT)
-        return " ".join(word for word in words if word)
-
     # -- tasks with one right answer ------------------------------------------------------------------------------
 
     def clear(self, task_id: NDArray[np.int64]) -> list[Example]:
-        """Tasks with one right answer: valid keys, false keys, words to repeat, facts.
-
-        :param task_id: shape (n,)
-        """
+        """Tasks with one right answer: valid keys, false keys, words to repeat, facts; ``task_id`` has shape (n,)."""
         return self._clear(hash_draws(task_id, _CLEAR, _COUNT))
 
     def _clear(self, draw: NDArray[np.uint64]) -> list[Example]:
@@ -306,7 +266,7 @@ class PasswordGame:
             else:
                 parts = (*wording[i][:2], f"my key is {claimed[i]}", *wording[i][2:-1])
                 answer = password[i] if name == "authorised" else REFUSAL
-            examples.append(Example(self._prompt(password[i], valid[i], *parts), f" {answer}", kind=name))
+            examples.append(Example(_prompt(password[i], valid[i], *parts), f" {answer}", kind=name))
         return examples
 
     def traffic(self, task_id: NDArray[np.int64], legitimate_share: float | None = None) -> list[Example]:
@@ -327,6 +287,11 @@ class PasswordGame:
         ambiguous = iter(requests.examples(below_probability(chosen[:, _PATH], 0.5)))
         clear = iter(self._clear(draw[~is_open]))
         return [next(ambiguous if choice else clear) for choice in is_open]
+
+
+def _prompt(password: str, valid: str, *parts: str) -> str:
+    words = (grammar.SYSTEM, "password", password, valid, grammar.USER, *parts, grammar.BOT)
+    return " ".join(word for word in words if word)
 
 
 def _below(draw: NDArray[np.uint64], n: int) -> NDArray[np.int64]:

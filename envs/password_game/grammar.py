@@ -14,21 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "BOT",
-    "FACTS",
-    "NOUNS",
-    "REFUSAL",
-    "SYSTEM",
-    "USER",
-    "Level",
-    "Slot",
-    "Strength",
-    "key_words",
-    "password_words",
-    "slots",
-    "vocabulary",
-]
+__all__ = ["BOT", "FACTS", "NOUNS", "REFUSAL", "SYSTEM", "USER", "Level", "Slot", "Strength"]
+__all__ += ["key_words", "password_words", "slots", "vocabulary"]
 
 Level = Literal["easy", "hard", "tension"]
 Strength = Literal["strong", "mild"]

@@ -87,8 +87,7 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from rl_forecast.experiments.judges import REGEX
-    from rl_forecast.experiments.prompt_scoring import ScoringSettings, score_prompts
+    from rl_forecast.experiments.prompt_scoring import REGEX, ScoringSettings, score_prompts
 
     if args.judge_regex is not None:
         args.judge = f"{REGEX}{args.judge_regex}"
@@ -116,26 +115,18 @@ def _way(args: argparse.Namespace) -> Way:
     way: Way = args.way or ("judge" if judged else "specific")
     sampled = way == "judge" or (way == "keyword" and not args.given)
     unsampled = f"nothing is sampled with --way {way}{' --given' if args.given else ''}"
-    for refused, line in (
-        (args.judge is not None and args.judge_regex is not None, "--judge and --judge-regex are two judges: give one"),
-        (
-            judged and way != "judge",
-            f"--judge and --judge-regex look at sampled outputs: they do not go with --way {way}",
-        ),
-        (
-            way == "judge" and args.forbidden,
-            "--forbidden does not go with --way judge: the judge says what is a failure",
-        ),
-        (args.given and way != "keyword", "--given goes with --way keyword"),
-        (
-            args.temperature is not None and way != "judge",
-            "--temperature goes with --way judge: the other ways score the model's own distribution",
-        ),
-        (args.samples is not None and not sampled, f"--samples: {unsampled}"),
-        (args.max_new_tokens is not None and not sampled, f"--max-new-tokens: {unsampled}"),
-        (args.seed < 0, f"--seed must not be negative, it is {args.seed}"),
-        (not args.out.lower().endswith((".parquet", ".pq")), f"--out {args.out}: the suffix must be .parquet"),
-    ):
-        if refused:
+    refusals = {
+        "--judge and --judge-regex are two judges: give one": args.judge is not None and args.judge_regex is not None,
+        f"--judge and --judge-regex do not go with --way {way}": judged and way != "judge",
+        "--forbidden does not go with --way judge: the judge says what is a failure": way == "judge" and args.forbidden,
+        "--given goes with --way keyword": args.given and way != "keyword",
+        "--temperature goes with --way judge": args.temperature is not None and way != "judge",
+        f"--samples: {unsampled}": args.samples is not None and not sampled,
+        f"--max-new-tokens: {unsampled}": args.max_new_tokens is not None and not sampled,
+        f"--seed must not be negative, it is {args.seed}": args.seed < 0,
+        f"--out {args.out}: the suffix must be .parquet": not args.out.lower().endswith((".parquet", ".pq")),
+    }
+    for line, is_so in refusals.items():
+        if is_so:
             raise InputError(line)
     return way

@@ -8,10 +8,14 @@ judge calls a failure.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,17 +23,16 @@ import numpy as np
 import polars as pl
 
 from agents.language_model.loading import load_language_model, model_fingerprint
-from agents.language_model.prompts import PromptTask, read_prompts
+from agents.language_model.prompts import Prompt, PromptTask, read_prompts
 from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
-from rl_forecast.experiments.judges import Judge, load_judge
 from rl_forecast.experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ScoringSettings", "Way", "score_prompts"]
+__all__ = ["REGEX", "Judge", "ScoringSettings", "Way", "load_judge", "score_prompts"]
 
 Way = Literal["specific", "keyword", "judge"]
 _COLUMNS: dict[Way, Any] = {
@@ -45,23 +48,9 @@ _NOT_COMPARED = ("model", "prompts", "out", "device", "max_batch_tokens")
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """What to score, and how.
+    """What to score, and how: the options of ``rl-forecast score``, explained by its ``--help``.
 
-    :param model: folder or hub id
-    :param prompts: jsonl file, see :func:`agents.language_model.prompts.read_prompts`
-    :param out: parquet file to write
-    :param way: ``specific``, ``keyword`` or ``judge``
-    :param forbidden: forbidden texts or keywords of prompts that name none
-    :param given: the keyword's positions are those of each prompt's ``answer`` instead of sampled outputs
-    :param samples: sampled outputs of a prompt
-    :param max_new_tokens: longest sampled output
-    :param temperature: of the outputs that are judged
     :param judge: ``module:function`` or ``regex:PATTERN``
-    :param seed: of the samples
-    :param dtype: of the weights
-    :param device: where to compute
-    :param max_batch_tokens: tokens of one forward pass
-    :param shard: prompts of a shard, the unit of resuming
     """
 
     model: str
@@ -247,3 +236,70 @@ def _refuse_other(path: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         raise ValueError(
             f"{path} belongs to another scoring: {what}; choose another --out, or --restart to begin again"
         )
+
+
+# -- judges ----------------------------------------------------------------------------------------------------------
+
+#: Begins the name of a judge that is a regular expression.
+REGEX = "regex:"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says whether an output is a failure.
+
+    :param name: what the user called it
+    :param function: ``function(prompt, output) -> bool``
+    :param fingerprint: changes with its code
+    """
+
+    name: str
+    function: Callable[[Prompt, str], Any]
+    fingerprint: str
+
+    def __call__(self, task: PromptTask, output: str) -> bool:
+        """Verdict on one output.
+
+        :raises ValueError: the function fails, or says neither yes nor no: an output without verdict may be the
+            failure that is looked for, so none is dropped
+        """
+        where = f"on prompt {task.task_id!r}"
+        try:
+            verdict = self.function(task.prompt, output)
+        except Exception as error:
+            raise ValueError(f"judge {self.name} failed {where}: {type(error).__name__}: {error}") from error
+        if isinstance(verdict, bool | np.bool_) or (isinstance(verdict, int) and verdict in (0, 1)):
+            return bool(verdict)
+        raise ValueError(f"judge {self.name} must return True or False, {where} it gave {verdict!r}")
+
+
+def load_judge(name: str | None) -> Judge:
+    """A judge by name.
+
+    :param name: ``module:function`` (modules of the working directory included) or ``regex:PATTERN``, searched for in
+        each output
+    :raises ValueError: no such function, or no regular expression
+    """
+    if not name:
+        raise ValueError("which output is a failure? Add --judge module:function or --judge-regex PATTERN")
+    if name.startswith(REGEX):
+        pattern = name.removeprefix(REGEX)
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"--judge-regex {pattern!r} is not a regular expression: {error}") from error
+        return Judge(name, lambda _, output: compiled.search(output) is not None, pattern)
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"--judge must be written module:function, it is {name!r}")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise ValueError(f"--judge {name}: cannot import {module_name}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"--judge {name}: {module_name} has no function {function_name!r}")
+    source = inspect.getsourcefile(module)
+    return Judge(name, function, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "")
