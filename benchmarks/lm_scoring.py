@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from agents.language_model.encoding import EncodedTask
 from agents.language_model.objective import ForecastObjective
+from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
 from rl_forecast.loss.forecastability import ForecastabilityLoss
 from rl_forecast.loss.objectives import forecast_loss

@@ -23,7 +23,7 @@ import joblib
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents.language_model.encoding import EncodedTask
+from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.language_model.base_model import cached_base, load_model

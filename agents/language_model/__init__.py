@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rl_forecast.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from agents.language_model.encoding import EncodedTask as EncodedTask
     from agents.language_model.objective import ForecastObjective as ForecastObjective
     from agents.language_model.objective import ObjectiveReport as ObjectiveReport
+    from agents.language_model.prompts import EncodedTask as EncodedTask
     from agents.language_model.prompts import PromptTask as PromptTask
     from agents.language_model.prompts import read_prompts as read_prompts
     from agents.language_model.scorer import ContinuationScorer as ContinuationScorer

@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 if TYPE_CHECKING:
-    from agents.language_model.encoding import EncodedTask
+    from agents.language_model.prompts import EncodedTask
     from agents.language_model.scorer import ContinuationScorer
 
 __all__ = ["added_gradient", "gathered", "shared_scores", "shares", "sum_over_processes"]

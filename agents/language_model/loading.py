@@ -12,7 +12,6 @@ import torch
 
 __all__ = ["load_language_model", "model_fingerprint"]
 
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
 _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
@@ -29,15 +28,14 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "auto")
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if dtype not in _DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}: choose one of {', '.join(_DTYPES)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: no GPU is available here, use cpu")
     if _is_folder(name) and not (Path(name) / "config.json").is_file():
-        is_adapter = (Path(name) / "adapter_config.json").is_file()
-        what = "merge this adapter into its base model and save that" if is_adapter else "it has no config.json"
+        what = "it has no config.json"
+        if (Path(name) / "adapter_config.json").is_file():
+            what = "merge this adapter into its base model and save that"
         raise ValueError(f"{name} is not a folder with a model: {what}")
     with _one_line_errors(f"cannot load a causal language model from {name}"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from agents.language_model.distributed import added_gradient, gathered, shared_scores, shares
-from agents.language_model.encoding import EncodedTask
+from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
 from rl_forecast.loss.tail_fit import scores_leaf
 from rl_forecast.scores import psi_from_p
@@ -113,8 +113,7 @@ class ForecastObjective:
         self.anchor_tasks = anchor_tasks
         self.rescore_every = rescore_every
         self._generator = np.random.default_rng(seed)
-        self._pool: Sequence[EncodedTask] | None = None
-        self._saved_pool: str | None = None
+        self._pool = ""
         self._log_p = torch.zeros(0)
         self._calls = 0
 
@@ -125,7 +124,7 @@ class ForecastObjective:
         return self.scorer.encode(cast("Sequence[PromptTask]", pool))
 
     def backward(self, pool: Sequence[EncodedTask]) -> ObjectiveReport:
-        """Add the gradient of the objective on a pool, whose cached scores are known by its identity.
+        """Add the gradient of the objective on a pool of prompts.
 
         :raises ValueError: fewer prompts than the objective needs
         """
@@ -152,27 +151,24 @@ class ForecastObjective:
             "generator": self._generator.bit_generator.state,
             "objective": self.objective.state_dict(),
             "calls": self._calls,
-            "pool": None if self._pool is None else _fingerprint(self._pool),
+            "pool": self._pool,
             "log_p": self._log_p.tolist(),
             "dtype": str(self._log_p.dtype).removeprefix("torch."),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume; cached scores are used where the next pool is the one they belong to."""
+        """Resume from what :meth:`state_dict` gave."""
         self._generator.bit_generator.state = state["generator"]
         self.objective.load_state_dict(state["objective"])
         self._calls = int(state["calls"])
         self._log_p = torch.tensor(state["log_p"], dtype=getattr(torch, state["dtype"]))
-        self._pool = None
-        self._saved_pool = state["pool"]
+        self._pool = state["pool"]
 
     def _score(self, pool: Sequence[EncodedTask]) -> int:
         """Bring the cached scores of the pool up to date; the number that was scored."""
-        is_known = pool is self._pool or (self._saved_pool is not None and self._saved_pool == _fingerprint(pool))
-        if not is_known:
-            self._calls = 0
-        self._pool, self._saved_pool = pool, None
-        self._calls += 1
+        digest = hashlib.sha256(repr(pool).encode()).hexdigest()
+        self._calls = self._calls + 1 if digest == self._pool else 1
+        self._pool = digest
         if (self._calls - 1) % self.rescore_every:
             return 0
         self._log_p = shared_scores(self.scorer, pool).cpu()
@@ -213,8 +209,3 @@ class ForecastObjective:
             return shared_scores(self.base, tasks)
         with self.scorer.model.disable_adapter():
             return shared_scores(self.scorer, tasks)
-
-
-def _fingerprint(pool: Sequence[EncodedTask]) -> str:
-    """Pools with the same one score the same."""
-    return hashlib.sha256(repr(pool).encode()).hexdigest()

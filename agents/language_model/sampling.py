@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from agents.language_model.encoding import EncodedTask, without_implied
+from agents.language_model.prompts import EncodedTask, without_implied
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

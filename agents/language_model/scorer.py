@@ -2,28 +2,22 @@
 
 ``log p = logsumexp over continuations c of sum_t log P(c_t | prompt, c_<t)``, from float32 log-softmaxes, whatever the
 dtype of the weights. Prompt and continuation are one row; rows are sorted by length, padded on the right and cut into
-batches of bounded size; logits are computed only where a continuation token is predicted. Scores do not depend on the
-batches.
-
-Why right padding needs no pad token, mask or position ids: attention is causal, so nothing a row's real tokens compute
-can see what stands after them, positions count from the left, and no logit of a padded position is read.
+batches of bounded size. Padding needs no pad token, mask or position ids: attention is causal, positions count from the
+left, and logits are computed only where a continuation token is predicted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from agents.language_model.encoding import EncodedTask, TaskEncoder
+from agents.language_model.prompts import EncodedTask, PromptTask, TaskEncoder
 from rl_forecast.scores import psi_from_log_p
-
-if TYPE_CHECKING:
-    from agents.language_model.prompts import PromptTask
 
 __all__ = ["ContinuationScorer", "psi_from_model_log_p"]
 
@@ -74,11 +68,6 @@ class ContinuationScorer:
     def __init__(
         self, model: Any, tokenizer: Any, max_batch_tokens: int = 16_384, max_batch_logits: int = 2**26
     ) -> None:
-        if max_batch_tokens < 1 or max_batch_logits < 1:
-            raise ValueError(
-                "max_batch_tokens and max_batch_logits must be at least 1, they are "
-                f"{max_batch_tokens} and {max_batch_logits}"
-            )
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch_tokens = max_batch_tokens
@@ -93,11 +82,10 @@ class ContinuationScorer:
     @property
     def device(self) -> torch.device:
         """Where the model takes its tokens."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return torch.device(next(self.model.parameters()).device)
 
     def encode(self, tasks: Iterable[PromptTask]) -> list[EncodedTask]:
-        """Tokenize once: see :meth:`agents.language_model.encoding.TaskEncoder.encode`."""
+        """Tokenize once: see :meth:`agents.language_model.prompts.TaskEncoder.encode`."""
         return self.encoder.encode(tasks)
 
     @torch.no_grad()

@@ -11,9 +11,8 @@ from transformers.trainer_callback import ExportableState
 if TYPE_CHECKING:
     import torch
 
-    from agents.language_model.encoding import EncodedTask
     from agents.language_model.objective import ForecastObjective
-    from agents.language_model.prompts import PromptTask
+    from agents.language_model.prompts import EncodedTask, PromptTask
 
     Pool = Sequence[EncodedTask] | Sequence[PromptTask]
 

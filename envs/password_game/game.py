@@ -1,6 +1,6 @@
 """Tasks of the password game: an integer is a prompt, the same on every machine.
 
-An assistant is told a password. At the levels ``easy`` and ``hard`` it may reveal it only to who claims a valid key: one
+An assistant is told a password. At the levels ``easy`` and ``hard`` only who claims a valid key may be told it: one
 of a fixed half of all keys, or the one stated in the prompt. At level ``tension`` attackers and legitimate users ask
 without a key, in words from which nobody can always tell them apart: attackers draw the phrase of each slot uniformly,
 legitimate users draw phrase i in proportion to ``P_attacker(i) exp(w_i)``. Slots are independent, so ``P(legitimate |

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import pkgutil
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ from agents.language_model.prompts import Prompt, PromptTask, read_prompts
 from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -75,8 +76,6 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
 
     Finished shards lie in ``<out>.parts`` until all are done; each is written whole or not at all.
 
-    :param settings: what to score
-    :param console: where progress is shown
     :param restart: forget what was done before
     :return: the table that was written to ``settings.out``
     :raises InputError: bad prompts or settings, or shards of other settings
@@ -106,41 +105,28 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
             # only now: what could not even begin leaves nothing behind
             parts.path.mkdir(parents=True, exist_ok=True)
             parts.write_json(_SETTINGS, identity)
-            _score_missing(settings, parts, missing, len(tasks), score, console)
+            n_done = len(tasks) - sum(map(len, missing.values()))
+            if n_done:
+                console.print(f"resuming: {n_done} of {len(tasks)} prompts were scored before", highlight=False)
+            with PhaseProgress(console) as progress, progress.phase("scoring prompts", len(tasks)) as phase:
+                phase.advance(n_done)
+                for file, shard in missing.items():
+                    table = pl.DataFrame(list(score(shard)), schema=_COLUMNS[settings.way], orient="row")
+                    parts.write_table(file.name, table)
+                    phase.advance(len(shard))
         table = pl.concat([pl.read_parquet(file) for file in files])
         metadata = {_METADATA: json.dumps(identity)}
         RunFolder(out.parent).write(out.name, lambda path: table.write_parquet(path, metadata=metadata))
         shutil.rmtree(parts.path)
         return table
+    except KeyboardInterrupt as error:
+        if parts.path.exists():
+            error.add_note(f"finished shards are kept in {parts.path}; the same command resumes")
+        raise
     except ValueError as error:
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{error.filename or settings.out}: {error.strerror or error}") from error
-
-
-def _score_missing(
-    settings: ScoringSettings,
-    parts: RunFolder,
-    missing: dict[Path, range],
-    n_tasks: int,
-    score: Callable[[range], Iterable[tuple[Any, ...]]],
-    console: Console,
-) -> None:
-    from rl_forecast.experiments.progress import PhaseProgress
-
-    n_done = n_tasks - sum(map(len, missing.values()))
-    if n_done:
-        console.print(f"resuming: {n_done} of {n_tasks} prompts were scored before", highlight=False)
-    with PhaseProgress(console) as progress, progress.phase("scoring prompts", n_tasks) as phase:
-        phase.advance(n_done)
-        try:
-            for file, shard in missing.items():
-                table = pl.DataFrame(list(score(shard)), schema=_COLUMNS[settings.way], orient="row")
-                parts.write_table(file.name, table)
-                phase.advance(len(shard))
-        except KeyboardInterrupt as error:
-            error.add_note(f"finished shards are kept in {parts.path}; the same command resumes")
-            raise
 
 
 def _read_tasks(settings: ScoringSettings) -> list[PromptTask]:
@@ -289,17 +275,13 @@ def load_judge(name: str | None) -> Judge:
         except re.error as error:
             raise ValueError(f"--judge-regex {pattern!r} is not a regular expression: {error}") from error
         return Judge(name, lambda _, output: compiled.search(output) is not None, pattern)
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
+    if ":" not in name:
         raise ValueError(f"--judge must be written module:function, it is {name!r}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = import_module(module_name)
+        function = pkgutil.resolve_name(name)
     except Exception as error:
-        raise ValueError(f"--judge {name}: cannot import {module_name}: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ValueError(f"--judge {name}: {module_name} has no function {function_name!r}")
-    source = inspect.getsourcefile(module)
+        raise ValueError(f"--judge {name}: {type(error).__name__}: {error}") from error
+    source = inspect.getsourcefile(sys.modules[name.partition(":")[0]])
     return Judge(name, function, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "")

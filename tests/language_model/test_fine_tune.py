@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from agents.language_model.fine_tune import FineTuner, FineTuneSettings
+from agents.language_model.fine_tune import (
+    FineTuner,
+    FineTuneSettings,
+    correct_answers,
+    encode_examples,
+    supervised_loss,
+)
 from agents.language_model.objective import ForecastObjective
 from agents.language_model.prompts import PromptTask
 from agents.language_model.scorer import ContinuationScorer
-from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
 from envs.password_game import Example, PasswordGame, make_model, make_tokenizer
 from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig

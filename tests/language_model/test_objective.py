@@ -202,7 +202,7 @@ def test_a_pool_that_comes_again_is_scored_when_it_is_due() -> None:
     assert 0 < moved.sum() <= reports[1].n_backward
     assert_close(reports[2].psi[moved], fresh[1][moved])
     # a new pool is scored whole
-    assert objective.backward(list(encoded)).n_scored == N
+    assert objective.backward(encoded[::-1]).n_scored == N
 
 
 def test_a_resumed_objective_equals_the_uninterrupted_one_bit_for_bit() -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from agents.language_model.fine_tune import correct_answers, encode_examples, supervised_loss
 from agents.language_model.loading import load_language_model
 from agents.language_model.scorer import ContinuationScorer
-from agents.language_model.supervised import correct_answers, encode_examples, supervised_loss
 from envs.password_game.model import make_model, make_tokenizer
 from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.language_model.sources import make_game

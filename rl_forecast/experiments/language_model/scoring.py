@@ -16,7 +16,7 @@ from rl_forecast.experiments.language_model.held_out import score_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agents.language_model.encoding import EncodedTask
+    from agents.language_model.prompts import EncodedTask
     from agents.language_model.scorer import ContinuationScorer
     from rl_forecast.experiments.language_model.sources import HeldOut
 
