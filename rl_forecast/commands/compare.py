@@ -38,11 +38,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--budget", type=number, required=True, metavar="B", help="what may be spent on each source")
     parser.add_argument(
-        "--cost",
-        type=number,
-        nargs="+",
-        metavar="C",
-        help="cost of a query, one for each file in order (default: 1)",
+        "--cost", type=number, nargs="+", metavar="C", help="cost of a query, one for each file in order (default: 1)"
     )
     shared.add_reading_options(parser)
     shared.add_forecast_options(parser)

@@ -80,6 +80,9 @@ def test_counts_and_missing_scores(tmp_path: Path) -> None:
     found = read_groups([str(tmp_path / "counts.csv")], ReadOptions())[""].summary
     assert found.count_table == {(5, 1): 1, (10, 0): 1, (10, 3): 1}
     assert found.n_unscored == 2
+    np.testing.assert_array_equal(
+        read_psi([str(tmp_path / "counts.csv")], ReadOptions()), psi_from_counts([0, 3, 1], [10, 10, 5])
+    )
     np.testing.assert_allclose(found.top, np.sort(psi_from_counts([0, 3, 1], [10, 10, 5]))[::-1])
     pl.DataFrame({"p": [0.1, None, 0.2]}).write_parquet(tmp_path / "p.parquet")
     assert read_groups([str(tmp_path / "p.parquet")], ReadOptions())[""].summary.n_unscored == 1
