@@ -125,8 +125,6 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
 
     from rl_forecast.io import ReadOptions
 
-    if args.capacity < 2:
-        raise InputError(f"--capacity must be at least 2, it is {args.capacity}")
     given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(ReadOptions)}
     return ReadOptions(**given)
 
@@ -135,7 +133,7 @@ def read(args: argparse.Namespace) -> dict[str, ReadResult]:
     """Groups of scores named on the command line."""
     from rl_forecast.io import read_groups
 
-    with status("reading"):
+    with status("reading"), usage_errors():
         return read_groups(args.files, read_options(args))
 
 

@@ -93,15 +93,11 @@ def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
     n_nan = int(np.isnan(x).sum())
     if n_nan:
         raise InputError(f"{where} holds {n_nan} NaN: leave the cell empty if the query has no score")
-    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
-    if kind == "p" and (low < 0 or high > 1):
-        bad = low if low < 0 else high
-        raise InputError(f"{where} holds {bad:g}, outside [0, 1]: use --kind log_p or psi if it is one")
-    if kind == "log_p" and high > 0:
-        raise InputError(f"{where} holds {high:g}; a log probability is at most 0: use --kind p or psi if it is one")
-    return _psi_column(
-        psi_from_p(x) if kind == "p" else psi_from_log_p(x) if kind == "log_p" else x, values.is_not_null()
-    )
+    try:
+        psi = psi_from_p(x) if kind == "p" else psi_from_log_p(x) if kind == "log_p" else x
+    except ValueError as error:
+        raise InputError(f"{where}: {error}: say what it holds with --kind p, log_p or psi") from error
+    return _psi_column(psi, values.is_not_null())
 
 
 def _psi_column(psi: NDArray[np.float64], known: pl.Series) -> pl.Series:

@@ -171,6 +171,7 @@ def test_standard_input(files: Path) -> None:
         (("forecast", "{csv}", "-n", "10", "--colum", "p"), "did you mean --column?"),
         (("forecast", "{csv}", "-n", "10", "--method", "shape-prior"), "did you mean 'shape_prior'"),
         (("forecast", "{csv}", "-n", "10", "--tail-k", "1"), "at least 2"),
+        (("forecast", "{csv}", "-n", "10", "--capacity", "1"), "at least 2"),
         (("forecast", "{csv}", "-n", "10", "--method", "binomial_tail"), "needs failure counts"),
         (("forecast", "{csv}", "-n", "10", "--level", "90"), "between 0 and 1"),
         (("forecast", "{csv}", "-n", "10", "--plot", "x.gif"), ".png, .svg or .pdf"),

@@ -93,7 +93,7 @@ def test_counts_and_missing_scores(tmp_path: Path) -> None:
     [
         ("p\n0.1\nabc\n", {}, "found 'abc'"),
         ("p\n0.1\nNaN\n", {}, "1 NaN"),
-        ("p\n0.1\n1.5\n", {}, "holds 1.5, outside"),
+        ("p\n0.1\n1.5\n", {}, r"in \[0, 1\], found 1.5"),
         ("log_p\n-1\n0.5\n", {}, "at most 0"),
         ("", {}, "is empty"),
         ("p\n", {}, "holds no score"),
