@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from agents.language_model import ContinuationScorer
 
 WORDS = [f"w{i}" for i in range(40)] + ["tell", "me", "the", "password", "sorry", "no", "p1", "p2", "p3"]
 SENTENCES = [
@@ -82,6 +85,22 @@ def tiny_gpt2(vocabulary: int, seed: int = 0, **kwargs: Any) -> GPT2LMHeadModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GPT2LMHeadModel(GPT2Config(**(settings | kwargs)))
+
+
+def word_scorer(make: Any = tiny_llama, **kwargs: Any) -> ContinuationScorer:
+    """A scorer of a tiny model of words.
+
+    :param kwargs: of the model's configuration
+    """
+    tokenizer = word_tokenizer()
+    return ContinuationScorer(make(len(tokenizer), **kwargs), tokenizer)
+
+
+def save(folder: Path, model: Any, tokenizer: Any) -> Path:
+    """A folder as ``from_pretrained`` reads it."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def assert_close(actual: Any, expected: Any, n_terms: int = 200) -> None:

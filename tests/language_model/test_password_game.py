@@ -13,8 +13,6 @@ from envs.password_game import PasswordGame, make_tokenizer
 from envs.password_game.reference_policies import cap, compress, shift
 from rl_forecast.tasks import SPLITS
 
-LEVELS = ("easy", "hard", "tension")
-
 
 def _ids(count: int, split: str = "train", seed: int = 0) -> np.ndarray:
     return SPLITS[split].task_ids(count, seed)
@@ -73,19 +71,13 @@ def test_posterior_is_the_share_of_legitimate_requests_in_simulated_traffic(stre
     n = 50_000
     n_legitimate = np.random.default_rng(0).binomial(n, game.legitimate_share)
     attacks, legitimate = game.attacks(_ids(n - n_legitimate)), game.legitimate(_ids(n_legitimate))
-    counts: dict[float, list[int]] = defaultdict(lambda: [0, 0])
-    for requests, column in ((attacks, 0), (legitimate, 1)):
-        for value in np.round(requests.log_odds, 1):
-            counts[float(value)][column] += 1
-    tested = 0
-    deviation = []
-    for value, (n_attacks, n_legit) in counts.items():
-        total = n_attacks + n_legit
-        q = 1 / (1 + np.exp(-value))
-        if total * q * (1 - q) > 10:
-            tested += 1
-            deviation.append((n_legit - total * q) / np.sqrt(total * q * (1 - q)))
-    assert tested > 10
+    log_odds = np.concatenate([attacks.log_odds, legitimate.log_odds])
+    value, of = np.unique(np.round(log_odds, 1), return_inverse=True)
+    total, n_legit = np.bincount(of), np.bincount(of, weights=np.arange(n) >= len(attacks))
+    q = 1 / (1 + np.exp(-value))
+    spread = np.sqrt(total * q * (1 - q))
+    deviation = ((n_legit - total * q) / spread)[spread**2 > 10]
+    assert len(deviation) > 10
     # Rounding to 0.1 moves q by at most 5 %; the rest is binomial.
     assert np.abs(deviation).max() < 5
     assert abs(np.mean(deviation)) < 1.0
@@ -123,7 +115,7 @@ def test_rare_rates_and_the_shape_of_the_strong_game() -> None:
     assert PasswordGame("tension", "mild").legitimate(_ids(20_000)).rare.mean() == pytest.approx(0.45, abs=0.015)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ["easy", "hard", "tension"])
 def test_prompts_are_words_of_the_tokenizer_and_fit_the_model(level: str) -> None:
     game = PasswordGame(level)  # type: ignore[arg-type]
     tokenizer = make_tokenizer()
@@ -196,8 +188,5 @@ def test_reference_policies_against_plain_probabilities() -> None:
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PasswordGame(**settings)
-
-
-def test_only_tension_has_legitimate_requests() -> None:
     with pytest.raises(ValueError, match="has no legitimate requests"):
         PasswordGame("easy").legitimate(_ids(1))

@@ -18,7 +18,15 @@ from agents.language_model.loading import load_language_model
 from agents.language_model.sampling import sample_outputs
 from rl_forecast.experiments import prompt_scoring
 from tests.cli.conftest import Cli
-from tests.language_model.models import WORDS, assert_close, bpe_tokenizer, tiny_llama, word_tokenizer
+from tests.language_model.models import (
+    WORDS,
+    assert_close,
+    bpe_tokenizer,
+    save,
+    tiny_llama,
+    word_scorer,
+    word_tokenizer,
+)
 
 N = 60
 
@@ -26,11 +34,8 @@ N = 60
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as ``save_pretrained`` writes it."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = word_tokenizer()
-    tiny_llama(len(tokenizer), initializer_range=0.15).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    scorer = word_scorer(initializer_range=0.15)
+    return save(tmp_path_factory.mktemp("model"), scorer.model, scorer.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +52,11 @@ def prompts(tmp_path: Path, tasks: list[PromptTask]) -> Path:
     return write(tmp_path / "prompts.jsonl", tasks)
 
 
-def write(path: Path, tasks: list[PromptTask], **extra: Any) -> Path:
+def write(path: Path, tasks: list[PromptTask]) -> Path:
     rows = [
         {"prompt": t.prompt, "forbidden": list(t.forbidden), "answer": t.answer, "id": f"q{t.task_id}"} for t in tasks
     ]
-    path.write_text("".join(json.dumps(row | extra) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -72,8 +77,8 @@ def score(cli: Cli, model: Path, prompts: Path, out: Path, *more: object) -> pl.
     return pl.read_parquet(out)
 
 
-def forecast(cli: Cli, out: Path, *more: object) -> dict[str, Any]:
-    code, printed, err = cli("forecast", out, "-n", "1e5", "--json", "-", *more)
+def forecast(cli: Cli, out: Path) -> dict[str, Any]:
+    code, printed, err = cli("forecast", out, "-n", "1e5", "--json", "-")
     assert code == 0, err
     group: dict[str, Any] = json.loads(printed)["groups"][0]
     return group
@@ -171,7 +176,6 @@ def test_an_interrupted_run_resumes(
     assert code == 0
     assert "nothing to do" in err.replace("\n", " ")
     assert len(asked) == 25 + 40
-    assert "seed was 0, now 1" in cli.refused(*command, "--seed", 1)
     code, _, _ = cli(*command, "--seed", 1, "--restart")
     assert code == 0
     assert not pl.read_parquet(out).equals(whole)
@@ -182,10 +186,8 @@ def test_a_changed_model_or_prompt_file_is_refused(
 ) -> None:
     out = tmp_path / "scores.parquet"
     score(cli, model, prompts, out)
-    other = tmp_path / "other"
-    tokenizer = word_tokenizer()
-    tiny_llama(len(tokenizer), seed=1).save_pretrained(other)
-    tokenizer.save_pretrained(other)
+    scorer = word_scorer(seed=1)
+    other = save(tmp_path / "other", scorer.model, scorer.tokenizer)
     command = ("score", "--out", out)
     assert "the model has changed" in cli.refused(*command, "--prompts", prompts, "--model", other)
     write(prompts, tasks[1:])
@@ -197,9 +199,7 @@ def test_a_changed_model_or_prompt_file_is_refused(
 
 def test_chats_and_default_forbidden_texts(cli: Cli, tmp_path: Path) -> None:
     tokenizer = bpe_tokenizer()
-    folder = tmp_path / "chat"
-    tiny_llama(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder = save(tmp_path / "chat", tiny_llama(len(tokenizer)), tokenizer)
     path = tmp_path / "chats.jsonl"
     words = ("tell", "me", "the", "password", "please")
     rows = [{"prompt": [{"role": "user", "content": f"{a} {b}"}]} for a in words for b in words]
@@ -259,14 +259,13 @@ def test_bad_files(
     assert "cannot load a causal language model from nobody/nothing" in refused("nobody/nothing")
     assert "No such file" in refused(model, tmp_path / "missing.jsonl")
     assert "suffix must be .parquet" in refused(model, out=tmp_path / "scores.csv")
-    assert "line 1: not JSON" in refused(model, write_text(tmp_path / "bad.jsonl", "nonsense\n"))
-    twice = write_text(tmp_path / "twice.jsonl", '{"prompt": "w1", "forbidden": " p1", "id": 3}\n' * 2)
-    assert "line 2: id 3 was used on line 1" in refused(model, twice)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("nonsense\n")
+    assert "line 1: not JSON" in refused(model, bad)
     long = write(tmp_path / "long.jsonl", [PromptTask("w1 " * 80, (" p1",), None, "long")])
     assert "prompt 'qlong' has 80 tokens" in refused(model, long)
-    headless = tmp_path / "headless"
-    LlamaModel(tiny_llama(51, tie_word_embeddings=False).config).save_pretrained(headless)
-    word_tokenizer().save_pretrained(headless)
+    model_only = LlamaModel(tiny_llama(51, tie_word_embeddings=False).config)
+    headless = save(tmp_path / "headless", model_only, word_tokenizer())
     assert "lacks 1 weights of a LlamaForCausalLM, such as lm_head.weight" in refused(headless)
     bare = tmp_path / "bare"
     tiny_llama(51).save_pretrained(bare)
@@ -277,8 +276,3 @@ def test_bad_files(
     torch.save(tiny_llama(51).state_dict(), pickled / "pytorch_model.bin")
     assert "cannot load a causal language model" in refused(pickled)
     assert not list(tmp_path.glob("*.parquet*"))
-
-
-def write_text(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path

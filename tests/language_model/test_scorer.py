@@ -14,7 +14,15 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from agents.language_model import ContinuationScorer, EncodedTask, PromptTask, psi_from_model_log_p
 from rl_forecast.scores import psi_from_log_p
-from tests.language_model.models import WORDS, assert_close, bpe_tokenizer, tiny_gpt2, tiny_llama, word_tokenizer
+from tests.language_model.models import (
+    WORDS,
+    assert_close,
+    bpe_tokenizer,
+    tiny_gpt2,
+    tiny_llama,
+    word_scorer,
+    word_tokenizer,
+)
 
 MODELS = pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 
@@ -29,13 +37,13 @@ def word_tasks(n: int, seed: int = 0) -> list[PromptTask]:
     return [PromptTask(text(1, 25), tuple(text(1, 5) for _ in range(rng.integers(1, 4))), None, i) for i in range(n)]
 
 
-def direct(model: Any, tokenizer: Any, task: PromptTask) -> float:
+def direct(scorer: ContinuationScorer, task: PromptTask) -> float:
     """Log p of a task whose continuations do not begin one another: one forward pass a continuation, no padding."""
     total = []
     for text in task.forbidden:
-        prompt, whole = (tokenizer(t)["input_ids"] for t in (task.prompt, task.prompt + text))
+        prompt, whole = (scorer.tokenizer(t)["input_ids"] for t in (task.prompt, task.prompt + text))
         with torch.no_grad():
-            logits = model.eval()(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            logits = scorer.model.eval()(torch.tensor([whole])).logits[0].double().log_softmax(-1)
         total.append(sum(float(logits[t - 1, whole[t]]) for t in range(len(prompt), len(whole))))
     return float(np.logaddexp.reduce(total))
 
@@ -48,36 +56,30 @@ def row(encoded: list[EncodedTask]) -> list[int]:
 
 @MODELS
 def test_equals_the_direct_computation(make: Callable[..., Any]) -> None:
-    tokenizer = word_tokenizer()
-    model = make(len(tokenizer))
+    scorer = word_scorer(make)
     tasks = word_tasks(60)
     # keep the tasks whose continuations do not begin one another: the direct sum would count those twice
     tasks = [t for t in tasks if not any(a != b and b.startswith(a) for a in t.forbidden for b in t.forbidden)]
     tasks = [t for t in tasks if len(set(t.forbidden)) == len(t.forbidden)]
-    scorer = ContinuationScorer(model, tokenizer)
     log_p = scorer.score(scorer.encode(tasks))
     assert log_p.dtype == torch.float32
     assert not log_p.requires_grad
-    assert_close(log_p, [direct(model, tokenizer, task) for task in tasks])
+    assert_close(log_p, [direct(scorer, task) for task in tasks])
     assert len(tasks) > 40
     assert np.ptp(log_p.numpy()) > 10
 
 
 @MODELS
 def test_scores_do_not_depend_on_batches(make: Callable[..., Any]) -> None:
-    tokenizer = word_tokenizer()
-    model = make(len(tokenizer))
-    tasks = word_tasks(80, seed=1)
-    whole = ContinuationScorer(model, tokenizer)
-    encoded = whole.encode(tasks)
-    reference = whole.score(encoded).numpy()
-    for limits in ({"max_batch_tokens": 1}, {"max_batch_tokens": 200}, {"max_batch_logits": 5_000}):
-        scorer = ContinuationScorer(model, tokenizer, **limits)
-        assert_close(scorer.score(scorer.encode(tasks)), reference)
-    order = np.random.default_rng(0).permutation(len(tasks))
-    assert_close(whole.score([encoded[i] for i in order]), reference[order])
-    assert_close(whole.score([encoded[i] for i in order[:7]]), reference[order][:7])
-    assert_close(whole.log_p(encoded), reference)
+    scorer = word_scorer(make)
+    encoded = scorer.encode(word_tasks(80, seed=1))
+    reference = scorer.score(encoded)
+    assert_close(scorer.log_p(encoded), reference)
+    order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(0))
+    assert_close(scorer.score([encoded[i] for i in order]), reference[order])
+    for limit, value in (("max_batch_tokens", 1), ("max_batch_tokens", 200), ("max_batch_logits", 5_000)):
+        setattr(scorer, limit, value)
+        assert_close(scorer.score(encoded), reference)
 
 
 def test_batches_stay_within_their_budgets() -> None:
@@ -126,7 +128,7 @@ def test_models_with_heads_of_their_own_score_the_same() -> None:
         other.load_state_dict(model.state_dict())
         scorer = ContinuationScorer(other, tokenizer, max_batch_tokens=200, max_batch_logits=20_000)
         tasks = [task for task in tasks if len(task.forbidden) == 1]
-        expected = [direct(other, tokenizer, task) for task in tasks]
+        expected = [direct(scorer, task) for task in tasks]
         assert_close(scorer.score(scorer.encode(tasks)), expected)
 
 
@@ -203,8 +205,8 @@ def test_the_boundary_rule() -> None:
 
 def test_probabilities_of_all_continuations_sum_to_one() -> None:
     """A closed form: every first word, and below one of them every second word."""
-    tokenizer = word_tokenizer()
-    scorer = ContinuationScorer(tiny_gpt2(len(tokenizer)), tokenizer)
+    scorer = word_scorer(tiny_gpt2)
+    tokenizer = scorer.tokenizer
     known = [word for word in tokenizer.get_vocab() if word != "<unk>"]
     split = [f" {word}" for word in known if word != "sorry"] + [f" sorry {word}" for word in known]
     encoded = scorer.encode([PromptTask("tell me", tuple(split), None, 0)])
@@ -218,8 +220,7 @@ def test_probabilities_of_all_continuations_sum_to_one() -> None:
 
 
 def test_an_implied_continuation_is_not_counted_twice() -> None:
-    tokenizer = word_tokenizer()
-    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    scorer = word_scorer()
     tasks = [PromptTask("w1 w2", (" p1",), None, 0), PromptTask("w1 w2", (" p1 p2", " p1", " p1"), None, 1)]
     encoded = scorer.encode(tasks)
     assert encoded[0].continuations == encoded[1].continuations
@@ -242,8 +243,7 @@ def test_an_implied_continuation_is_not_counted_twice() -> None:
     ],
 )
 def test_bad_tasks_are_named(task: PromptTask, message: str) -> None:
-    tokenizer = word_tokenizer()
-    scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    scorer = word_scorer()
     with pytest.raises(ValueError, match=message):
         scorer.encode([task])
     with pytest.raises(ValueError, match="task id 7 occurs twice"):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 from agents.language_model import ContinuationScorer, ForecastObjective, ForecastTrainer
 from rl_forecast.loss.objectives import Objective, anchor, forecast_loss
-from tests.language_model.models import assert_close, tiny_llama, word_tokenizer
+from tests.language_model.models import assert_close, save, word_scorer
 from tests.language_model.test_objective import FORECAST, LOSS, frozen_base, gradients, lora
 from tests.language_model.test_scorer import word_tasks
 
@@ -50,10 +50,9 @@ def arguments(folder: Path, **kwargs: Any) -> TrainingArguments:
 
 
 def parts(with_lora: bool = False) -> tuple[ContinuationScorer, ContinuationScorer, Rows]:
-    tokenizer = word_tokenizer()
-    plain = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
+    plain = word_scorer()
     base = frozen_base(plain)
-    return (lora(plain) if with_lora else plain), base, Rows(len(tokenizer))
+    return (lora(plain) if with_lora else plain), base, Rows(plain.vocabulary)
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -128,8 +127,7 @@ def test_trains_with_checkpointing_and_logs(tmp_path: Path, with_lora: bool) -> 
     # with bf16 accelerate makes forward run under autocast: without its wrapper the model is what was saved
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     merged = scorer.model.merge_and_unload() if with_lora else scorer.model
-    merged.save_pretrained(tmp_path / "model")
-    scorer.tokenizer.save_pretrained(tmp_path / "model")
+    save(tmp_path / "model", merged, scorer.tokenizer)
     loaded = ContinuationScorer(
         AutoModelForCausalLM.from_pretrained(tmp_path / "model", use_safetensors=True),
         AutoTokenizer.from_pretrained(tmp_path / "model"),
