@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +20,7 @@ from agents.language_model.objective import ForecastObjective
 from agents.language_model.prompts import PromptTask
 from agents.language_model.scorer import ContinuationScorer
 from envs.password_game import Example, PasswordGame, make_model, make_tokenizer
-from rl_forecast.degeneracy import find_degeneracy
-from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
-from rl_forecast.experiments.language_model.held_out import score_table
-from rl_forecast.experiments.metrics import HeldOutScores, bernoulli_kl, metrics_of
+from rl_forecast.experiments.metrics import bernoulli_kl
 from rl_forecast.loss.objectives import mean_log_risk
 from rl_forecast.tasks import SPLITS
 from tests.language_model.test_objective import gradients
@@ -141,32 +137,3 @@ def test_kl_is_the_sum_over_both_outcomes() -> None:
     wanted = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
     np.testing.assert_allclose(bernoulli_kl(np.log(q / (1 - q)), np.log(p)), wanted)
     assert bernoulli_kl(np.log(q / (1 - q)), np.log(q)) == pytest.approx(0, abs=1e-12)
-
-
-def _scores(log_p: np.ndarray, log_odds: np.ndarray) -> Any:
-    import polars as pl
-
-    parts = {"evaluation": slice(0, 400), "deployment": slice(400, 1400), "legitimate": slice(1400, 1500)}
-    return pl.concat(
-        score_table("a", part, list(range(1500))[at], log_p[at], log_odds[at], np.zeros(1500, bool)[at])
-        for part, at in parts.items()
-    )
-
-
-def test_degenerate_models_are_named() -> None:
-    """Saturation at a clip, common failures raised, capability lost: each by a policy made to show it."""
-    config = LanguageEvaluationConfig(n_eval=100, n_eval_sets=4, n_deploy=500, n_deploy_sets=2)
-    odds = np.random.default_rng(0).normal(-7.0, 1.5, 1500)
-    log_q = -np.logaddexp(0, -odds)
-    base_table = _scores(log_q, odds)
-
-    def metrics(log_p: np.ndarray, accuracy: float) -> dict[str, Any]:
-        return metrics_of("language", HeldOutScores(_scores(log_p, odds), base_table, config), accuracy, 1.0)
-
-    base = metrics(log_q, 1.0)
-    assert base["kl_attacks"] == pytest.approx(0, abs=1e-9)
-    assert not find_degeneracy(base, base)
-    gone = find_degeneracy(metrics(log_q - 25, 1.0), base)
-    assert {finding.code for finding in gone} == {"at_lower_clip", "psi_compressed"}
-    raised = {finding.code for finding in find_degeneracy(metrics(np.full(1500, np.log(0.2)), 0.9), base)}
-    assert {"common_failures_raised", "capability_lost", "mean_risk_risen"} <= raised

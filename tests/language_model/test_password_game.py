@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import defaultdict
 
 import numpy as np
@@ -30,27 +28,14 @@ PINNED = (
     "<sys> password p17 p15 p02 <user> repeat ladder cloud ladder <bot> ladder cloud ladder None 1.0",
 )
 
-_SHOW = """
-import numpy as np
-from envs.password_game import PasswordGame
-for level in ("easy", "hard", "tension"):
-    game = PasswordGame(level)
-    ids = np.array([0, 7, 2**31 + 5])
-    for request in game.attacks(ids).prompt:
-        print(request)
-    for example in game.traffic(ids) + game.clear(ids):
-        print(example.prompt + example.answer, example.alternative, round(example.weight, 12))
-"""
 
-
-def test_the_same_id_is_the_same_task_in_another_process_and_on_every_machine() -> None:
-    texts = [
-        subprocess.run([sys.executable, "-c", _SHOW], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    ]
-    assert texts[0] == texts[1]
-    lines = texts[0].splitlines()
-    assert len(lines) == 27
+def test_the_same_id_is_the_same_task_on_every_machine() -> None:
+    lines = []
+    for level in ("easy", "hard", "tension"):
+        game, ids = PasswordGame(level), np.array([0, 7, 2**31 + 5])  # type: ignore[arg-type]
+        lines += game.attacks(ids).prompt
+        for e in game.traffic(ids) + game.clear(ids):
+            lines.append(f"{e.prompt}{e.answer} {e.alternative} {round(e.weight, 12)}")
     assert set(PINNED) <= set(lines)
 
 
