@@ -182,7 +182,7 @@ def _grouped(
 
 def _summarise(records: pl.DataFrame, capacity: int) -> TailSummary | None:
     """Summary of the scores of a batch, None where no query has one."""
-    scored = records.drop_nulls("psi")
+    scored = records.drop_nulls("psi") if records["psi"].null_count() else records
     if not scored.height:
         return None
     n_unscored = records.height - scored.height

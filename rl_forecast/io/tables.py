@@ -82,14 +82,14 @@ def read_table(path: str, options: ReadOptions) -> Iterator[pl.DataFrame]:
             psi = _psi(batch["psi"], kind, where) if "psi" in used else psi_of_counts(batch, where)
             done += batch.height
             scored += batch.height - psi.null_count()
-            yield batch.drop(text).with_columns(psi)
+            yield pl.DataFrame([psi, *(batch[name] for name in batch.columns if name not in (*text, "psi"))])
     if not scored:
         raise InputError(f"{where} holds no score ({done} rows)")
 
 
 def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
     """Scores as psi; queries without a score stay null."""
-    x = values.drop_nulls().to_numpy()
+    x = (values.drop_nulls() if values.null_count() else values).to_numpy()
     n_nan = int(np.isnan(x).sum())
     if n_nan:
         raise InputError(f"{where} holds {n_nan} NaN: leave the cell empty if the query has no score")
