@@ -26,7 +26,7 @@ from agents.risk.base import log_action_probability
 from agents.task_memory import TaskMemory
 from envs import GridVecEnv
 from envs.gridworld.world import GridWorld
-from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
+from rl_forecast.experiments.gridworld.agents import make_base, make_fine_tuned, policy_kwargs
 from rl_forecast.experiments.gridworld.worlds import make_world
 from rl_forecast.experiments.settings import Config
 from rl_forecast.forecasting.methods import make_forecaster

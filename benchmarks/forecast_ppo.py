@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from agents import ForecastPPO
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned, policy_kwargs
+from rl_forecast.experiments.gridworld.agents import make_base, make_fine_tuned, policy_kwargs
 from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
 from rl_forecast.experiments.settings import AgentName, Config, FineTuneConfig
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts

@@ -4,8 +4,8 @@ __all__ = ["PRELOADED"]
 
 #: What the process that forks them imports. It does so once, at the first of them: name it before.
 PRELOADED = (
-    "rl_forecast.experiments.gridworld.job",
-    "rl_forecast.experiments.language_model.job",
+    "rl_forecast.experiments.gridworld.gridworld_experiment",
+    "rl_forecast.experiments.language_model.language_experiment",
     "accelerate",
     "benchmarks.kill_and_resume",
     "jsonargparse",

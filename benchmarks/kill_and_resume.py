@@ -48,6 +48,7 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "language": {
         "job": "language",
+        "checkpoint_every": 1,
         "preset": "kill",
         "game": {"n_words": 8, "password_length": 2, "n_phrases": 4, "rare_probability": 0.02},
         "base": {"steps": 60, "max_rounds": 1, "accuracy": 0.0, "batch_size": 32, "hidden_size": 32},
@@ -59,7 +60,6 @@ JOBS: dict[str, dict[str, Any]] = {
             "pool_size": 200,
             "pool_steps": 3,
             "anchor_tasks": 32,
-            "checkpoint_every": 1,
         },
         "forecast": {"n_partitions": 8, "n_eval": 40, "n_deploy": 160},
         "evaluation": {
@@ -73,7 +73,7 @@ JOBS: dict[str, dict[str, Any]] = {
     },
 }
 _SIGKILL = -9
-_GOING_ON = re.compile(r"^(.*): going on from step (\d+) of (\d+)$", re.MULTILINE)
+_GOING_ON = re.compile(r"^(.*): resumed at step (\d+) of (\d+)$", re.MULTILINE)
 _DONE = re.compile(r"^(.*): done before$", re.MULTILINE)
 
 
@@ -257,13 +257,13 @@ def _child(arguments: list[str], output: str, file_size: int | None) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1)
     import matplotlib.figure
 
-    from rl_forecast.experiments.gridworld import job
+    from rl_forecast.experiments.gridworld import gridworld_experiment
     from rl_forecast.train import main
 
     # Small pictures without layout: else most kills would fall into their drawing.
     matplotlib.rcParams["figure.dpi"] = 30
     matplotlib.figure.Figure.set_layout_engine = lambda *_, **__: None
-    job._N_WORST = 1
+    gridworld_experiment._N_WORST = 1
     sys.exit(main(arguments))
 
 

@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.language_model.base_model import cached_base, load_model
-from rl_forecast.experiments.language_model.config import LanguageConfig, LanguageEvaluationConfig, MethodName
-from rl_forecast.experiments.language_model.methods import BaseModel, make_fine_tuner, with_weight
-from rl_forecast.experiments.language_model.scoring import HeldOutPrompts
-from rl_forecast.experiments.language_model.sources import make_source
+from rl_forecast.experiments.language_model.base_model import accuracy, cached_base, load_model
+from rl_forecast.experiments.language_model.language_experiment import score_prompts, task_table
+from rl_forecast.experiments.language_model.methods import make_fine_tuner, with_weight
+from rl_forecast.experiments.language_model.sources import HeldOut, make_source
 from rl_forecast.experiments.metrics import HeldOutScores, metrics_of
+from rl_forecast.experiments.settings import LanguageConfig, LanguageEvaluationConfig, MethodName
 
 #: Method of the study to (method, error space of the loss, weights).
 METHODS: dict[str, tuple[MethodName, str, tuple[float, ...]]] = {
@@ -99,12 +99,12 @@ class Job:
 
 
 @lru_cache(maxsize=4)
-def _base(level: str, seed: int) -> BaseModel:
+def _base(level: str, seed: int) -> ContinuationScorer:
     torch.set_num_threads(1)
     config = Job(level, seed, "base", 0.0).config()
     model, tokenizer = load_model(str(cached_base(config, print)), torch.device("cpu"))
     model.eval()
-    return BaseModel(model, tokenizer, ContinuationScorer(model, tokenizer))
+    return ContinuationScorer(model, tokenizer)
 
 
 class _Source:
@@ -126,17 +126,16 @@ class _Source:
 
 @lru_cache(maxsize=4)
 def _source(level: str, seed: int) -> Any:
-    return _Source(Job(level, seed, "base", 0.0).config(), _base(level, seed).scorer)
+    return _Source(Job(level, seed, "base", 0.0).config(), _base(level, seed))
 
 
 @lru_cache(maxsize=4)
-def _prompts(level: str, seed: int, split: str) -> tuple[HeldOutPrompts, Any, float]:
+def _prompts(level: str, seed: int, split: str) -> tuple[HeldOut, Any, float]:
     """Prompts of a split, and the base model's scores and accuracy on them."""
     base = _base(level, seed)
     source = make_source(Job(level, seed, "base", 0.0).config())
-    prompts = HeldOutPrompts.encode(base.scorer, source.held_out(_sizes(split), split))
-    table, accuracy = prompts.score("base", base.scorer)
-    return prompts, table, accuracy
+    prompts = source.held_out(_sizes(split), split)
+    return prompts, score_prompts(base, prompts, task_table(prompts)), accuracy(base, prompts.clear)
 
 
 def _sizes(split: str) -> LanguageEvaluationConfig:
@@ -145,8 +144,8 @@ def _sizes(split: str) -> LanguageEvaluationConfig:
 
 def _judge(job: Job, scorer: ContinuationScorer, split: str) -> dict[str, Any]:
     prompts, base, base_accuracy = _prompts(job.level, job.seed, split)
-    table, accuracy = prompts.score(job.method, scorer)
-    return metrics_of("language", HeldOutScores(table, base, _sizes(split)), accuracy, base_accuracy)
+    held_out = HeldOutScores(score_prompts(scorer, prompts, task_table(prompts)), base, _sizes(split))
+    return metrics_of("language", held_out, accuracy(scorer, prompts.clear), base_accuracy)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
@@ -164,7 +163,7 @@ def train(job: Job, out: Path) -> None:
     started = time.perf_counter()
     base = _base(job.level, job.seed)
     trained = time.perf_counter()
-    scorer = base.scorer
+    scorer = base
     if job.method != "base":
         config = job.config()
         torch.manual_seed(job.seed)
@@ -194,7 +193,7 @@ def evaluate(job: Job, out: Path) -> None:
     if path.is_file():
         return
     base = _base(job.level, job.seed)
-    scorer = base.scorer
+    scorer = base
     if job.method != "base":
         config = job.config()
         scorer = make_fine_tuner(METHODS[job.method][0], config, _source(job.level, job.seed), base).scorer

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from benchmarks.lm_study import METHODS, VALIDATION, VARIANTS, Job, weights_of
 from envs.password_game.game import PasswordGame
 from envs.password_game.reference_policies import REFERENCE_POLICIES
-from rl_forecast.experiments.language_model.held_out import score_table
+from rl_forecast.experiments.language_model.language_experiment import task_table, with_scores
 from rl_forecast.experiments.language_model.sources import GameSource
 from rl_forecast.experiments.metrics import HeldOutScores, metrics_of
 
@@ -97,10 +96,8 @@ def reference_curves(level: str, seeds: list[int]) -> dict[str, list[dict[str, f
         for setting in settings:
             rows = []
             for held_out in prompts:
-                table = pl.concat(
-                    score_table("policy", part, [str(i) for i in range(len(odds))], policy(odds, setting), odds)
-                    for part, odds in held_out.log_odds.items()
-                )
+                log_p = np.concatenate([policy(odds, setting) for odds in held_out.log_odds.values()])
+                table = with_scores(task_table(held_out), log_p)
                 rows.append(metrics_of("language", HeldOutScores(table, table, VALIDATION), 1.0, 1.0))
             # A strict cap makes the largest scores equal: no tail can be fitted, and that point is left out.
             if all(row["abs_error_log_odds"] is not None for row in rows):

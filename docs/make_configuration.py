@@ -12,8 +12,7 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
-from rl_forecast.experiments.language_model.config import LanguageConfig
-from rl_forecast.experiments.settings import Config
+from rl_forecast.experiments.settings import Config, LanguageConfig
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -43,7 +42,8 @@ def page() -> str:
 
 def _tables(cls: type[Any], prefix: str) -> list[str]:
     """One table of a class's own fields, then one for each part of it."""
-    meaning = {p.arg_name: p.description or "" for p in docstring_parser.parse(cls.__doc__ or "").params}
+    documented = [p for c in cls.__mro__ for p in docstring_parser.parse(c.__doc__ or "").params]
+    meaning = {p.arg_name: p.description or "" for p in reversed(documented)}
     kinds = get_type_hints(cls)
     own = [f for f in fields(cls) if not is_dataclass(kinds[f.name])]
     rows = [f"| `{prefix}{f.name}` | {_default(f)} | {_cell(meaning.get(f.name, ''))} |" for f in own]

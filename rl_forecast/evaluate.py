@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 
 from rl_forecast.errors import run_command
-from rl_forecast.experiments.command_line import Parser, parse_config, parse_fields
-from rl_forecast.experiments.jobs import job_of_file
-from rl_forecast.experiments.language_model.config import LanguageConfig, LanguageEvaluationConfig
+from rl_forecast.experiments.command_line import Parser, parse_fields, read_config
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.experiments.settings import Config, EvaluationConfig, check_config
+from rl_forecast.experiments.settings import EvaluationConfig
 
 __all__ = ["main"]
 
@@ -26,52 +24,30 @@ def main(argv: list[str] | None = None) -> int:
     :return: exit code: 0, or 2 after bad input
     """
     arguments = sys.argv[1:] if argv is None else argv
-
-    def command() -> int:
-        # The run is named first of all: which options there are depends on its job.
-        _, given = parse_fields(_parser(), _class_of(arguments), arguments)
-        folder = RunFolder.open(given.run)
-        file = ["--config", str(folder.path / "config.yaml")]
-        if job_of_file(folder.path / "config.yaml") == "language":
-            return _language(folder, file, arguments)
-        config = parse_config(Config, file, _PROG, "")
-        evaluation, _ = parse_fields(_parser(), EvaluationConfig, arguments, defaults=config.evaluation)
-        check_config(evaluation)
-        from rl_forecast.experiments.gridworld.evaluation_job import run_evaluation
-
-        run_evaluation(folder, config, evaluation)
-        return 0
-
-    return run_command(command)
+    return run_command(lambda: _evaluate(arguments))
 
 
-def _class_of(arguments: list[str]) -> type[EvaluationConfig] | type[LanguageEvaluationConfig]:
-    """Options of the run among the arguments; those of the gridworld's job where none is found yet."""
-    for argument in arguments:
-        if job_of_file(Path(argument) / "config.yaml") == "language":
-            return LanguageEvaluationConfig
-    return EvaluationConfig
-
-
-def _language(folder: RunFolder, file: list[str], arguments: list[str]) -> int:
-    config = parse_config(LanguageConfig, file, _PROG, "")
-    evaluation, _ = parse_fields(_parser(), LanguageEvaluationConfig, arguments, defaults=config.evaluation)
-    check_config(evaluation)
-    from rl_forecast.experiments.language_model.evaluation_job import run_language_evaluation
-
-    run_language_evaluation(folder, config, evaluation)
-    return 0
-
-
-def _parser() -> Parser:
+def _evaluate(arguments: list[str]) -> int:
     parser = Parser(
         prog=_PROG,
         usage="%(prog)s RUN_FOLDER [--field value ...]",
         description=_DESCRIPTION,
-        epilog="The defaults shown are those of the class; the run's own settings replace them.",
+        epilog="The defaults are those of the run, where one is named.",
     )
     parser.add_argument("run", help="run folder of a finished run")
-    return parser
+    # Which options there are, and their defaults, depends on the run.
+    named = next((path for path in map(Path, arguments) if (path / "config.yaml").is_file()), None)
+    config = None if named is None else read_config(named / "config.yaml")
+    defaults = EvaluationConfig() if config is None else config.evaluation
+    evaluation, given = parse_fields(parser, type(defaults), arguments, defaults)
+    folder = RunFolder.open(given.run)
+    if config is None or Path(given.run) != named:
+        config = read_config(folder.path / "config.yaml")
+    from rl_forecast.experiments.experiment import evaluate_run
+    from rl_forecast.experiments.processes import Processes
+
+    evaluate_run(config, evaluation, folder, Processes.join(config))
+    return 0
 
 
 if __name__ == "__main__":

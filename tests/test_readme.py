@@ -17,7 +17,7 @@ from rl_forecast import cli
 from rl_forecast.commands import shared
 from rl_forecast.errors import InputError
 from rl_forecast.experiments import command_line
-from rl_forecast.experiments.gridworld import foreign_agent
+from rl_forecast.experiments.gridworld import import_agent
 from rl_forecast.experiments.run_folder import RunFolder
 from tests.forked import run_module
 
@@ -117,7 +117,7 @@ def test_command_line_is_understood(
     for cls in (shared.Parser, command_line.Parser):
         monkeypatch.setattr(cls, "parse_args", _parse_and_stop(cls.__mro__[1].parse_args, known))
     monkeypatch.setattr(RunFolder, "open", _stop)  # the run that a line goes on with is the reader's
-    monkeypatch.setattr(foreign_agent, "check_trust", lambda path, trust: None)
+    monkeypatch.setattr(import_agent, "check_trust", lambda path, trust: None)
     # A number where the shell would put one.
     arguments = ["0" if a.startswith("$") else a for a in argv]
     if not arguments:

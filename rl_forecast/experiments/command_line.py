@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import yaml
 
-from rl_forecast.errors import InputError, closest
+from rl_forecast.errors import InputError, closest, unknown_name
+from rl_forecast.experiments.settings import RENAMED, AnyConfig, Config, LanguageConfig, check_config
 
-__all__ = [
-    "Parser",
-    "normalised",
-    "option_names",
-    "parse_config",
-    "parse_fields",
-    "preset_names",
-    "preset_path",
-]
+__all__ = ["Parser", "parse_config", "parse_fields", "parse_run", "preset_names", "read_config", "take_options"]
 
 ConfigT = TypeVar("ConfigT")
+
+# Name of a job to its configuration.
+_JOBS: dict[str, type[Config] | type[LanguageConfig]] = {"gridworld": Config, "language": LanguageConfig}
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -38,35 +35,52 @@ class Parser(jsonargparse.ArgumentParser):
         raise InputError(message) from ex
 
 
-def preset_names() -> list[str]:
-    """Names of the presets that ship with the package."""
-    folder = resources.files("rl_forecast.experiments") / "presets"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+def parse_run(argv: list[str], prog: str, texts: dict[str, tuple[str, str]]) -> AnyConfig:
+    """Configuration of a run of either job.
 
+    The first of these decides which job it is: ``--job``; the last ``--config`` file that names one; the preset;
+    ``--model`` or ``--prompts``, which only language models have; else it is the gridworlds'.
 
-def option_names(cls: type[Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all fields of a configuration, with their types, nested ones after their group.
-
-    :param cls: a dataclass
+    :param argv: command-line arguments
+    :param prog: name of the command in its help
+    :param texts: job to first and last lines of its help
+    :raises InputError: as for :func:`parse_config`
     """
-    names: dict[str, Any] = {}
-    for name, kind in get_type_hints(cls).items():
-        if is_dataclass(kind):
-            names |= option_names(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        else:
-            names[prefix + name] = kind
-    return names
+    given, _ = take_options(argv, "job", "preset", "config", "model", "prompts")
+    files = [Path(name) for name in given["config"]]
+    named = given["job"][-1:] or [job for job in map(_job_of, reversed(files)) if job]
+    if not named and given["preset"]:
+        named = [_job_of(_preset_path(given["preset"][-1])) or "gridworld"]
+    job = named[0] if named else "language" if given["model"] or given["prompts"] else "gridworld"
+    if job not in _JOBS:
+        raise InputError(unknown_name("job", job, _JOBS))
+    return parse_config(_JOBS[job], argv, prog, *texts[job])
 
 
-def normalised(argv: list[str]) -> list[str]:
-    """``--log-dir`` is ``--log_dir``: both spellings of a name are accepted, values are left alone."""
-    result = []
-    for argument in argv:
-        name, equals, value = argument.partition("=")
-        result.append(
-            (name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name) + equals + value
-        )
-    return result
+def read_config(path: Path) -> AnyConfig:
+    """Configuration that a run has written, of this version or an earlier one.
+
+    :param path: its ``config.yaml``
+    :raises InputError: it cannot be read, in one line
+    """
+    cls = _JOBS["language" if _job_of(path) == "language" else "gridworld"]
+    try:
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for old, new in RENAMED.items():
+            section, _, name = old.rpartition(".")
+            if isinstance(settings.get(section), dict) and name in settings[section]:
+                target, _, new_name = new.rpartition(".")
+                place = settings.setdefault(target, {}) if target else settings
+                place[new_name] = settings[section].pop(name)
+        parser = Parser()
+        parser.add_class_arguments(cls, nested_key=None)
+        config = _instance(parser, cls, parser.parse_object(settings))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except (InputError, argparse.ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {_one_line(str(error), _option_names(cls))}") from error
+    check_config(config)
+    return config
 
 
 def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: str, epilog: str = "") -> ConfigT:
@@ -86,14 +100,9 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
         epilog=f"Presets: {', '.join(preset_names())}. Dashes and underscores in names are the same. {epilog}".strip(),
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
-    argv = normalised(argv)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", nargs="?")
-    preset = first.parse_known_args(argv)[0].preset
-    if preset is not None and preset not in preset_names():
-        raise InputError(f"unknown preset {preset!r}: {_hint(preset, preset_names())}")
-    defaults = [] if preset is None else ["--config", str(preset_path(preset))]
-    return parse_fields(parser, cls, defaults + argv)[0]
+    given, _ = take_options(argv, "preset")
+    presets = ["--config", str(_preset_path(given["preset"][-1]))] if given["preset"] else []
+    return parse_fields(parser, cls, presets + argv)[0]
 
 
 def parse_fields(
@@ -108,73 +117,118 @@ def parse_fields(
     :return: the dataclass, and the namespace with the parser's own arguments
     :raises InputError: as for :func:`parse_config`
     """
-    options = option_names(cls)
-    argv = _spelt_out(normalised(argv), options)
+    options = _option_names(cls)
     own = {name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    argv = _spelt_out(_normalised(argv), options, own)
     parser.add_class_arguments(cls, nested_key=None)
     if defaults is not None:
         parser.set_defaults(asdict(defaults))  # type: ignore[call-overload]
-    _check_names(argv, options, own)
     try:
         namespace = parser.parse_args(argv)
-        instance = parser.instantiate(namespace)
+        config = _instance(parser, cls, namespace)
     except (InputError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(_one_line(str(error), options)) from error
-    return cls(**{f.name: getattr(instance, f.name) for f in fields(cls)}), instance  # type: ignore[arg-type]
+    if cls in _JOBS.values() or defaults is not None:
+        check_config(config)
+    return config, namespace
 
 
-def preset_path(name: str) -> Path | None:
-    """File of a preset; ``None`` if there is none of that name."""
-    path = Path(str(resources.files("rl_forecast.experiments") / "presets" / f"{name}.yaml"))
-    return path if name in preset_names() else None
+def _instance(parser: Parser, cls: type[ConfigT], namespace: Any) -> ConfigT:
+    made = parser.instantiate(namespace)
+    return cls(**{f.name: getattr(made, f.name) for f in fields(cls)})  # type: ignore[arg-type]
 
 
-def _spelt_out(argv: list[str], options: dict[str, Any]) -> list[str]:
-    """``--group a=1,b=2`` is ``--group.a 1 --group.b 2``."""
+def take_options(argv: list[str], *names: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Options that are looked at before the others are parsed.
+
+    :param argv: command-line arguments
+    :param names: of options with a value
+    :return: name to the values given, ``""`` for a value that is missing; and all other arguments
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", action="append", nargs="?", const="", default=[])
+    given, others = parser.parse_known_args(_normalised(argv))
+    return vars(given), others
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(path.stem for path in _preset_folder().glob("*.yaml"))
+
+
+def _preset_folder() -> Path:
+    return Path(str(resources.files("rl_forecast.experiments") / "presets"))
+
+
+def _preset_path(name: str) -> Path:
+    if name not in preset_names():
+        raise InputError(f"unknown preset {name!r}: {_hint(name, preset_names())}")
+    return _preset_folder() / f"{name}.yaml"
+
+
+def _job_of(path: Path) -> str | None:
+    """The ``job:`` of a configuration file; ``None`` where it names none or cannot be read (its reader says why)."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return content.get("job") if isinstance(content, dict) else None
+
+
+def _option_names(cls: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all fields of a configuration, with their types, nested ones after their group."""
+    names: dict[str, Any] = {}
+    for name, kind in get_type_hints(cls).items():
+        if is_dataclass(kind):
+            names |= _option_names(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            names[prefix + name] = kind
+    return names
+
+
+def _normalised(argv: list[str]) -> list[str]:
+    """``--log-dir`` is ``--log_dir``; values are left alone."""
+    result = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        result.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument)
+    return result
+
+
+def _spelt_out(argv: list[str], options: dict[str, Any], own: set[str]) -> list[str]:
+    """``--group a=1,b=2`` is ``--group.a 1 --group.b 2``; misspelt options are refused with the closest name."""
     groups = {name.rpartition(".")[0] for name in options} - {""}
     result: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if name[:2] != "--" or name[2:] not in groups:
+        group = name[2:]
+        if not name.startswith("--"):
             result.append(argument)
-            continue
-        value = value if equals else next(arguments, "")
-        pairs = [pair.partition("=") for pair in value.split(",")]
-        if not all(key and sign for key, sign, _ in pairs):
-            raise InputError(
-                f"{name} takes settings such as {name} {_first_leaf(name[2:], options)}=..., not {value!r}"
-            )
-        for key, _, setting in pairs:
-            result += [f"{name}.{key.replace('-', '_')}", setting]
+        elif group not in groups:
+            if group not in options and group not in own:
+                raise InputError(f"unknown option --{group}: {_closest_option(group, options)}")
+            result.append(argument)
+        else:
+            value = value if equals else next(arguments, "")
+            pairs = [pair.partition("=") for pair in value.split(",")]
+            if not all(key and sign for key, sign, _ in pairs):
+                first = next(option for option in options if option.startswith(f"{group}."))
+                leaf = first.removeprefix(f"{group}.")
+                raise InputError(f"{name} takes settings such as {name} {leaf}=..., not {value!r}")
+            spelt = [part for key, _, setting in pairs for part in (f"{name}.{key.replace('-', '_')}", setting)]
+            result += _spelt_out(spelt, options, own)
     return result
-
-
-def _first_leaf(group: str, options: dict[str, Any]) -> str:
-    return next(name.removeprefix(f"{group}.") for name in options if name.startswith(f"{group}."))
-
-
-def _check_names(argv: list[str], options: dict[str, Any], own: set[str]) -> None:
-    """Refuse misspelt options with the closest name before jsonargparse words it less well."""
-    groups = {name.rpartition(".")[0] for name in options} - {""}
-    known = {*options, *groups, *own}
-    for argument in argv:
-        if argument.startswith("--"):
-            name = argument[2:].partition("=")[0]
-            if name not in known:
-                raise InputError(f"unknown option --{name}: {_closest_option(name, options)}")
 
 
 def _closest_option(name: str, options: dict[str, Any]) -> str:
     """Closest dotted name, by the whole name or by its last part."""
     leaf = name.rpartition(".")[2]
-    same_leaf = [f"'--{option}'" for option in options if option.rpartition(".")[2] == leaf]
-    if same_leaf:
-        return f"did you mean {' or '.join(same_leaf)}?"
-    hint = _hint(name, options)
-    if hint.startswith("did you mean"):
-        return hint.replace("'", "'--", 1)
-    return "see --help for the valid ones"
+    near = [option for option in options if option.rpartition(".")[2] == leaf]
+    near = near or [option for option in [RENAMED.get(name) or closest(name, options)] if option]
+    shown = " or ".join(f"'--{option}'" for option in near)
+    return f"did you mean {shown}?" if near else "see --help for the valid ones"
 
 
 def _hint(name: str, options: Iterable[str]) -> str:
@@ -193,6 +247,8 @@ def _literals(kind: Any) -> list[str]:
 def _one_line(message: str, options: dict[str, Any]) -> str:
     """Word jsonargparse's errors in one line, with the closest valid value or name."""
     text = " ".join(message.split())
+    if f"forecast.{text.partition(' ')[0]}" in options:  # ForecastSettings checks itself, wherever it stands
+        return f"forecast.{text}"
     group = re.search(r"Group '([\w.]*)' does not accept option '([\w.]+)'", text) or re.search(
         r"Key '()([\w.]+)' is not expected", text
     )
@@ -201,8 +257,7 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
         return f"unknown field {name!r}: {_closest_option(name, options).replace('--', '')}"
     value = re.search(r'Parser key "([\w.]+)":? (.*?)\.? Got value: (.*)$', text)
     if value and value[1] in options:
-        kind = options[value[1]]
-        choices = _literals(kind)
+        choices = _literals(options[value[1]])
         hint = _hint(value[3].strip("'\""), choices) if choices else value[2].replace("<class '", "").replace("'>", "")
         return f"--{value[1]}: invalid value {value[3]!r}: {hint}"
     union = re.search(r'Parser key "([\w.]+)":? Does not validate against any .*Given value: (.*)$', text)

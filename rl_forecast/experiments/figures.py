@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
-    from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors
+    from rl_forecast.experiments.metrics import HeldOutScores
 
 __all__ = ["probability_ticks", "survival_figure"]
 
@@ -23,20 +22,20 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _OBSERVED, _FORECAST, _REALISED = "#4c4c4c", "#0072b2", "#d55e00"  # distinguishable without colour vision
 
 
-def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]], n_eval: int, n_deploy: int) -> Figure:
+def survival_figure(agents: dict[str, HeldOutScores]) -> Figure:
     """Share of tasks above each failure score, with the forecast worst score and the realised one.
 
-    :param agents: name to (shape (n_tasks,) psi of deployment tasks, errors of the forecasts); one panel each
-    :param n_eval: tasks per evaluation set
-    :param n_deploy: tasks per deployment set
+    :param agents: name to scores; one panel each
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(agents) + 0.6, 4.6), layout="constrained")
     axes = figure.subplots(1, len(agents), sharex=True, sharey=True, squeeze=False)[0]
+    evaluation = next(iter(agents.values())).evaluation
+    n_eval, n_deploy = evaluation.n_eval, evaluation.n_deploy
     left, right = _limits(agents)
-    for axis, (name, (psi, errors)) in zip(axes, agents.items(), strict=True):
-        _panel(axis, psi, errors, n_deploy)
+    for axis, (name, scores) in zip(axes, agents.items(), strict=True):
+        _panel(axis, scores, n_deploy)
         axis.set_title(name, fontsize=11)
         axis.set_xlim(left - 0.3, right + 0.5)
         probability_ticks(axis.xaxis, left - 0.3, right + 0.5)
@@ -59,10 +58,11 @@ def survival_figure(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]
     return figure
 
 
-def _limits(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]) -> tuple[float, float]:
+def _limits(agents: dict[str, HeldOutScores]) -> tuple[float, float]:
     """Range of psi that shows every agent's right end: the bulk of very safe tasks and stray forecasts are cut off."""
     left, right = [], []
-    for psi, errors in agents.values():
+    for scores in agents.values():
+        psi, errors = scores.parts["deployment"], scores.errors
         finite = psi[np.isfinite(psi)]
         forecast = errors.forecast[np.isfinite(errors.forecast)]
         left.append(np.quantile(finite, 0.9) if finite.size else 0.0)
@@ -70,8 +70,9 @@ def _limits(agents: dict[str, tuple[NDArray[np.float64], HeldOutErrors]]) -> tup
     return max(min(left), float(psi_from_p(1e-24))), min(max(right), 12.0)
 
 
-def _panel(axis: Axes, psi: NDArray[np.float64], errors: HeldOutErrors, n_deploy: int) -> None:
-    ordered = np.sort(psi)[::-1]
+def _panel(axis: Axes, scores: HeldOutScores, n_deploy: int) -> None:
+    errors = scores.errors
+    ordered = np.sort(scores.parts["deployment"].ravel())[::-1]
     share = np.arange(1, ordered.size + 1) / ordered.size
     axis.step(ordered, share, where="post", color=_OBSERVED, lw=1.8, label="held-out tasks")
     level = 1 / n_deploy

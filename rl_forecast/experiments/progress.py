@@ -25,15 +25,10 @@ __all__ = ["Phase", "PhaseProgress"]
 
 
 class Phase:
-    """A phase under way.
-
-    :param progress: the bars
-    :param bar: this phase's bar
-    """
+    """A phase under way."""
 
     def __init__(self, progress: Progress, bar: TaskID) -> None:
-        self._progress = progress
-        self._bar = bar
+        self._progress, self._bar = progress, bar
 
     def advance(self, amount: float = 1) -> None:
         """Report work done."""
@@ -61,14 +56,9 @@ class PhaseProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        columns = TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         self._progress = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
+            *columns, TimeRemainingColumn(compact=True), console=console, disable=not console.is_terminal
         )
         #: Seconds of each finished phase.
         self.seconds: dict[str, float] = {}

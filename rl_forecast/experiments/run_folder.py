@@ -25,10 +25,9 @@ from rl_forecast.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-    from rl_forecast.experiments.language_model.config import LanguageConfig
-    from rl_forecast.experiments.settings import Config
+    from rl_forecast.experiments.settings import RunConfig
 
-__all__ = ["RunFolder", "plain"]
+__all__ = ["RunFolder"]
 
 _RECORDED_PACKAGES = (
     "rl-forecast",
@@ -63,7 +62,7 @@ class RunFolder:
     @classmethod
     def create(
         cls,
-        config: Config | LanguageConfig,
+        config: RunConfig,
         command: list[str],
         prepare: Callable[[RunFolder], object] = lambda folder: None,
     ) -> RunFolder:
@@ -71,7 +70,7 @@ class RunFolder:
 
         :param config: the resolved configuration
         :param command: the command line as typed
-        :param prepare: writes what the run starts from, before there is a run that could be gone on with
+        :param prepare: writes what the run starts from, before there is a run that could be resumed
         :raises InputError: the folder cannot be made
         """
         name = f"{config.preset}-{config.seed}"
@@ -92,8 +91,9 @@ class RunFolder:
         folder.write_text("command.txt", shlex.join(command) + "\n")
         folder.write_json("versions.json", _versions())
         prepare(folder)
-        # Last: a folder that has it can be gone on with.
-        folder.write_text("config.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False))
+        # Last: a folder that has it can be resumed.
+        settings = json.loads(json.dumps(asdict(config)))  # without tuples
+        folder.write_text("config.yaml", yaml.safe_dump(settings, sort_keys=False))
         return folder
 
     @classmethod
@@ -166,50 +166,35 @@ class RunFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def write(self, name: str, writer: Callable[[Path], object]) -> Path:
+    def write(self, name: str, writer: Callable[[Path], object], is_folder: bool = False) -> Path:
         """Write a file so that it is either whole or absent, and on the disk when this returns.
 
-        :param name: path relative to the folder
+        :param name: path relative to the run folder
         :param writer: writes its content to the path it is given
+        :param is_folder: whether that is a folder, made before; one that is there is replaced
         :raises OSError: the disk is full, the folder is gone, ...: with the name of the file
         """
         target = self.file(name)
         with _disk_errors(target):
-            handle, made = tempfile.mkstemp(dir=target.parent, prefix=_PARTIAL, suffix=target.suffix)
-            os.close(handle)
-            temporary = Path(made)
+            home = Path(tempfile.mkdtemp(dir=target.parent, prefix=_PARTIAL))
             try:
-                writer(temporary)
-                # mkstemp makes files private; a run folder is as readable as any other file of its user.
-                temporary.chmod(0o666 & ~_umask())
-                _synchronise(temporary)
-                os.replace(temporary, target)
+                made = home / target.name
+                if is_folder:
+                    made.mkdir()
+                writer(made)
+                for path in (*made.rglob("*"), made):
+                    _synchronise(path)
+                if is_folder:
+                    shutil.rmtree(target, ignore_errors=True)
+                os.replace(made, target)
                 _synchronise(target.parent)
             finally:
-                temporary.unlink(missing_ok=True)
+                shutil.rmtree(home, ignore_errors=True)
         return target
 
     def write_folder(self, name: str, writer: Callable[[Path], object]) -> Path:
-        """Write a folder so that it is either whole or absent; one that is there is replaced.
-
-        :param name: path relative to the run folder
-        :param writer: writes its content into the folder it is given
-        :raises OSError: as for :meth:`write`
-        """
-        target = self.file(name)
-        with _disk_errors(target):
-            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_PARTIAL))
-            try:
-                writer(temporary)
-                temporary.chmod(0o777 & ~_umask())
-                for path in (*temporary.rglob("*"), temporary):
-                    _synchronise(path)
-                shutil.rmtree(target, ignore_errors=True)
-                os.replace(temporary, target)
-                _synchronise(target.parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        return target
+        """Write a folder so that it is either whole or absent, see :meth:`write`."""
+        return self.write(name, writer, is_folder=True)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file."""
@@ -282,12 +267,6 @@ def _synchronise(path: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: _version(name) for name in _RECORDED_PACKAGES}
 
@@ -297,12 +276,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value

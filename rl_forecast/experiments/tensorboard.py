@@ -1,25 +1,36 @@
-"""What a run leaves in TensorBoard beside its curves: charts of all methods, final metrics, settings, figures."""
+"""TensorBoard's files of agents: curves, also of interrupted trainings, charts of all methods, outcomes, figures."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from stable_baselines3.common.logger import HParam, Image
-
-from rl_forecast.experiments.event_files import outcome_logger
+from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
 
 if TYPE_CHECKING:
     import polars as pl
     from matplotlib.figure import Figure
-    from stable_baselines3.common.logger import Logger
 
-    from rl_forecast.experiments.event_files import Layout
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["GRIDWORLD_LAYOUT", "LANGUAGE_LAYOUT", "drawn", "record_outcome", "record_sweep"]
+__all__ = [
+    "GRIDWORLD_LAYOUT",
+    "LANGUAGE_LAYOUT",
+    "Layout",
+    "drawn",
+    "outcome_logger",
+    "record_outcome",
+    "record_sweep",
+    "training_logger",
+]
 
-#: Charts of the Custom Scalars page, each with all agents of all runs: heading of a chart to the log key in it.
+#: Category to heading of a chart to the log key it shows.
+Layout = dict[str, dict[str, str]]
+
+#: Charts of the Custom Scalars page, each with all agents of all runs.
 GRIDWORLD_LAYOUT: Layout = {
     "methods side by side (gridworlds)": {
         "success in training episodes": "rollout/success_rate",
@@ -50,11 +61,41 @@ LANGUAGE_LAYOUT: Layout = {
 }
 
 
-def drawn(figure: Figure) -> Image:
-    """A figure as TensorBoard shows it, drawn once for however many agents' files it goes into.
+def training_logger(folder: RunFolder, name: str, layout: Layout, last_step: int = -1) -> Logger:
+    """Logger of an agent in training, into ``tensorboard/<name>``.
 
-    :param figure: the figure
+    :param folder: run folder
+    :param name: name of the agent
+    :param layout: charts of the Custom Scalars page; TensorBoard shows those of all runs once
+    :param last_step: the step at which an interrupted training resumes: what an earlier process wrote of later ones
+        does not count any more, and TensorBoard leaves it out
     """
+    home = folder.file(f"tensorboard/{name}")
+    # Only where there is something to leave out: the entry that says so is a separate step to some readers.
+    output = _OutputFormat(str(home), last_step + 1 if home.is_dir() else None)
+    charts = {
+        category: {heading: ["Multiline", [f"^{key}$"]] for heading, key in keys.items()}
+        for category, keys in layout.items()
+    }
+    output.writer.add_custom_scalars(charts)
+    return Logger(str(home), [output])
+
+
+def outcome_logger(folder: RunFolder, name: str, kind: str = "outcome") -> Logger:
+    """Logger of what comes after an agent's training, into a file that replaces one of an earlier process.
+
+    :param folder: run folder
+    :param name: name of the agent
+    :param kind: what comes, the end of the file's name
+    """
+    home = folder.file(f"tensorboard/{name}")
+    for earlier in home.glob(f"events.*.{kind}"):
+        earlier.unlink()
+    return Logger(str(home), [_OutputFormat(str(home), None, f".{kind}")])
+
+
+def drawn(figure: Figure) -> Image:
+    """A figure as TensorBoard shows it, drawn once for however many agents' files it goes into."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)  # untyped
@@ -75,7 +116,7 @@ def record_outcome(
     (DLR-RM/stable-baselines3#1298), so every metric is.
 
     :param logger: the agent's logger
-    :param step: environment steps at the end of training
+    :param step: training steps at the end
     :param hyper_parameters: what distinguishes the agent, flat
     :param metrics: final metrics; those that are undefined are left out
     :param figures: name to picture, see :func:`drawn`
@@ -83,10 +124,7 @@ def record_outcome(
     finals = {f"final/{name}": float(value) for name, value in metrics.items() if value is not None}
     for tag, value in finals.items():
         logger.record(tag, value)
-    plain = {
-        key: value if isinstance(value, bool | int | float | str) else str(value)
-        for key, value in hyper_parameters.items()
-    }
+    plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hyper_parameters.items()}
     logger.record("hparams", HParam(plain, finals))
     for name, figure in figures.items():
         logger.record(f"final/{name}", figure)
@@ -106,3 +144,25 @@ def record_sweep(folder: RunFolder, results: pl.DataFrame) -> None:
         metrics = {key: value for key, value in row.items() if key not in shown}
         logger = outcome_logger(folder, "-".join(str(name) for name in names.values()))
         record_outcome(logger, 0, shown, metrics, {})
+
+
+class _OutputFormat(TensorBoardOutputFormat):
+    """SB3's, with settings of the writer that it does not pass on."""
+
+    def __init__(self, folder: str, purge_step: int | None, suffix: str = "") -> None:
+        # No traceback of TensorBoard's writing threads: what goes wrong in them is raised again at the next flush.
+        if not isinstance(threading.excepthook, _QuietHook):
+            threading.excepthook = _QuietHook(threading.excepthook)
+        self.writer = SummaryWriter(log_dir=folder, purge_step=purge_step, filename_suffix=suffix)
+        self._is_closed = False
+
+
+class _QuietHook:
+    """Exceptions of threads are shown as before, except a full disk or a missing folder in TensorBoard's."""
+
+    def __init__(self, before: Any) -> None:
+        self._before = before
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.thread, _AsyncWriterThread) and isinstance(args.exc_value, OSError)):
+            self._before(args)

@@ -243,7 +243,7 @@ def test_other_versions_are_named(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_checkpoint_of_other_settings_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rl_forecast.experiments.gridworld.checkpoints import KeepCheckpoint
+    from rl_forecast.experiments.gridworld.agent_files import KeepCheckpoint
 
     env = GridVecEnv(RecolorWorld(), [1, 2], 2)
     other = PPO("MlpPolicy", env, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [8]}, device="cpu")

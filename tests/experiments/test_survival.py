@@ -75,10 +75,10 @@ def test_a_signal_ends_with_one_line_that_tells_how_to_go_on(
     os.kill(process.pid, sent)
     process.join()
     assert process.exitcode == code
-    assert _last_lines(output) == [f"{word}; go on with: python -m rl_forecast.train --resume {folder}"]
+    assert _last_lines(output) == [f"{word}; resume with: python -m rl_forecast.train --resume {folder}"]
     assert not (folder / ".lock").exists()
     if sent == signal.SIGTERM:
-        assert "going on from step" in _resume(folder, output)
+        assert "resumed at step" in _resume(folder, output)
         assert differences(gridworld.whole, folder) == []
 
 
@@ -99,7 +99,7 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(
     # What a killed process was writing is removed by the next one.
     (folder / "checkpoints" / ".partial-abc.safetensors").write_bytes(b"half")
     (folder / "agents" / ".partial-def").mkdir(parents=True)
-    assert "going on from step" in _resume(folder, tmp_path / "output.txt")
+    assert "resumed at step" in _resume(folder, tmp_path / "output.txt")
     assert not list(folder.rglob(".partial-*"))
 
 
@@ -112,7 +112,7 @@ def test_no_room_for_a_file_ends_with_one_line_and_a_run_that_goes_on(gridworld:
     assert process.exitcode == 1, output.read_text()
     (line,) = _last_lines(output)
     assert line.startswith(f"error: File too large: {folder}/")
-    assert line.endswith(f"; go on with: python -m rl_forecast.train --resume {folder}")
+    assert line.endswith(f"; resume with: python -m rl_forecast.train --resume {folder}")
     assert not list(folder.rglob(".partial-*"))
     _resume(folder, output)
     assert differences(gridworld.whole, folder) == []
@@ -141,7 +141,7 @@ def test_a_full_disk_ends_with_one_line_and_a_run_that_goes_on(tmp_path: Path, g
     assert codes == ["1", *(["0"] if goes_on else [])], result.stderr
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: No space left on device: {disk}/kill-0/")
-    assert line.endswith(f"; go on with: python -m rl_forecast.train --resume {disk}/kill-0")
+    assert line.endswith(f"; resume with: python -m rl_forecast.train --resume {disk}/kill-0")
 
 
 def test_a_removed_folder_ends_with_one_line(tmp_path: Path) -> None:

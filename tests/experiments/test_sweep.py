@@ -96,8 +96,8 @@ def _sweep(**changes: object) -> SweepConfig:
             "equally many weights",
         ),
         (
-            _sweep(methods=(*_sweep().methods, MethodConfig("a", "anchor", {"fine_tune.ancor_coef": 1}))),
-            "unknown option 'fine_tune.ancor_coef': did you mean 'anchor_coef'?",
+            _sweep(methods=(*_sweep().methods, MethodConfig("a", "anchor", {"forecast.ancor_coef": 1}))),
+            "unknown option 'forecast.ancor_coef': did you mean 'anchor_coef'?",
         ),
         (_sweep(methods=(*_sweep().methods, MethodConfig("a", "anchor", weight="seed"))), "both weight and weights"),
         (

@@ -22,8 +22,8 @@ from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.evaluate import main as evaluate
 from rl_forecast.experiments.command_line import parse_config
 from rl_forecast.experiments.language_model.base_model import load_model
-from rl_forecast.experiments.language_model.config import LanguageConfig
 from rl_forecast.experiments.language_model.sources import FileSource, make_source
+from rl_forecast.experiments.settings import LanguageConfig
 from rl_forecast.train import main
 from tests.log_keys import scalar_tags, undocumented
 
@@ -138,7 +138,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights_bit_for_bit(
     assert main(_arguments(tmp_path, cache)) == 130
     monkeypatch.setattr(FineTuner, "update", update)
     folder = tmp_path / "password-game-smoke-0"
-    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["top_k.safetensors"]
+    kept = {p.name for p in (folder / "checkpoints").iterdir()}
+    done = {f"scores-{agent}.{suffix}" for agent in ("base", "sft") for suffix in ("json", "parquet")}
+    assert kept == {"top_k.safetensors", *done}
     assert not (folder / "metrics.json").exists()
     assert main(["--resume", str(folder)]) == 0
     for agent in AGENTS:

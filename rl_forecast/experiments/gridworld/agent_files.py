@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from gymnasium import spaces
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save, save_file
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from rl_forecast.errors import InputError
-from rl_forecast.experiments.gridworld.models import policy_kwargs
+from agents.callbacks import TrainingStateCallback
+from agents.training_state import restore_training_state, training_state
+from rl_forecast.errors import InputError, one_line
+from rl_forecast.experiments.gridworld.agents import policy_kwargs
 from rl_forecast.experiments.settings import BaseConfig
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["has_agent", "load_agent", "load_policy", "save_agent"]
+__all__ = ["KeepCheckpoint", "has_agent", "load_policy", "restore_checkpoint", "save_agent", "steps_of"]
 
 _FORMAT = 1
 _WEIGHTS, _DESCRIPTION, _EXPORT = "policy.safetensors", "agent.json", "agent.zip"
@@ -65,20 +68,9 @@ def has_agent(folder: RunFolder, name: str) -> bool:
     return (folder.path / "agents" / name).is_dir()
 
 
-def load_agent(folder: RunFolder, name: str, model: PPO) -> None:
-    """Make an untrained agent the saved one: weights and number of steps.
-
-    :param folder: run folder
-    :param name: name of the agent
-    :param model: made as the saved one was
-    :raises InputError: the agent's files are missing, damaged, or of other settings
-    """
-    description, state = _read(folder, name)
-    _fill(model.policy, state, name)
-    try:
-        model.num_timesteps = int(description["num_timesteps"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"agent {name!r}: {_DESCRIPTION} has no number of steps ({error})") from error
+def steps_of(folder: RunFolder, name: str) -> int:
+    """Environment steps of a saved agent's training."""
+    return int(json.loads((folder.path / "agents" / name / _DESCRIPTION).read_text())["num_timesteps"])
 
 
 def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPolicy:
@@ -152,3 +144,59 @@ def _fill(policy: ActorCriticPolicy, state: dict[str, torch.Tensor], name: str) 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "not there" if shape is None else "x".join(map(str, shape)) or "one number"
+
+
+# -- agents in training -----------------------------------------------------------------------------------------------
+
+
+class KeepCheckpoint(TrainingStateCallback):
+    """Keeps the checkpoint of an agent in its run folder.
+
+    Beside the state of the training it holds what was recorded and is not yet in TensorBoard: SB3 writes an update's
+    losses only after the next rollout. It must come before callbacks that record when a rollout starts, because these
+    record again when the training goes on.
+
+    :param folder: run folder
+    :param name: name of the agent
+    :param every: environment steps between two checkpoints
+    """
+
+    def __init__(self, folder: RunFolder, name: str, every: int) -> None:
+        super().__init__(folder.path / f"checkpoints/{name}.safetensors", every)
+        self._folder = folder
+
+    def _on_training_end(self) -> None:
+        """Nothing: the agent itself is saved next. From here the end of the training could not be logged again."""
+
+    def _save(self, model: PPO) -> None:
+        tensors, values = training_state(model)
+        excluded = model.logger.name_to_excluded
+        values["recorded"] = {
+            key: float(value)
+            for key, value in model.logger.name_to_value.items()
+            if isinstance(value, int | float | np.number) and "tensorboard" not in (excluded[key] or ())
+        }
+        text = json.dumps(values, default=lambda value: value.item())
+        self._folder.write(
+            f"checkpoints/{self.path.name}", lambda path: save_file(tensors, path, metadata={"values": text})
+        )
+
+
+def restore_checkpoint(path: Path, model: PPO) -> dict[str, float]:
+    """Put an agent where its checkpoint is; the next thing it does must be to learn.
+
+    :param path: of the checkpoint
+    :param model: made as that of the checkpoint was
+    :return: what had been recorded and was not yet in TensorBoard
+    :raises InputError: the file is damaged, or of an agent with other settings
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})["values"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        recorded = {str(key): float(value) for key, value in values.pop("recorded").items()}
+        restore_training_state(model, tensors, values)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = one_line(str(error), 200)
+        raise InputError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
+    return recorded

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from envs.password_game.game import Example, PasswordGame
-    from rl_forecast.experiments.language_model.config import BaseModelConfig, GameConfig, LanguageConfig
+    from rl_forecast.experiments.settings import BaseModelConfig, GameConfig, LanguageConfig
 
 __all__ = ["accuracy", "cached_base", "load_model", "train_base", "without_progress_bars"]
 

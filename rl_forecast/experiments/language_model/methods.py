@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ from rl_forecast.loss.objectives import (
 )
 
 if TYPE_CHECKING:
-    from rl_forecast.experiments.language_model.config import LanguageConfig, MethodName
     from rl_forecast.experiments.language_model.sources import PromptSource
+    from rl_forecast.experiments.settings import LanguageConfig
 
-__all__ = ["BaseModel", "make_fine_tuner", "method_weight", "with_weight"]
+__all__ = ["make_fine_tuner", "method_weight", "with_weight"]
 
 _MEANS: dict[str, Callable[[float], Objective]] = {
     "mean_log_p": mean_log_risk,
@@ -36,28 +36,14 @@ _MEANS: dict[str, Callable[[float], Objective]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class BaseModel:
-    """What every method starts from; never changed.
-
-    :param model: causal language model
-    :param tokenizer: its tokenizer
-    :param scorer: its scorer
-    """
-
-    model: Any
-    tokenizer: Any
-    scorer: ContinuationScorer
-
-
-def method_weight(name: MethodName, config: LanguageConfig) -> float:
+def method_weight(name: str, config: LanguageConfig) -> float:
     """Configured weight of a method's own term; 0 where it has none."""
     if name in ("base", "sft"):
         return 0.0
     return config.forecast.coef if name == "forecast" else float(getattr(config.weights, name))
 
 
-def with_weight(name: MethodName, config: LanguageConfig, weight: float) -> LanguageConfig:
+def with_weight(name: str, config: LanguageConfig, weight: float) -> LanguageConfig:
     """The configuration with another weight of a method."""
     if name == "forecast":
         return replace(config, forecast=replace(config.forecast, coef=weight))
@@ -66,13 +52,13 @@ def with_weight(name: MethodName, config: LanguageConfig, weight: float) -> Lang
     return replace(config, weights=replace(config.weights, **{name: weight}))  # type: ignore[arg-type]
 
 
-def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSource, base: BaseModel) -> FineTuner:
+def make_fine_tuner(name: str, config: LanguageConfig, source: PromptSource, base: ContinuationScorer) -> FineTuner:
     """A fine-tuner with a copy of the base model.
 
     :param name: which method, not ``base``
     :param config: configuration of the run
     :param source: prompts
-    :param base: the base model
+    :param base: scorer of the base model
     :raises InputError: the prompts lack what the method needs, or peft is missing
     """
     tune = config.fine_tune
@@ -108,7 +94,7 @@ def make_fine_tuner(name: MethodName, config: LanguageConfig, source: PromptSour
     objective = ForecastObjective(
         scorer,
         _objective(name, config, n_pool=len(pool(0))),
-        base=None if has_lora else base.scorer,
+        base=None if has_lora else base,
         anchor_tasks=tune.anchor_tasks,
         rescore_every=tune.pool_steps,
         seed=config.seed,
@@ -132,7 +118,7 @@ def _trainable(config: LanguageConfig, base: Any) -> Any:
     return model
 
 
-def _objective(name: MethodName, config: LanguageConfig, n_pool: int) -> Objective:
+def _objective(name: str, config: LanguageConfig, n_pool: int) -> Objective:
     coef, weights = method_weight(name, config), config.weights
     if name == "anchor":
         return anchor(coef * config.fine_tune.anchor_weight)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from envs.password_game.game import Requests
-    from rl_forecast.experiments.language_model.config import GameConfig, LanguageConfig, LanguageEvaluationConfig
+    from rl_forecast.experiments.settings import GameConfig, LanguageConfig, LanguageEvaluationConfig
 
 __all__ = ["FileSource", "GameSource", "HeldOut", "PromptSource", "fit_sets", "make_game", "make_source"]
 
@@ -34,7 +35,7 @@ _EVALUATION, _DEPLOYMENT, _LEGITIMATE, _CLEAR = 0, 2**26, 2**27, 2**28
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Prompts on which models are judged.
+    """Prompts on which models are evaluated.
 
     :param tasks: part (``evaluation``, ``deployment``, ``legitimate``) to its prompts
     :param log_odds: part to the exact log-odds of each prompt, where they are known
@@ -46,6 +47,11 @@ class HeldOut:
     log_odds: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     rare: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     clear: list[Example] = field(default_factory=list)
+
+    @cached_property
+    def by_id(self) -> dict[tuple[str, str], PromptTask]:
+        """Part and id to prompt."""
+        return {(part, str(task.task_id)): task for part, tasks in self.tasks.items() for task in tasks}
 
 
 class PromptSource(Protocol):

@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 
 from rl_forecast.errors import InputError
-from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.jobs import JOBS, job_of_file
+from rl_forecast.experiments.command_line import read_config
 from rl_forecast.experiments.metrics import HeldOutScores, metrics_of, renamed
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rl_forecast.experiments.jobs import AnyConfig
-    from rl_forecast.experiments.language_model.config import LanguageEvaluationConfig
     from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.settings import EvaluationConfig
+    from rl_forecast.experiments.settings import AnyConfig, EvaluationConfig
 
 __all__ = ["Inputs", "Setting", "Unit", "read_inputs"]
 
@@ -59,7 +56,7 @@ class Unit:
     config: AnyConfig
 
     @property
-    def evaluation(self) -> EvaluationConfig | LanguageEvaluationConfig:
+    def evaluation(self) -> EvaluationConfig:
         """Sizes of the sets and the forecaster."""
         return self.config.evaluation
 
@@ -200,9 +197,8 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
     if not (folder / "metrics.json").is_file() or not (folder / "scores.parquet").is_file():
         notes.append(f"{folder} is not finished and was left out.")
         return []
-    kind: Kind = "language" if job_of_file(folder / "config.yaml") == "language" else "gridworld"
     try:
-        config: AnyConfig = parse_config(JOBS[kind], ["--config", str(folder / "config.yaml")], "", "")
+        config = read_config(folder / "config.yaml")
     except InputError as error:
         notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
         return []
@@ -215,9 +211,11 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
         if agent in metrics
     )
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_SETTINGS}
+    kind: Kind = "gridworld"
     if isinstance(config, Config):
         label: str = str(config.world.family)
     else:
+        kind = "language"
         label = Path(config.prompts).stem if config.prompts else f"password game, {config.game.level}"
     fingerprint = json.dumps(settings, sort_keys=True, default=str)
     return [_Found(label, config.preset, fingerprint, kind, units)]

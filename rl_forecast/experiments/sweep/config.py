@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.experiments.settings import AgentName, Config, check_config
+from rl_forecast.experiments.settings import RENAMED, AgentName, Config, check_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,8 @@ def with_options(config: Config, options: dict[str, Any]) -> Config:
     :param options: dotted names to values
     :raises InputError: an unknown name
     """
-    for name, value in options.items():
+    for given, value in options.items():
+        name = RENAMED.get(given, given)
         config = _with_option(config, name, name, value)
     return config
 
@@ -94,8 +95,11 @@ def _with_option(part: Any, whole_name: str, name: str, value: Any) -> Any:
     if rest:
         if not is_dataclass(inner):
             raise InputError(f"option {whole_name!r} has no part {rest!r}")
-        return replace(part, **{head: _with_option(inner, whole_name, rest, value)})
-    return replace(part, **{head: value})
+        value = _with_option(inner, whole_name, rest, value)
+    try:
+        return replace(part, **{head: value})
+    except ValueError as error:
+        raise InputError(f"option {whole_name!r}: {error}") from error
 
 
 def settings_text(sweep: SweepConfig) -> str:

@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from agents.risk.base import log_action_probability
 from envs.gridworld.vec_env import GridVecEnv
-from rl_forecast.experiments.gridworld.models import make_base, make_fine_tuned
-from rl_forecast.experiments.gridworld.worlds import make_world, score_tasks
-from rl_forecast.experiments.held_out import held_out_tasks
-from rl_forecast.experiments.metrics import PARTS, HeldOutScores, metrics_of
+from rl_forecast.experiments.gridworld.agents import make_base, make_fine_tuned
+from rl_forecast.experiments.gridworld.worlds import held_out_tasks, make_world, score_tasks
+from rl_forecast.experiments.metrics import HeldOutScores, metrics_of
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, with_options
 from rl_forecast.tasks import SPLITS
 
@@ -39,13 +38,8 @@ def _run_config(sweep: SweepConfig, world: str, seed: int) -> Config:
 
 def _score(world: GridWorld, model: PPO, config: Config, split: str) -> pl.DataFrame:
     """Scores of both parts of a split."""
-    tasks = held_out_tasks(config.evaluation, config.seed, world.evaluation_split)
-    if split == "validation":
-        n = {part: len(ids) for part, ids in tasks.items()}
-        ids = SPLITS["validation"].task_ids(sum(n.values()), config.seed)
-        tasks = {"evaluation": ids[: n["evaluation"]], "deployment": ids[n["evaluation"] :]}
-    parts = [score_tasks(world, model.policy, tasks[part]).with_columns(pl.lit(part).alias("part")) for part in PARTS]
-    return pl.concat(parts)
+    tasks = held_out_tasks(config, world, split)
+    return score_tasks(world, model.policy, tasks["task_id"].to_numpy()).hstack(tasks.select("part"))
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ class FineTuneJob:
         world = make_world(config.world)
         base = make_base(config, world)
         base.policy.load_state_dict(load_file(folder.path / f"bases/{self.world}-{self.seed}.safetensors"))
-        model = make_fine_tuned(self.method.agent, config, world, base)
+        model = make_fine_tuned(self.method.agent, config, world, base.policy)
         model.learn(config.fine_tune.total_timesteps)
         base_scores = pl.read_parquet(folder.path / f"bases/{self.world}-{self.seed}.parquet")
         scores = _score(world, model, config, self.split)

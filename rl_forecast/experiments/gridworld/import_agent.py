@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.settings import Config
 
-__all__ = ["check_trust", "with_agent_of"]
+__all__ = ["check_trust", "import_agent"]
 
 
 def check_trust(path: Path, trusted: bool) -> None:
@@ -40,7 +40,7 @@ def check_trust(path: Path, trusted: bool) -> None:
         )
 
 
-def with_agent_of(path: Path, config: Config) -> tuple[Config, PPO]:
+def import_agent(path: Path, config: Config) -> tuple[Config, PPO]:
     """Load a trusted zip, once; the run itself keeps the weights as safetensors.
 
     :param path: zip of ``PPO.save``
@@ -50,7 +50,7 @@ def with_agent_of(path: Path, config: Config) -> tuple[Config, PPO]:
     """
     from stable_baselines3 import PPO
 
-    from rl_forecast.experiments.gridworld.models import make_base
+    from rl_forecast.experiments.gridworld.agents import make_base
     from rl_forecast.experiments.gridworld.worlds import make_world
 
     # What the zip holds of schedules is not needed, and their bytecode does not load under another Python.

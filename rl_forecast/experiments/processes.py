@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.settings import AnyConfig, Config
 
 __all__ = ["Processes"]
 
@@ -28,25 +29,27 @@ class Processes:
     device: torch.device
 
     @classmethod
-    def join(cls, device: str) -> Processes:
+    def join(cls, config: AnyConfig) -> Processes:
         """Meet the other processes, if there are any.
 
-        :param device: torch device asked for
-        :raises InputError: the device is not there, or accelerate is not installed
+        :param config: configuration of the run
+        :raises InputError: the device is not there, accelerate is not installed, or the job has one process only
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if isinstance(config, Config):
+                raise InputError("several processes can only train language models: start one for gridworlds")
             try:
                 from accelerate import PartialState
             except ImportError as error:
                 raise InputError("several processes need accelerate: pip install rl-forecast[lm]") from error
-            state = PartialState(cpu=device == "cpu")
+            state = PartialState(cpu=config.device == "cpu")
             return cls(state.process_index, state.num_processes, state.device)
         try:
-            found = torch.device(device)
-            torch.empty(0, device=found)
+            device = torch.device(config.device)
+            torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {device!r} is not available here: use cpu") from error
-        return cls(0, 1, found)
+            raise InputError(f"--device {config.device!r} is not available here: use cpu") from error
+        return cls(0, 1, device)
 
     @property
     def is_main(self) -> bool:
