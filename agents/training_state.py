@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
-from agents.task_memory import part_of
 from rl_forecast.tasks import ResumableEnv
 
 if TYPE_CHECKING:
@@ -37,17 +36,22 @@ __all__ = [
 ]
 
 _FORMAT = 2
-_PARTS = ("policy", "optimizer", "run", "rng", "normalize", "env", "forecastability")
+# Key of what stands in JSON in place of a tensor.
+_TENSOR = "tensor"
 # Wrappers that are either without a state of their own or whose state is kept here.
 _KNOWN_WRAPPERS = (VecNormalize, VecTransposeImage)
-_COUNTERS = (
+_ATTRIBUTES = (
     "num_timesteps",
     "_episode_num",
     "_n_updates",
     "_total_timesteps",
     "_num_timesteps_at_start",
     "_current_progress_remaining",
+    "_last_episode_starts",
+    "_last_obs",
+    "_last_original_obs",
 )
+_STATISTICS = ("ep_info_buffer", "ep_success_buffer")
 
 
 def training_state(
@@ -74,25 +78,22 @@ def training_state(
             f"{buffer.pos} of {buffer.buffer_size} steps of a rollout are done: take the state between two"
         )
     assert model.env is not None
-    parts: dict[str, dict[str, Any]] = {
-        "policy": model.policy.state_dict(),
-        "optimizer": _optimizer_state(model.policy.optimizer),
-        "run": {name: getattr(model, name) for name in _COUNTERS} | _episodes(model),
-        "rng": _generators(model.device),
-        "normalize": _normalization(model.env),
-        "env": _env_state(model.env),
-        "forecastability": {} if forecastability is None else forecastability.state_dict(),
-    }
+    env = _resumable(model.env)
     tensors: dict[str, torch.Tensor] = {}
-    values: dict[str, Any] = {"format": _FORMAT, "algorithm": type(model).__name__, "n_envs": model.n_envs}
-    for part, content in parts.items():
-        for name, value in content.items():
-            if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-                # A copy each: layers may share memory, and the run continues.
-                tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu().clone().contiguous()
-            else:
-                values[f"{part}/{name}"] = value
-    return tensors, values
+    values = {
+        "format": _FORMAT,
+        "algorithm": type(model).__name__,
+        "n_envs": model.n_envs,
+        "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(),
+        "run": {name: getattr(model, name) for name in (*_ATTRIBUTES, *_STATISTICS)},
+        "rng": _generators(model.device),
+        "normalize": [_normalization(wrapper) for wrapper in _normalizers(model.env)],
+        "env": None if env is None else env.state_dict(),
+        "forecastability": None if forecastability is None else forecastability.state_dict(),
+    }
+    packed: dict[str, Any] = _pack(values, "", tensors)
+    return tensors, packed
 
 
 def restore_training_state(
@@ -117,23 +118,32 @@ def restore_training_state(
     found = (values.get("format"), values.get("algorithm"), values.get("n_envs"))
     if found != (wanted := (_FORMAT, type(model).__name__, model.n_envs)):
         raise ValueError(f"the state is of (format, algorithm, n_envs) {found}, the agent is of {wanted}")
-    state = {part: part_of(values | tensors, part, "/") for part in _PARTS}
-    if bool(state["forecastability"]) != (forecastability is not None):
+    state: dict[str, Any] = _unpack(values, tensors)
+    if (state["forecastability"] is None) != (forecastability is None):
         raise ValueError("only one of the two is a training with the forecastability callback")
     assert model.env is not None
+    normalizers = _normalizers(model.env)
+    if len(normalizers) != len(state["normalize"]):
+        raise ValueError("the state was taken with another number of VecNormalize: wrap the environment as it was")
     try:
         model.policy.load_state_dict(state["policy"])
     except RuntimeError as error:
         raise ValueError(f"the state is of another network: {' '.join(str(error).split())}") from None
-    _restore_optimizer(model.policy.optimizer, state["optimizer"])
-    _restore_normalization(model.env, state["normalize"])
+    optimizer = state["optimizer"]
+    optimizer["state"] = {int(index): entry for index, entry in optimizer["state"].items()}  # JSON's keys are text
+    model.policy.optimizer.load_state_dict(optimizer)
+    for wrapper, saved in zip(normalizers, state["normalize"], strict=True):
+        _restore_normalization(wrapper, saved)
     if forecastability is not None:
-        given = {name: _array(value) for name, value in state["forecastability"].items()}
-        forecastability.load_state_dict(given, model.policy)
-    _restore_run(model, state["run"])
+        forecastability.load_state_dict(_as_arrays(state["forecastability"]), model.policy)
+    run = _as_arrays(state["run"])
+    for name in _ATTRIBUTES:
+        setattr(model, name, run[name])
+    for name in _STATISTICS:
+        setattr(model, name, None if run[name] is None else deque(run[name], maxlen=model._stats_window_size))
     env = _resumable(model.env)
-    if env is not None and state["env"]:
-        env.load_state_dict({name: _array(value) for name, value in state["env"].items()})
+    if env is not None and state["env"] is not None:
+        env.load_state_dict(_as_arrays(state["env"]))
     else:
         model._last_obs = None
         warnings.warn(
@@ -157,7 +167,7 @@ def save_training_state(
     """
     tensors, values = training_state(model, forecastability)
     unfinished = Path(f"{path}.part")
-    save_file(tensors, unfinished, metadata={"values": json.dumps(values, default=lambda value: value.item())})
+    save_file(tensors, unfinished, metadata={"values": json.dumps(values)})
     os.replace(unfinished, path)
 
 
@@ -180,118 +190,76 @@ def load_training_state(
     restore_training_state(model, tensors, values, forecastability)
 
 
-def _array(value: Any) -> Any:
+def _pack(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """What JSON can hold of nested values; arrays and tensors are put aside, their path in their place."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.Tensor | np.ndarray):
+        # A copy each: layers may share memory, and the run continues.
+        tensors[path] = torch.as_tensor(value).detach().cpu().clone().contiguous()
+        return {_TENSOR: path}
+    if isinstance(value, dict):
+        return {str(key): _pack(entry, f"{path}/{key}".lstrip("/"), tensors) for key, entry in value.items()}
+    if isinstance(value, list | tuple | deque):
+        return [_pack(entry, f"{path}/{i}", tensors) for i, entry in enumerate(value)]
+    return value
+
+
+def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _unpack(entry, tensors) for key, entry in value.items()}
+    return [_unpack(entry, tensors) for entry in value] if isinstance(value, list) else value
+
+
+def _as_arrays(value: Any) -> Any:
+    """Nested values with numpy's arrays in place of tensors."""
+    if isinstance(value, dict):
+        return {key: _as_arrays(entry) for key, entry in value.items()}
     return value.numpy() if isinstance(value, torch.Tensor) else value
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    state = optimizer.state_dict()
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
-    entries = {f"{i}.{name}": value for i, entry in state["state"].items() for name, value in entry.items()}
-    return {"groups": groups, **entries}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in saved.items():
-        index, _, name = key.partition(".")
-        if name:
-            state.setdefault(int(index), {})[name] = value
-    groups = [
-        # JSON knows no tuples; Adam's betas are one.
-        own | {name: tuple(value) if isinstance(value, list) else value for name, value in group.items()}
-        for own, group in zip(optimizer.state_dict()["param_groups"], saved["groups"], strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _episodes(model: OnPolicyAlgorithm) -> dict[str, Any]:
-    """What the agent itself knows of the episodes under way, and the statistics of ended ones."""
-    content: dict[str, Any] = {"_last_episode_starts": model._last_episode_starts}
-    for name in ("_last_obs", "_last_original_obs"):
-        value = getattr(model, name)
-        content |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    for name in ("ep_info_buffer", "ep_success_buffer"):
-        value = getattr(model, name)
-        content[name] = None if value is None else list(value)
-    return content
-
-
-def _restore_run(model: OnPolicyAlgorithm, saved: dict[str, Any]) -> None:
-    for name in (*_COUNTERS, "_last_episode_starts"):
-        setattr(model, name, _array(saved[name]))
-    for name in ("_last_obs", "_last_original_obs"):
-        keyed = {key.removeprefix(f"{name}."): _array(v) for key, v in saved.items() if key.startswith(f"{name}.")}
-        setattr(model, name, keyed or _array(saved.get(name)))
-    for name in ("ep_info_buffer", "ep_success_buffer"):
-        value = saved[name]
-        setattr(model, name, None if value is None else deque(value, maxlen=model._stats_window_size))
 
 
 def _generators(device: torch.device) -> dict[str, Any]:
     # The one place that looks at global generators: SB3 samples actions and minibatches from them.
-    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-    numpy_state["state"] = numpy_state["state"] | {"key": numpy_state["state"]["key"].tolist()}
-    content = {"numpy": numpy_state, "torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        content["cuda"] = torch.cuda.get_rng_state(device)
-    return content
+    content = {"numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state()}  # noqa: NPY002
+    return content | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def _restore_generators(saved: dict[str, Any]) -> None:
-    numpy_state = dict(saved["numpy"])
-    numpy_state["state"] = numpy_state["state"] | {"key": np.array(numpy_state["state"]["key"], dtype=np.uint32)}
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    np.random.set_state(_as_arrays(saved["numpy"]))  # noqa: NPY002
     torch.set_rng_state(saved["torch"])
     if "cuda" in saved and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["cuda"])
 
 
-def _wrappers(env: VecEnv) -> tuple[list[VecEnvWrapper], VecEnv]:
-    """Wrappers of a vectorised environment, outermost first, and what they wrap."""
-    wrappers = []
-    while isinstance(env, VecEnvWrapper):
-        wrappers.append(env)
-        env = env.venv
-    return wrappers, env
-
-
 def _resumable(env: VecEnv) -> ResumableEnv | None:
-    wrappers, base = _wrappers(env)
-    known = all(isinstance(wrapper, _KNOWN_WRAPPERS) for wrapper in wrappers)
-    return base if known and isinstance(base, ResumableEnv) else None
+    while isinstance(env, _KNOWN_WRAPPERS):
+        env = env.venv
+    return env if isinstance(env, ResumableEnv) else None
 
 
-def _env_state(env: VecEnv) -> dict[str, Any]:
-    base = _resumable(env)
-    return {} if base is None else base.state_dict()
-
-
-def _running_statistics(env: VecEnv) -> dict[str, RunningMeanStd]:
-    """Running means of each ``VecNormalize``, by name."""
-    found = {}
-    for place, wrapper in enumerate(w for w in _wrappers(env)[0] if isinstance(w, VecNormalize)):
-        found[f"{place}.ret"] = wrapper.ret_rms
-        if wrapper.norm_obs:
-            keyed = wrapper.obs_rms if isinstance(wrapper.obs_rms, dict) else {"": wrapper.obs_rms}
-            found |= {f"{place}.obs.{key}": statistics for key, statistics in keyed.items()}
+def _normalizers(env: VecEnv) -> list[VecNormalize]:
+    """The environment's ``VecNormalize`` wrappers, outermost first."""
+    found = []
+    while isinstance(env, VecEnvWrapper):
+        found += [env] if isinstance(env, VecNormalize) else []
+        env = env.venv
     return found
 
 
-def _normalization(env: VecEnv) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for name, statistics in _running_statistics(env).items():
-        content |= {f"{name}/{what}": np.asarray(getattr(statistics, what)) for what in ("mean", "var", "count")}
-    for place, wrapper in enumerate(w for w in _wrappers(env)[0] if isinstance(w, VecNormalize)):
-        content[f"{place}.returns"] = wrapper.returns
-    return content
+def _running_means(wrapper: VecNormalize) -> dict[str, RunningMeanStd]:
+    observed = {} if not wrapper.norm_obs else wrapper.obs_rms
+    return {"ret": wrapper.ret_rms} | (observed if isinstance(observed, dict) else {"obs": observed})
 
 
-def _restore_normalization(env: VecEnv, saved: dict[str, Any]) -> None:
-    for name, statistics in _running_statistics(env).items():
-        if f"{name}/mean" not in saved:
-            raise ValueError("the state was taken without this VecNormalize: wrap the environment as it was")
-        for what in ("mean", "var", "count"):
-            setattr(statistics, what, saved[f"{name}/{what}"].numpy()[()])
-    for place, wrapper in enumerate(w for w in _wrappers(env)[0] if isinstance(w, VecNormalize)):
-        wrapper.returns = saved[f"{place}.returns"].numpy()
+def _normalization(wrapper: VecNormalize) -> dict[str, Any]:
+    means = {name: vars(statistics) for name, statistics in _running_means(wrapper).items()}
+    return {"returns": wrapper.returns, "means": means}
+
+
+def _restore_normalization(wrapper: VecNormalize, saved: dict[str, Any]) -> None:
+    wrapper.returns = saved["returns"].numpy()
+    for name, statistics in _running_means(wrapper).items():
+        for what, value in saved["means"][name].items():
+            setattr(statistics, what, value.numpy() if isinstance(value, torch.Tensor) else value)
