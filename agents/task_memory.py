@@ -104,10 +104,14 @@ class RolloutRecord:
 
         :param env: it has been reset, or continues where the latest rollout ended
         :param continues: which of the two
+        :raises ValueError: fatal probabilities of another shape than the actions
         """
         self._read = fatal_source(env) if self._with_fatal else None
         if self._read is not None and not (continues and self.current is not None):
             self.current = self._read(None, None)
+            expected = (env.num_envs, int(env.action_space.n))  # type: ignore[attr-defined]
+            if self.current.shape != expected:
+                raise ValueError(f"fatal_probability must have shape {expected}, it has {self.current.shape}")
         self._n_envs = env.num_envs
 
     def clear(self, n_steps: int) -> None:

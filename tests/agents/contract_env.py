@@ -8,6 +8,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from agents import ForecastPPO
+from agents.task_memory import TaskMemory
+
+
+def memory_of(model: ForecastPPO) -> TaskMemory:
+    """What an agent remembers of its tasks."""
+    assert model.forecastability is not None
+    return model.forecastability.memory
+
 
 class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Cross a bridge of ``length`` planks; action 1 runs two at once, but falls with the task's slipperiness.
