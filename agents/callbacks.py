@@ -41,23 +41,20 @@ class ForecastEvalCallback(BaseCallback):
 
     With exact scores of 2 x 50 evaluation and 1 x 200 deployment tasks:
 
-    >>> from agents.risk.base import log_action_probability
     >>> from stable_baselines3 import PPO
+    >>> from agents.risk.base import log_action_probability
     >>> from envs import GridVecEnv, RecolorWorld, exact_risk
     >>> from rl_forecast import make_forecaster, psi_from_log_p
     >>> world = RecolorWorld()
     >>> tasks = world.tasks(np.arange(5_000, 5_300))
-    >>> @torch.no_grad()
-    ... def score(policy):
-    ...     risk = exact_risk(world, tasks, lambda seen: log_action_probability(policy, seen))
+    >>> def score(policy):
+    ...     with torch.no_grad():
+    ...         risk = exact_risk(world, tasks, lambda seen: log_action_probability(policy, seen))
     ...     psi = psi_from_log_p(risk.log_p.numpy())
     ...     return psi[:100].reshape(2, 50), psi[100:].reshape(1, 200)
-    >>> env = GridVecEnv(world, np.arange(4_000), num_envs=32)
-    >>> model = PPO("MlpPolicy", env, n_steps=32, batch_size=256, n_epochs=1, seed=0, device="cpu")
+    >>> model = PPO("MlpPolicy", GridVecEnv(world, np.arange(4_000), 32), n_steps=32, batch_size=256, device="cpu")
     >>> callback = ForecastEvalCallback(score, make_forecaster("gumbel_tail"), every=1_024)
     >>> model = model.learn(1_024, callback=callback)  # logs forecast/error and its companions (docs/log_keys.md)
-    >>> [psi.shape for psi in score(model.policy)]
-    [(2, 50), (1, 200)]
     """
 
     def __init__(

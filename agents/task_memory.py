@@ -18,10 +18,8 @@ __all__ = ["RolloutRecord", "TaskMemory", "VisitedStates", "fatal_source", "flat
 
 
 def flat_observation(observation: NDArray[np.float32] | dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Observations of a rollout as one array, so that a remembered state is one array whatever the space.
-
-    :param observation: shape (n_steps, n_envs, *observation_shape), or one such array for each key of a ``Dict`` space
-    :return: the array itself; of a ``Dict`` space shape (n_steps, n_envs, total size), its keys one after the other
+    """Observations of a rollout as one array, shape (n_steps, n_envs, ...): those of a ``Dict`` space flat, its keys
+    one after the other, so that a remembered state is one array whatever the space.
     """
     if not isinstance(observation, dict):
         return observation
@@ -29,10 +27,8 @@ def flat_observation(observation: NDArray[np.float32] | dict[str, NDArray[np.flo
 
 
 def wrapped_env(env: VecEnv, kind: Any) -> Any:
-    """The first environment of a kind, from the outermost wrapper inwards; the innermost of all if there is none.
-
-    :param env: an environment, perhaps wrapped
-    :param kind: a class or runtime-checkable protocol
+    """The first environment of a class or protocol, from the outermost wrapper inwards; the innermost of all if there
+    is none.
     """
     while not isinstance(env, kind) and isinstance(env, VecEnvWrapper):
         env = env.venv
@@ -100,10 +96,8 @@ class RolloutRecord:
         self.current: NDArray[np.float32] | None = None
 
     def begin(self, env: VecEnv, continues: bool) -> None:
-        """Prepare for an environment.
+        """Prepare for an environment that has been reset, or continues where the latest rollout ended.
 
-        :param env: it has been reset, or continues where the latest rollout ended
-        :param continues: which of the two
         :raises ValueError: fatal probabilities of another shape than the actions
         """
         self._read = fatal_source(env) if self._with_fatal else None
@@ -208,10 +202,7 @@ class VisitedStates:
         return VisitedStates(self.columns | columns)
 
     def at(self, position: NDArray[np.int64]) -> VisitedStates:
-        """The rows with new positions of their tasks.
-
-        :param position: shape (n_tasks,), new position of each task, negative to drop its rows
-        """
+        """The rows with new positions of their tasks, shape (n_tasks,); a negative one drops its rows."""
         moved = self.adding(task=position[self["task"]])
         return moved if (moved["task"] >= 0).all() else moved.where(moved["task"] >= 0)
 
@@ -219,9 +210,8 @@ class VisitedStates:
         return VisitedStates({name: np.concatenate([part, other[name]]) for name, part in self.columns.items()})
 
     def merged(self, names: Sequence[str]) -> VisitedStates:
-        """One row for each distinct task and value of some columns, the weights of equal rows added.
-
-        :param names: the columns that are kept beside ``task`` and ``weight``; absent ones are skipped
+        """One row for each distinct task and value of the named columns, as far as there are any, the weights of equal
+        rows added. Other columns are dropped.
         """
         names = ["task", *(name for name in names if name in self.columns)]
         rows = VisitedStates({name: self[name] for name in [*names, "weight"]})

@@ -81,13 +81,7 @@ class UpdateLog:
     def close(
         self, logger: Logger, gradient: RiskGradient | None, policy: ActorCriticPolicy, memory: TaskMemory
     ) -> None:
-        """The update is over: record it, once.
-
-        :param logger: of the agent
-        :param gradient: what was added
-        :param policy: the policy after the update
-        :param memory: the remembered tasks
-        """
+        """The update is over: record it, once."""
         if not self._is_open:
             return
         self._is_open = False

@@ -72,13 +72,11 @@ def log_action_probability(policy: ActorCriticPolicy, observation: torch.Tensor,
 def log_probability_of(
     policy: ActorCriticPolicy, observation: torch.Tensor, action: torch.Tensor, **context: Any
 ) -> torch.Tensor:
-    """Log-probability (density, where actions are continuous) of the actions that were taken.
+    """Log-probability (density, where actions are continuous) of the actions that were taken, shape (b,).
 
     :param policy: an actor with any action distribution
-    :param observation: as for :func:`log_action_probability`
+    :param observation: as for :func:`log_action_probability`, and so is ``context``
     :param action: shape (b, action_dim), as a rollout buffer keeps it
-    :param context: as for :func:`log_action_probability`
-    :return: shape (b,), on the policy's device, differentiable in its parameters
     """
     action = action.to(policy.device)
     # As PPO reads them from its buffer.
@@ -88,12 +86,7 @@ def log_probability_of(
 
 
 def tensors(rows: VisitedStates, device: torch.device) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Observations of the rows and what else the policy must be given with them.
-
-    :param rows: visited states
-    :param device: of the policy
-    :return: shape (r, *observation_shape), and keyword arguments of the policy's ``get_distribution``
-    """
+    """Observations of the rows, and what else the policy's ``get_distribution`` takes with them."""
     given = {name: torch.as_tensor(rows[name], device=device) for name in POLICY_CONTEXT if name in rows.columns}
     if "hidden" in given:
         # From (rows, layers, units) to what torch's LSTMs take: one sequence of one step for each row.
@@ -110,9 +103,6 @@ def as_psi(p: torch.Tensor) -> torch.Tensor:
 def psi_weight(weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """``w d psi / d p = w / (p |log p|)``, detached and with p clamped, while what it multiplies is not (straight
     through): a task at p = 1 would otherwise have no gradient, and it is the one that matters most.
-
-    :param weight: shape (n_tasks,), dL / d psi
-    :param p: shape (n_tasks,), estimated probability
     """
     clamped = p.detach().clamp(_P_MIN, _P_MAX)
     return weight / (clamped * -clamped.log())
@@ -150,16 +140,10 @@ class RiskSource(ABC):
     can_rescore: ClassVar[bool] = True
 
     def check_actions(self, space: spaces.Space) -> None:  # type: ignore[type-arg]  # noqa: B027 - some take any
-        """Refuse an action space that the source cannot handle.
-
-        :raises ValueError: says which it needs
-        """
+        """Raise ``ValueError`` for an action space that the source cannot handle."""
 
     def check_env(self, env: VecEnv) -> None:  # noqa: B027 - some need nothing of it
-        """Look at the environment that is about to be played.
-
-        :raises ValueError: it does not give what the source needs
-        """
+        """Raise ``ValueError`` if the environment does not give what the source needs."""
 
     @abstractmethod
     def select_steps(self, fatal: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:

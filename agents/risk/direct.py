@@ -58,8 +58,8 @@ class DirectRisk(RiskSource):
     def check_env(self, env: VecEnv) -> None:
         if fatal_source(env) is None:
             raise ValueError(
-                f"risk={self.name!r} needs fatal_probability: the info of a reset has none, and the environment no method "
-                "of that name. Give RiskWrapper fatal=f, 'table' or 'lookahead', or take risk='failures'"
+                f"risk={self.name!r} needs fatal_probability: the info of a reset has none, and the environment no "
+                "method of that name. Give RiskWrapper fatal=f, 'table' or 'lookahead', or take risk='failures'"
             )
 
     def select_steps(self, fatal: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
