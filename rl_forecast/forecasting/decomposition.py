@@ -161,8 +161,8 @@ def finite_k_terms(
     c = float(np.log(n) + y.mean())
     # E xbar = (1/k) sum_i (H_m - H_(i-1)) = H_m - H_k + 1 for standard exponential scores
     centre = _harmonic(m) - _harmonic(k) + 1.0
-    draws = line_draws(k, m, plotting_position)
-    forecast = draws.centre + c * draws.scale
+    drawn_scale, drawn_centre = line_draws(k, m, plotting_position)
+    forecast = drawn_centre + c * drawn_scale
     with np.errstate(divide="ignore"):
         exceeded = -np.expm1(n * np.log1p(-np.exp(-np.maximum(forecast, 0.0))))
     return FiniteKTerms(
@@ -215,9 +215,9 @@ def log_linear_error(tail_k: int, n_eval: int, n_deploy: int) -> float:
     :param n_eval: number m of evaluation scores
     :param n_deploy: number n of deployment scores
     """
-    draws = line_draws(tail_k, n_eval, log2_draws=_LOG2_DRAWS)
+    scale, centre = line_draws(tail_k, n_eval, log2_draws=_LOG2_DRAWS)
     reach = float(np.log(n_deploy) + log_plotting_positions(tail_k, n_eval).mean())
-    forecast = draws.centre + reach * draws.scale
+    forecast = centre + reach * scale
     level = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     maximum = -np.log(-np.expm1(np.log(level) / n_deploy))
     return float(np.abs(forecast[:, None] - maximum).mean())

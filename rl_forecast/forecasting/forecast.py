@@ -26,23 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Forecast", "choose_method", "forecast", "summarize_scores"]
 
-FORECAST_SCHEMA = "rl-forecast/forecast/1"
-_FEWEST_DISTINCT_COUNTS = 8
-
 
 @dataclass(frozen=True)
 class Forecast:
     """Forecast of the worst of n new queries, for one or several n.
 
-    Arrays have one row per deployment size, shape (L, ...). Where the scores hold no tail, ``status`` is
-    ``"degenerate"``: the numbers that would need one are ``nan`` and only distribution-free statements remain.
+    Arrays have one row per deployment size, shape (L, ...). Where the scores hold no tail, the numbers that would need
+    one are ``nan`` and only distribution-free statements remain.
 
     :param summary: the evaluation
     :param n_deploy: deployment sizes n, in the order given
     :param forecaster: the method with its options
     :param tail_k: number of largest scores it was to use; None where the method uses all
-    :param status: ``"ok"`` or ``"degenerate"``
-    :param fitted: the fitted tail, None where degenerate
+    :param fitted: the fitted tail, None where there is none
     :param reason: why there is no tail; empty where there is one
     """
 
@@ -50,9 +46,13 @@ class Forecast:
     n_deploy: tuple[int, ...]
     forecaster: Forecaster
     tail_k: int | None
-    status: Literal["ok", "degenerate"]
     fitted: FittedTail | None
     reason: str = ""
+
+    @property
+    def status(self) -> Literal["ok", "degenerate"]:
+        """Whether the scores hold a tail."""
+        return "degenerate" if self.fitted is None else "ok"
 
     @property
     def method(self) -> str:
@@ -69,14 +69,12 @@ class Forecast:
     @property
     def worst_query_risk(self) -> NDArray[np.float64]:
         """Point forecast of the largest failure probability among n queries, shape (L,), probability."""
-        result: NDArray[np.float64] = np.exp(log_p_from_psi(self.worst_query_psi))
-        return result
+        return np.asarray(np.exp(log_p_from_psi(self.worst_query_psi)))
 
     @property
     def worst_query_log10_risk(self) -> NDArray[np.float64]:
         """The same as ``log10 p``, shape (L,): it does not underflow."""
-        result: NDArray[np.float64] = log_p_from_psi(self.worst_query_psi) / np.log(10.0)
-        return result
+        return np.asarray(log_p_from_psi(self.worst_query_psi) / np.log(10.0))
 
     def prediction_interval(
         self, level: float = 0.90, unit: Literal["probability", "psi", "log10"] = "probability"
@@ -91,17 +89,14 @@ class Forecast:
         _check_level(level)
         if self.fitted is None:
             return np.full((len(self.n_deploy), 2), np.nan)
+        if unit not in ("probability", "psi", "log10"):
+            raise ValueError(f"unit must be 'probability', 'psi' or 'log10', it is {unit!r}")
         ends = (0.5 - level / 2, 0.5 + level / 2)
         psi = np.array([[self.fitted.quantile(q, n) for q in ends] for n in self.n_deploy])
         if unit == "psi":
             return psi
-        log_p: NDArray[np.float64] = log_p_from_psi(psi)
-        if unit == "log10":
-            log_p = log_p / np.log(10.0)
-            return log_p
-        if unit == "probability":
-            return np.exp(log_p)
-        raise ValueError(f"unit must be 'probability', 'psi' or 'log10', it is {unit!r}")
+        log_p = log_p_from_psi(psi)
+        return np.asarray(np.exp(log_p) if unit == "probability" else log_p / np.log(10.0))
 
     def exceedance(self, p: float) -> NDArray[np.float64]:
         """Predictive probability that some query of n has a failure probability above ``p``.
@@ -127,19 +122,12 @@ class Forecast:
         return n / (n + self.summary.count)
 
     def behavior_frequency(self, tau: float, level: float = 0.90) -> RiskEstimate:
-        """Share of queries with failure probability above ``tau``; see :func:`.risks.behavior_frequency`.
-
-        :param tau: probability in (0, 1)
-        :param level: coverage of the interval, probability
-        """
+        """Share of queries with failure probability above ``tau``; see :func:`.risks.behavior_frequency`."""
         _check_level(level)
         return behavior_frequency(self.summary, self.fitted, tau, level)
 
     def aggregate_risk(self, level: float = 0.90) -> RiskEstimate:
-        """P(at least one failure in n queries asked once each); see :func:`.risks.aggregate_risk`.
-
-        :param level: coverage of the interval, probability
-        """
+        """P(at least one failure in n queries asked once each); see :func:`.risks.aggregate_risk`."""
         _check_level(level)
         return aggregate_risk(self.summary, self.fitted, self.n_deploy, level)
 
@@ -165,21 +153,23 @@ class Forecast:
 
         :param level: coverage of the intervals, probability
         """
-        p, log10 = self.prediction_interval(level), self.prediction_interval(level, "log10")
-        psi, aggregate = self.prediction_interval(level, "psi"), self.aggregate_risk(level)
+        aggregate = self.aggregate_risk(level)
+        values: dict[str, tuple[Any, ...]] = {
+            "worst_query_risk": (self.worst_query_risk, *self.prediction_interval(level).T),
+            "worst_query_log10_risk": (self.worst_query_log10_risk, *self.prediction_interval(level, "log10").T),
+            "worst_query_psi": (self.worst_query_psi, *self.prediction_interval(level, "psi").T),
+            "aggregate_risk": (aggregate.estimate, aggregate.low, aggregate.high),
+        }
         rows = [
             {
                 "n_deploy": n,
-                "worst_query_risk": _interval(self.worst_query_risk[i], *p[i]),
-                "worst_query_log10_risk": _interval(self.worst_query_log10_risk[i], *log10[i]),
-                "worst_query_psi": _interval(self.worst_query_psi[i], *psi[i]),
-                "aggregate_risk": _interval(*(np.asarray(x)[i] for x in _ends(aggregate))),
-                "new_record_probability": float(self.new_record_probability[i]),
+                **{key: {"point": x[i], "low": low[i], "high": high[i]} for key, (x, low, high) in values.items()},
+                "new_record_probability": self.new_record_probability[i],
             }
             for i, n in enumerate(self.n_deploy)
         ]
-        return {
-            "schema": FORECAST_SCHEMA,
+        result = {
+            "schema": "rl-forecast/forecast/1",
             "status": self.status,
             "reason": self.reason,
             "method": self.method,
@@ -187,12 +177,14 @@ class Forecast:
             "level": level,
             "n_eval": self.summary.count,
             "n_unscored": self.summary.n_unscored,
-            "largest_risk_seen": _finite(float(np.exp(log_p_from_psi(self.summary.top[0])))),
-            "tail_scale_psi": _finite(self.fitted.tail_scale if self.fitted else float("nan")),
+            "largest_risk_seen": float(np.exp(log_p_from_psi(self.summary.top[0]))),
+            "tail_scale_psi": self.fitted.tail_scale if self.fitted else None,
             "forecasts": rows,
-            "warnings": [_plain(w.to_dict()) for w in self.warnings],
-            "diagnostics": _plain(self.diagnostics.to_dict()),
+            "warnings": [w.to_dict() for w in self.warnings],
+            "diagnostics": self.diagnostics.to_dict(),
         }
+        plain: dict[str, Any] = _plain(result)
+        return plain
 
 
 def forecast(
@@ -256,8 +248,8 @@ def forecast(
     try:
         fitted = forecaster.fit(summary)
     except NoTailError as error:
-        return Forecast(summary, sizes, forecaster, used, "degenerate", None, str(error))
-    return Forecast(summary, sizes, forecaster, used, "ok", fitted)
+        return Forecast(summary, sizes, forecaster, used, None, str(error))
+    return Forecast(summary, sizes, forecaster, used, fitted)
 
 
 def choose_method(summary: TailSummary) -> str:
@@ -267,7 +259,7 @@ def choose_method(summary: TailSummary) -> str:
     with fewer it dominates the largest scores, and coverage of a nominal 90 % can fall to nothing
     (``benchmarks/counts.py``).
     """
-    coarse = summary.count_table and np.unique(summary.top[:10]).size < min(_FEWEST_DISTINCT_COUNTS, summary.top.size)
+    coarse = summary.count_table and np.unique(summary.top[:10]).size < min(8, summary.top.size)
     return "binomial_tail" if coarse else "shape_prior"
 
 
@@ -316,13 +308,12 @@ def _vector(x: Any, name: str) -> NDArray[np.float64]:
 
 
 def _deployment_sizes(n_deploy: int | Sequence[int]) -> tuple[int, ...]:
-    items = np.atleast_1d(np.asarray(n_deploy, dtype=object)).tolist()
     sizes = []
-    for n in items:
+    for n in np.atleast_1d(np.asarray(n_deploy, dtype=object)).tolist():
         try:
             whole = int(n) if isinstance(n, float | np.floating) and float(n).is_integer() else operator.index(n)
         except TypeError:
-            raise ValueError(f"n_deploy must be whole numbers of at least 1, found {n!r}") from None
+            whole = 0
         if whole < 1:
             raise ValueError(f"n_deploy must be whole numbers of at least 1, found {n!r}")
         sizes.append(whole)
@@ -336,18 +327,6 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level must lie in (0, 1), it is {level}")
 
 
-def _ends(risk: RiskEstimate) -> tuple[Any, Any, Any]:
-    return risk.estimate, risk.low, risk.high
-
-
-def _finite(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
-
-
-def _interval(point: float, low: float, high: float) -> dict[str, float | None]:
-    return {"point": _finite(point), "low": _finite(low), "high": _finite(high)}
-
-
 def _plain(x: Any) -> Any:
     """Nested containers with every non-finite number as None, for strict JSON."""
     if isinstance(x, dict):
@@ -355,5 +334,5 @@ def _plain(x: Any) -> Any:
     if isinstance(x, list | tuple):
         return [_plain(value) for value in x]
     if isinstance(x, float | np.floating):
-        return _finite(float(x))
+        return float(x) if np.isfinite(x) else None
     return x

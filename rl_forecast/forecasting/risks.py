@@ -8,7 +8,7 @@ once, ``1 - exp(n E log(1 - p))``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rl_forecast.summary import TailSummary
 
 __all__ = ["RiskEstimate", "aggregate_risk", "behavior_frequency", "clopper_pearson"]
+
+# equal-weight nodes of the standard normal distribution
+_NORMAL_X, _NORMAL_W = special.ndtri((np.arange(11) + 0.5) / 11), np.full(11, 1.0 / 11)
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,9 @@ class RiskEstimate:
     level: float
     basis: str
 
-    @classmethod
-    def at(cls, values: Sequence[Any], level: float, basis: str) -> RiskEstimate:
-        """From estimate, lower and upper end in this order."""
-        return cls(values[0], values[1], values[2], level, basis)
-
 
 def clopper_pearson(successes: float, trials: float, level: float) -> tuple[float, float]:
-    """Exact binomial interval; fractional counts are allowed, for effective sample sizes.
-
-    :param successes: number of successes, at most ``trials``
-    :param trials: number of trials
-    :param level: coverage, probability
-    :return: lower and upper end, probability
-    """
+    """Exact binomial interval. Unlike scipy's it takes fractional counts, for effective sample sizes."""
     alpha = 0.5 * (1.0 - level)
     low = float(special.betaincinv(successes, trials - successes + 1.0, alpha)) if successes > 0 else 0.0
     high = float(special.betaincinv(successes + 1.0, trials - successes, 1.0 - alpha)) if successes < trials else 1.0
@@ -72,7 +64,7 @@ def behavior_frequency(summary: TailSummary, fitted: FittedTail | None, tau: flo
     median and the quantiles of what the fitted tail leaves possible.
 
     :param summary: the evaluation
-    :param fitted: its tail, or None where there is none
+    :param fitted: its tail, or None
     :param tau: threshold, probability in (0, 1)
     :param level: coverage of the interval, probability
     :raises ValueError: tau outside (0, 1), below every score the summary kept, or beyond the data without a tail
@@ -84,8 +76,8 @@ def behavior_frequency(summary: TailSummary, fitted: FittedTail | None, tau: flo
     # counts: the largest of the estimated scores is not the largest true one, so the model begins at its own threshold
     start = fitted.threshold if isinstance(fitted, BinomialTailFit) else float(top[0])
     if fitted is not None and psi >= start and summary.n_pos_inf == 0:
-        quantiles = [fitted.ensemble.frequency_quantile(q, psi) for q in (0.5, 0.5 - level / 2, 0.5 + level / 2)]
-        return RiskEstimate.at(quantiles, level, "tail")
+        middle, low, high = (fitted.ensemble.frequency_quantile(q, psi) for q in _levels(level))
+        return RiskEstimate(middle, low, high, level, basis="tail")
     above = int((top > psi).sum())
     if above == top.size < m:
         raise ValueError(
@@ -113,10 +105,9 @@ def aggregate_risk(
     """
     n = np.asarray(n_deploy, dtype=np.float64)
     if summary.count_table:
-        rate, low, high = _pooled_rate(summary, level)
         with np.errstate(divide="ignore"):
-            risk = [-np.expm1(n * np.log1p(-r)) for r in (rate, low, high)]
-        return RiskEstimate.at(risk, level, "counts")
+            risk, low, high = (-np.expm1(n * np.log1p(-rate)) for rate in _pooled_rate(summary, level))
+        return RiskEstimate(risk, low, high, level, basis="counts")
     if summary.n_pos_inf:
         one = np.ones_like(n)
         return RiskEstimate(one, one, one, level, basis="counted")
@@ -127,17 +118,14 @@ def aggregate_risk(
         values, weight = _expected_log_survival(summary, fitted.ensemble)
     order = np.argsort(-values)
     position = np.cumsum(weight[order]) - 0.5 * weight[order]
-    mu = np.minimum(np.interp([0.5, 0.5 - level / 2, 0.5 + level / 2], position, values[order]), 0.0)
-    basis = "counted" if fitted is None else "scores and tail"
-    return RiskEstimate.at([-np.expm1(n * x) for x in mu], level, basis)
+    mean_log_survival = np.minimum(np.interp(_levels(level), position, values[order]), 0.0)
+    risk, low, high = (-np.expm1(n * x) for x in mean_log_survival)
+    return RiskEstimate(risk, low, high, level, basis="counted" if fitted is None else "scores and tail")
 
 
-def _normal_nodes(n_nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Equal-weight nodes of the standard normal distribution."""
-    return special.ndtri((np.arange(n_nodes) + 0.5) / n_nodes), np.full(n_nodes, 1.0 / n_nodes)
-
-
-_NORMAL_X, _NORMAL_W = _normal_nodes(11)
+def _levels(level: float) -> tuple[float, float, float]:
+    """Median and ends of an interval."""
+    return 0.5, 0.5 - level / 2, 0.5 + level / 2
 
 
 def _body(total: float, total_squared: float, count: int) -> tuple[float, float]:
@@ -160,11 +148,8 @@ def _expected_log_survival(
     n_body = summary.count - above.size
     if n_body:
         log_survival = log_survival_from_psi(above)
-        rest = (
-            min(summary.sum_log_survival - float(log_survival.sum()), 0.0),
-            max(summary.sum_log_survival_squared - float(np.square(log_survival).sum()), 0.0),
-        )
-        body, body_sd = _body(*rest, n_body)
+        total = min(summary.sum_log_survival - float(log_survival.sum()), 0.0)
+        body, body_sd = _body(total, summary.sum_log_survival_squared - float(np.square(log_survival).sum()), n_body)
     else:  # the part below the smallest score is at most as dangerous as it
         body, body_sd = float(log_survival_from_psi(summary.top[-1])), 0.0
     if ensemble.rate is None:
@@ -181,14 +166,11 @@ def _expected_log_survival(
 
 def _pooled_rate(summary: TailSummary, level: float) -> tuple[float, float, float]:
     """Mean failure rate over queries, with its interval at the effective sample size (Korn & Graubard 1998)."""
-    j, f, repeats = (np.array(x, dtype=np.float64) for x in zip(*_rows(summary), strict=True))
+    table = [(*key, repeats) for key, repeats in summary.count_table.items()]
+    j, f, repeats = np.array(table, dtype=np.float64).T
     share = f / j
     rate = float(repeats @ share / repeats.sum())
     scatter = float(repeats @ np.square(share - rate)) / max(repeats.sum() - 1.0, 1.0) / repeats.sum()
     samples = float(repeats @ j)
     effective = min(rate * (1.0 - rate) / scatter, samples) if scatter > 0 else samples
     return rate, *clopper_pearson(rate * effective, effective, level)
-
-
-def _rows(summary: TailSummary) -> list[tuple[int, int, int]]:
-    return [(j, f, repeats) for (j, f), repeats in summary.count_table.items()]

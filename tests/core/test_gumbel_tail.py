@@ -71,9 +71,12 @@ def test_expected_positions_are_the_means_of_log_survival() -> None:
         log_plotting_positions(k, m, "weibull")  # type: ignore[arg-type]
 
 
-def test_draws_are_those_of_sorted_exponentials() -> None:
+def test_draws_are_lines_through_sorted_exponentials() -> None:
     k, m = 5, 40
-    plain = np.sort(np.random.default_rng(0).exponential(size=(100_000, m)), axis=1)[:, ::-1][:, :k]
-    draws = line_draws(k, m)
-    np.testing.assert_allclose(draws.scores.mean(axis=0), plain.mean(axis=0), atol=0.02)
-    np.testing.assert_allclose(np.cov(draws.scores.T), np.cov(plain.T), atol=0.05)
+    x = np.sort(np.random.default_rng(0).exponential(size=(100_000, m)), axis=1)[:, ::-1][:, :k]
+    dx, y = x - x.mean(axis=1, keepdims=True), np.log(np.arange(1, k + 1) / m)
+    plain = np.square(dx).sum(axis=1) / np.abs(dx @ (y - y.mean())), x.mean(axis=1)
+    levels = [0.1, 0.5, 0.9]
+    for drawn, simulated in zip(line_draws(k, m), plain, strict=True):
+        np.testing.assert_allclose(np.quantile(drawn, levels), np.quantile(simulated, levels), rtol=0.01)
+    np.testing.assert_allclose(np.cov(line_draws(k, m)), np.cov(plain), rtol=0.05)

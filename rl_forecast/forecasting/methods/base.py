@@ -50,7 +50,7 @@ class FittedTail(Protocol):
         """Forecast of the largest psi among ``n_deploy`` new queries."""
 
     def quantile(self, level: float, n_deploy: int) -> float:
-        """The ``level`` quantile (probability) of the largest psi among ``n_deploy`` new queries."""
+        """The ``level`` quantile of the largest psi among ``n_deploy`` new queries."""
 
     def exceedance(self, psi: float, n_deploy: int) -> float:
         """Probability that the largest of ``n_deploy`` new queries exceeds ``psi``."""
@@ -82,15 +82,15 @@ class EnsembleFit:
     tail_scale: float
 
     def point(self, n_deploy: int) -> float:
-        """Predictive median of the maximum of ``n_deploy`` new scores, psi."""
+        """Predictive median of the maximum, psi."""
         return self.quantile(0.5, n_deploy)
 
     def quantile(self, level: float, n_deploy: int) -> float:
-        """Predictive quantile of the maximum of ``n_deploy`` new scores, psi; estimation error included."""
+        """Predictive quantile of the maximum, psi; estimation error included."""
         return self.ensemble.maximum_quantile(level, n_deploy)
 
     def exceedance(self, psi: float, n_deploy: int) -> float:
-        """Predictive probability that the maximum of ``n_deploy`` new scores exceeds ``psi``."""
+        """Predictive probability that the maximum exceeds ``psi``."""
         return self.ensemble.maximum_exceedance(psi, n_deploy)
 
 

@@ -1,10 +1,10 @@
 """Tail of the true failure probabilities when each is known only through J samples.
 
 A score made from ``f`` failures in ``J`` samples carries the noise of the sampling, and the largest scores carry the
-luckiest noise: extrapolating them forecasts the noise too. Here the likelihood is that of the counts. Above a score u
-the true psi is exponential with total mass A and scale s; a query with more than c failures contributes
-``A E_s[Binomial(f; J, p)]``, every other one only ``1 - A E_s[P(f > c)]``. The mass and the scale are integrated out
-on a grid, flat in both logarithms. The target is the largest *true* p, not the largest share of failures in J samples.
+luckiest noise. Here the likelihood is that of the counts: above a score u the true psi is exponential with total mass A
+and scale s; a query with more than c failures contributes ``A E_s[Binomial(f; J, p)]``, every other one only
+``1 - A E_s[P(f > c)]``. Mass and scale are integrated out on a grid, flat in both logarithms. The forecast is of the
+largest *true* p, not of the largest share of failures in J samples.
 """
 
 from __future__ import annotations
@@ -141,11 +141,10 @@ class _Likelihood:
         """Log-likelihood on the outer grid of log mass (A,) and log scale (S,): shape (A, S)."""
         cell = -np.diff(np.exp(-self.excess[:, None] / np.exp(log_scale)), axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            tail = np.log(self.tail @ cell)
-            total = self.tail_repeats @ tail + self.tail_repeats.sum() * log_mass[:, None]
+            total = self.tail_repeats @ np.log(self.tail @ cell) + self.tail_repeats.sum() * log_mass[:, None]
             missed = np.log1p(-np.exp(log_mass)[:, None, None] * (self.seen @ cell))
-        result: NDArray[np.float64] = total + np.einsum("c,acs->as", self.censored_repeats, missed)
-        return np.where(np.isnan(result), -np.inf, result)
+            total = total + np.einsum("c,acs->as", self.censored_repeats, missed)
+        return np.where(np.isnan(total), -np.inf, total)
 
     def posterior(self, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Weights, log mass and log scale of the grid points that matter.
@@ -159,14 +158,12 @@ class _Likelihood:
             best = np.unravel_index(int(np.argmax(surface)), surface.shape)
             near = np.argwhere(surface > surface.max() - 12.0)
             (a0, s0), (a1, s1) = near.min(axis=0), near.max(axis=0)
-            edge = scale[best[1]] in (np.log(0.01), np.log(20.0))
-            if edge:
+            if scale[best[1]] in (np.log(0.01), np.log(20.0)):
                 raise NoTailError(
                     "the failure counts fit every tail scale alike: take more samples per query or more queries"
                 )
-            last = scale.size - 1
-            mass = np.linspace(mass[max(a0 - 1, 0)], mass[min(a1 + 1, mass.size - 1)], 60)
-            scale = np.linspace(scale[max(s0 - 1, 0)], scale[min(s1 + 1, last)], 60)
+            mass = np.linspace(mass[max(a0 - 1, 0)], mass[min(a1 + 1, 59)], 60)
+            scale = np.linspace(scale[max(s0 - 1, 0)], scale[min(s1 + 1, 59)], 60)
         surface = self.log_likelihood(mass, scale)
         a, s = (grid.ravel() for grid in np.meshgrid(mass, scale, indexing="ij"))
         weight, keep = grid_weights(surface.ravel(), drop_below=1e-6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import interpolate, optimize, special
@@ -23,7 +23,6 @@ __all__ = [
     "GeneralisedParetoTails",
     "NormalTails",
     "TailEnsemble",
-    "Tails",
     "beta_nodes",
     "grid_weights",
     "log_likelihood",
@@ -33,14 +32,10 @@ __all__ = [
 _LAGUERRE_X, _LAGUERRE_W = np.polynomial.laguerre.laggauss(60)
 
 
-class Tails(Protocol):
-    """Survival functions of the members of an ensemble, with their inverse."""
-
-    def log_survival(self, psi: ArrayLike) -> NDArray[np.float64]:
-        """``log S_j(psi)`` for psi of shape (L,): shape (J, L); 0 where a member's tail has not begun."""
-
-    def psi_at(self, exponent: ArrayLike) -> NDArray[np.float64]:
-        """Score psi at which ``S_j = exp(-exponent)``, for exponents >= 0 of shape (L,) or (J, L): shape (J, L)."""
+def _split_at_zero(xi: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Where a shape counts as 0, and the shapes with 1 there: what is divided by."""
+    tiny = np.abs(xi) < 1e-9
+    return tiny, np.where(tiny, 1.0, xi)
 
 
 @dataclass(frozen=True)
@@ -57,29 +52,22 @@ class GeneralisedParetoTails:
     shape: NDArray[np.float64]
 
     def log_survival(self, psi: ArrayLike) -> NDArray[np.float64]:
-        """See :class:`Tails`; ``-inf`` beyond the end point of a member with negative shape."""
-        z = (np.asarray(psi, dtype=np.float64) - self.location[:, None]) / self.scale[:, None]
-        z = np.maximum(z, 0.0)
+        """``log S_j(psi)`` for psi of shape (L,): shape (J, L); 0 before a tail begins, ``-inf`` beyond its end."""
+        z = np.maximum((np.asarray(psi, dtype=np.float64) - self.location[:, None]) / self.scale[:, None], 0.0)
         xi = self.shape[:, None]
         if not self.shape.any():
             return -z
-        tiny = np.abs(xi) < 1e-9
-        safe = np.where(tiny, 1.0, xi)
+        tiny, safe = _split_at_zero(xi)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bent = -np.log1p(np.maximum(safe * z, -1.0)) / safe
-        result: NDArray[np.float64] = np.where(tiny, -z, bent)
-        return result
+            return np.where(tiny, -z, -np.log1p(np.maximum(safe * z, -1.0)) / safe)
 
     def psi_at(self, exponent: ArrayLike) -> NDArray[np.float64]:
-        """See :class:`Tails`."""
+        """Score psi at which ``S_j = exp(-exponent)``, for exponents >= 0 of shape (L,) or (J, L): shape (J, L)."""
         e = np.asarray(exponent, dtype=np.float64)
-        xi = np.broadcast_to(self.shape[:, None], (self.scale.size, 1))
-        tiny = np.abs(xi) < 1e-9
-        safe = np.where(tiny, 1.0, xi)
+        tiny, safe = _split_at_zero(np.broadcast_to(self.shape[:, None], (self.scale.size, 1)))
         with np.errstate(over="ignore"):
             z = np.where(tiny, e, np.expm1(safe * e) / safe)
-        result: NDArray[np.float64] = self.location[:, None] + self.scale[:, None] * z
-        return result
+        return np.asarray(self.location[:, None] + self.scale[:, None] * z)
 
 
 @dataclass(frozen=True)
@@ -94,16 +82,14 @@ class NormalTails:
     scale: NDArray[np.float64]
 
     def log_survival(self, psi: ArrayLike) -> NDArray[np.float64]:
-        """See :class:`Tails`."""
+        """As of :class:`GeneralisedParetoTails`."""
         z = (np.asarray(psi, dtype=np.float64) - self.location[:, None]) / self.scale[:, None]
-        result: NDArray[np.float64] = special.log_ndtr(-z)
-        return result
+        return np.asarray(special.log_ndtr(-z))
 
     def psi_at(self, exponent: ArrayLike) -> NDArray[np.float64]:
-        """See :class:`Tails`."""
+        """As of :class:`GeneralisedParetoTails`."""
         z = -special.ndtri_exp(-np.asarray(exponent, dtype=np.float64))
-        result: NDArray[np.float64] = self.location[:, None] + self.scale[:, None] * z
-        return result
+        return np.asarray(self.location[:, None] + self.scale[:, None] * z)
 
 
 @lru_cache(maxsize=256)
@@ -132,13 +118,8 @@ def _log_hazard_of_maximum(k: int, m: int, n: int) -> Callable[[NDArray[np.float
     hazard = np.where(exceed < 1.0 - 1e-9, hazard, np.maximum(k * np.log1p(n / m * np.exp(log_s)), -np.log(1e-9)))
     spline = interpolate.CubicSpline(log_s, np.log(np.maximum.accumulate(hazard)))
     first = float(np.log(hazard[0]))
-
-    def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        # left of the table the hazard is proportional to s
-        result: NDArray[np.float64] = np.where(x > lowest, spline(np.maximum(x, lowest)), first + (x - lowest))
-        return result
-
-    return evaluate
+    # left of the table the hazard is proportional to s
+    return lambda x: np.where(x > lowest, spline(np.maximum(x, lowest)), first + (x - lowest))
 
 
 def order_statistic_log_cdf(n_ranks: int, m: int, n: int) -> NDArray[np.float64]:
@@ -149,8 +130,7 @@ def order_statistic_log_cdf(n_ranks: int, m: int, n: int) -> NDArray[np.float64]
     :return: shape (n_ranks,), entry ``j - 1`` for rank j
     """
     i = np.arange(n_ranks, dtype=np.float64)
-    result: NDArray[np.float64] = np.cumsum(np.log(m - i) - np.log(m + n - i))
-    return result
+    return np.cumsum(np.log(m - i) - np.log(m + n - i))
 
 
 @dataclass(frozen=True)
@@ -166,7 +146,7 @@ class TailEnsemble:
         their order statistics, which needs no model
     """
 
-    tails: Tails
+    tails: GeneralisedParetoTails | NormalTails
     weight: NDArray[np.float64]
     threshold: float
     rate: tuple[int, int] | None
@@ -183,18 +163,15 @@ class TailEnsemble:
         if self.rate is None:
             with np.errstate(divide="ignore"):
                 exponent = n_deploy * np.log1p(-np.exp(log_s))
-            return self._mean(-np.expm1(exponent))
-        hazard = np.exp(_log_hazard_of_maximum(*self.rate, n_deploy)(log_s))
-        return self._mean(-np.expm1(-hazard))
-
-    def _mean(self, probability: NDArray[np.float64]) -> float:
-        return min(float(self.weight @ probability), 1.0)  # the weights sum to 1 only up to rounding
+        else:
+            exponent = -np.exp(_log_hazard_of_maximum(*self.rate, n_deploy)(log_s))
+        return min(float(self.weight @ -np.expm1(exponent)), 1.0)  # the weights sum to 1 only up to rounding
 
     def maximum_quantile(self, level: float, n_deploy: int) -> float:
-        """Predictive quantile of the largest of ``n_deploy`` new scores.
+        """Predictive quantile of the largest of ``n_deploy`` new scores, psi.
 
-        :param level: probability in (0, 1)
-        :return: psi; ``nan`` where it lies below every score the summary kept (only where n_deploy < m)
+        ``nan`` where it lies below every score the summary kept (only where n_deploy < m).
+
         :raises ValueError: level outside (0, 1)
         """
         if not 0.0 < level < 1.0:
@@ -236,17 +213,10 @@ class TailEnsemble:
     def _body_quantile(self, level: float, n_deploy: int) -> float:
         assert self.rate is not None
         cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
-        if np.log(level) < cdf[-1]:
-            return float("nan")
-        return float(np.interp(np.log(level), cdf[::-1], self.top[::-1]))
+        return float(np.interp(np.log(level), cdf[::-1], self.top[::-1], left=np.nan))
 
     def frequency_quantile(self, level: float, psi: float) -> float:
-        """Quantile of what is believed about ``P(a new score exceeds psi)``, for psi from the threshold on.
-
-        :param level: probability in (0, 1)
-        :param psi: score, psi
-        :return: probability
-        """
+        """The ``level`` quantile of ``P(a new score exceeds psi)``, probability, for psi from the threshold on."""
         log_s = self.tails.log_survival(np.array([psi]))[:, 0]
         if self.rate is None:
             order = np.argsort(log_s)
@@ -272,17 +242,11 @@ class TailEnsemble:
         return replace(self, tails=tails, weight=np.full(limit, 1.0 / limit))
 
     def tail_mean(self, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Mean of a function of psi over each member's tail beyond the threshold.
-
-        :param function: maps psi scores, shape (J, L), to values of the same shape
-        :return: shape (J,)
-        """
+        """Mean of a function of psi (elementwise) over each member's tail beyond the threshold, shape (J,)."""
         at = np.zeros(self.weight.size)
         if np.isfinite(self.threshold):
             at = -self.tails.log_survival(np.array([self.threshold]))[:, 0]
-        psi = self.tails.psi_at(at[:, None] + _LAGUERRE_X)
-        result: NDArray[np.float64] = function(psi) @ _LAGUERRE_W
-        return result
+        return np.asarray(function(self.tails.psi_at(at[:, None] + _LAGUERRE_X)) @ _LAGUERRE_W)
 
 
 def log_likelihood(
@@ -291,30 +255,22 @@ def log_likelihood(
     """Log-likelihood of excesses over a threshold under generalised Pareto distributions.
 
     :param excesses: shape (k,), psi, at least 0
-    :param shape: shape (J,), xi
+    :param shape: shape (J,), xi, above -1
     :param log_scale: shape (J,), log of the scale in psi
     :return: shape (J,), ``-inf`` where an excess lies beyond a member's end point
     """
-    z = excesses * np.exp(-log_scale)[:, None]
-    xi = shape[:, None]
-    tiny = np.abs(xi) < 1e-9
-    inside = 1.0 + xi * z
-    with np.errstate(divide="ignore"):
-        bent = (1.0 + 1.0 / np.where(tiny, 1.0, xi)) * np.log(np.maximum(inside, 0.0))
-    total: NDArray[np.float64] = -np.where(tiny, z, bent).sum(axis=1) - excesses.size * log_scale
-    return np.where((inside <= 0.0).any(axis=1), -np.inf, total)
+    log_survival = GeneralisedParetoTails(np.zeros(1), np.exp(log_scale), shape).log_survival(excesses)
+    total: NDArray[np.float64] = (1.0 + shape) * log_survival.sum(axis=1) - excesses.size * log_scale
+    return total
 
 
 def grid_weights(
     log_posterior: NDArray[np.float64], drop_below: float = 1e-9
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Normalised weights of grid points, and which points weigh enough to keep.
+    """Normalised weights of the grid points that weigh at least ``drop_below`` of the heaviest, and their mask, (J,).
 
     :param log_posterior: shape (J,), unnormalised
-    :param drop_below: relative weight under which a point is dropped
-    :return: weights of the kept points, and the mask of shape (J,)
     """
     weight = np.exp(log_posterior - log_posterior.max())
     keep = weight > drop_below
-    kept = weight[keep]
-    return kept / kept.sum(), keep
+    return weight[keep] / weight[keep].sum(), keep

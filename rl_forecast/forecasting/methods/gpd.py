@@ -107,28 +107,17 @@ class GPD(FitsFiniteScores):
             if excesses.size < 2 or excesses[0] == excesses[-1]:
                 raise NoTailError(f"{excesses.size} scores lie above the threshold {self.threshold:g}: lower it")
         shape, scale = fit_generalised_pareto(excesses)
+        # normalised likelihood on a grid around its maximum, flat in shape and log scale
+        reach = 5.0 * (1.0 + abs(shape)) / np.sqrt(excesses.size)
+        xi = np.linspace(max(shape - reach, _SHAPE_RANGE[0]), min(shape + reach, _SHAPE_RANGE[1]), 41)
+        log_scale = np.log(scale) + np.linspace(-1.5 * reach, 1.5 * reach, 51)
+        a, b = (grid.ravel() for grid in np.meshgrid(xi, log_scale, indexing="ij"))
+        weight, keep = grid_weights(log_likelihood(excesses, a, b), drop_below=1e-7)
+        tails = GeneralisedParetoTails(np.array([threshold]), np.exp(b[keep]), a[keep])
         return GPDFit(
-            ensemble=_likelihood_ensemble(excesses, shape, scale, threshold, (k, summary.count), top),
-            threshold=threshold,
+            ensemble=TailEnsemble(tails, weight, threshold, (k, summary.count), top),
             tail_scale=scale,
+            threshold=threshold,
             shape=shape,
             rate=k / summary.count,
         )
-
-
-def _likelihood_ensemble(
-    excesses: NDArray[np.float64],
-    shape: float,
-    scale: float,
-    threshold: float,
-    rate: tuple[int, int],
-    top: NDArray[np.float64],
-) -> TailEnsemble:
-    """Normalised likelihood on a grid around its maximum (flat in shape and log scale)."""
-    reach = 5.0 * (1.0 + abs(shape)) / np.sqrt(excesses.size)
-    xi = np.linspace(max(shape - reach, _SHAPE_RANGE[0]), min(shape + reach, _SHAPE_RANGE[1]), 41)
-    log_scale = np.log(scale) + np.linspace(-1.5 * reach, 1.5 * reach, 51)
-    a, b = (grid.ravel() for grid in np.meshgrid(xi, log_scale, indexing="ij"))
-    weight, keep = grid_weights(log_likelihood(excesses, a, b), drop_below=1e-7)
-    tails = GeneralisedParetoTails(np.array([threshold]), np.exp(b[keep]), a[keep])
-    return TailEnsemble(tails, weight, threshold, rate, top)

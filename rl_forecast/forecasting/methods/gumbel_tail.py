@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import special
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from rl_forecast.summary import TailSummary
 
 __all__ = [
-    "PLOTTING_POSITIONS",
     "GumbelTail",
     "GumbelTailFit",
-    "LineDraws",
     "PlottingPosition",
     "line_draws",
     "line_pivot_quantile",
@@ -39,7 +37,6 @@ __all__ = [
 ]
 
 PlottingPosition = Literal["rank", "midpoint", "expected"]
-PLOTTING_POSITIONS: tuple[PlottingPosition, ...] = ("rank", "midpoint", "expected")
 
 
 def log_plotting_positions(
@@ -60,22 +57,8 @@ def log_plotting_positions(
     if plotting_position == "midpoint":
         return np.log((i - 0.5) / n_eval)
     if plotting_position == "expected":
-        result: NDArray[np.float64] = special.digamma(i) - special.digamma(n_eval + 1.0)
-        return result
-    raise ValueError(f"plotting_position must be one of {', '.join(PLOTTING_POSITIONS)}, it is {plotting_position!r}")
-
-
-class LineDraws(NamedTuple):
-    """Least-squares lines fitted to the k largest of m standard exponential scores, one per draw.
-
-    :param scale: shape (R,), fitted scale T
-    :param centre: shape (R,), mean of the k scores
-    :param scores: shape (R, k), the scores themselves, descending
-    """
-
-    scale: NDArray[np.float64]
-    centre: NDArray[np.float64]
-    scores: NDArray[np.float64]
+        return np.asarray(special.digamma(i) - special.digamma(n_eval + 1.0))
+    raise ValueError(f"plotting_position must be rank, midpoint or expected, it is {plotting_position!r}")
 
 
 def fit_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -87,37 +70,30 @@ def fit_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np
 
 @lru_cache(maxsize=16)
 def line_draws(
-    tail_k: int, n_eval: int, plotting_position: PlottingPosition = "rank", log2_draws: int = 15, seed: int = 0
-) -> LineDraws:
-    """Scrambled Sobol draws of fitted lines on a standard exponential tail.
+    tail_k: int, n_eval: int, plotting_position: PlottingPosition = "rank", log2_draws: int = 15
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lines fitted to the k largest of m standard exponential scores: scale T and mean of the k scores, (R,) each.
 
-    By Renyi's representation the k - 1 top spacings are ``Z_j / j`` with Z exponential, and the k-th score is
-    ``-log U`` with ``U ~ Beta(k, m - k + 1)``, independent of them.
-
-    :param tail_k: number k, at least 2
-    :param n_eval: number m
-    :param plotting_position: see :func:`log_plotting_positions`
-    :param log2_draws: log2 of the number R of draws
-    :param seed: seed of the scrambling
+    R scrambled Sobol draws. By Renyi's representation the k - 1 top spacings are ``Z_j / j`` with Z exponential, and
+    the k-th score is ``-log U`` with ``U ~ Beta(k, m - k + 1)``, independent of them.
     """
     from scipy.stats import qmc  # half a second to import, needed only here
 
-    sobol = qmc.Sobol(tail_k, scramble=True, rng=np.random.default_rng(seed)).random_base2(log2_draws)
+    sobol = qmc.Sobol(tail_k, scramble=True, rng=np.random.default_rng(0)).random_base2(log2_draws)
     kth = -np.log(special.betaincinv(tail_k, n_eval - tail_k + 1, sobol[:, -1]))
     spacings = -np.log1p(-sobol[:, :-1]) / np.arange(1, tail_k)
     above = np.cumsum(spacings[:, ::-1], axis=1)[:, ::-1]
     scores = np.column_stack([above + kth[:, None], kth])
-    scale, centre = fit_line(scores, log_plotting_positions(tail_k, n_eval, plotting_position))
-    return LineDraws(scale, centre, scores)
+    return fit_line(scores, log_plotting_positions(tail_k, n_eval, plotting_position))
 
 
 def _fiducial_ensemble(
     scale: float, centre: float, k: int, m: int, plotting_position: PlottingPosition, top: NDArray[np.float64]
 ) -> TailEnsemble:
     """Tails that the fitted line leaves possible: the inversion of its location-scale pivot."""
-    draws = line_draws(k, m, plotting_position)
-    sigma = scale / draws.scale
-    tails = GeneralisedParetoTails(location=centre - sigma * draws.centre, scale=sigma, shape=np.zeros(1))
+    drawn_scale, drawn_centre = line_draws(k, m, plotting_position)
+    sigma = scale / drawn_scale
+    tails = GeneralisedParetoTails(location=centre - sigma * drawn_centre, scale=sigma, shape=np.zeros(1))
     weight = np.full(sigma.size, 1.0 / sigma.size)
     return TailEnsemble(tails=tails, weight=weight, threshold=float(top[k - 1]), rate=None, top=top)
 
@@ -128,11 +104,6 @@ def line_pivot_quantile(
 ) -> float:
     """Quantile of ``(M_n - Q(n)) / T`` on an exponential tail; error of its probability at most 1e-3.
 
-    :param level: probability in (0, 1)
-    :param tail_k: number k
-    :param n_eval: number m
-    :param n_deploy: number n
-    :param plotting_position: see :func:`log_plotting_positions`
     :return: quantile in units of the fitted scale T
     """
     ensemble = _fiducial_ensemble(1.0, 0.0, tail_k, n_eval, plotting_position, np.zeros(tail_k))
