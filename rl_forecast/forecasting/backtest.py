@@ -158,26 +158,24 @@ def _row(forecaster: Forecaster, summary: TailSummary, n: int, level: float) -> 
 
 def _metrics(name: str, rows: NDArray[np.float64], realised: NDArray[np.float64], level: float) -> BacktestMetrics:
     fitted = ~np.isnan(rows[:, 0])
-    point, low, high = rows[fitted].T
-    truth = realised[fitted]
+    (point, low, high), truth = rows[fitted].T, realised[fitted]
     if not truth.size:
         return BacktestMetrics(name, int(rows.shape[0]), *(float("nan"),) * 7)
     with np.errstate(invalid="ignore"):
         # equal infinities (p = 1 forecast and realised, or p = 0) are no error
         error = np.where(point == truth, 0.0, point - truth)
-        log10 = [np.maximum(log_p_from_psi(v) / np.log(10.0), _LOWEST_LOG10) for v in (point, truth)]
+        orders = np.subtract(*(np.maximum(log_p_from_psi(v) / np.log(10.0), _LOWEST_LOG10) for v in (point, truth)))
         # where n is far below m the lower end can lie below all that was kept: it then excludes nothing
         bottom = np.where(np.isnan(low), -np.inf, low)
         outside = np.where(truth < bottom, bottom - truth, np.where(truth > high, truth - high, 0.0))
-        width = high - low
     return BacktestMetrics(
         method=name,
         n_failed=int((~fitted).sum()),
         mean_absolute_error=float(np.abs(error).mean()),
-        mean_absolute_orders=float(np.abs(log10[0] - log10[1]).mean()),
+        mean_absolute_orders=float(np.abs(orders).mean()),
         bias=float(error.mean()),
         under_prediction_rate=float((point < truth).mean()),
         coverage=float(((bottom <= truth) & (truth <= high)).mean()),
         above_interval=float((truth > high).mean()),
-        interval_score=float((width + 2.0 / (1.0 - level) * outside).mean()),
+        interval_score=float((high - low + 2.0 / (1.0 - level) * outside).mean()),
     )

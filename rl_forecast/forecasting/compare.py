@@ -94,20 +94,14 @@ def _win_probabilities(forecasts: Sequence[Forecast]) -> tuple[float, ...]:
     failure with p = 1 the chance is shared.
     """
     levels = (np.arange(_N_LEVELS) + 0.5) / _N_LEVELS
+    fits = [(fc.fitted, fc.n_deploy[0]) for fc in forecasts if fc.fitted is not None]
     wins = []
-    for i, fc in enumerate(forecasts):
-        assert fc.fitted is not None
+    for fitted, n in fits:
         total = 0.0
-        for level in levels:
-            x = fc.fitted.quantile(float(level), fc.n_deploy[0])
-            others = 1.0
-            for j, other in enumerate(forecasts):
-                if j == i:
-                    continue
-                assert other.fitted is not None
-                above = other.fitted.exceedance(x, other.n_deploy[0]) if np.isfinite(x) else 0.0
-                others *= 1.0 - above
-            total += others if np.isfinite(others) else 0.0
+        for x in (fitted.quantile(float(level), n) for level in levels):
+            others = [other.exceedance(x, k) if np.isfinite(x) else 0.0 for other, k in fits if other is not fitted]
+            chance = float(np.prod([1.0 - above for above in others]))
+            total += chance if np.isfinite(chance) else 0.0
         wins.append(total / _N_LEVELS)
     scale = sum(wins)
     return tuple(w / scale for w in wins)

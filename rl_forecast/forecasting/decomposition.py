@@ -36,24 +36,16 @@ def _harmonic(n: float, power: int = 1) -> float:
 
 
 @lru_cache(maxsize=256)
-def slope_moments(
-    tail_k: int, plotting_position: PlottingPosition = "rank", n_eval: int | None = None
-) -> tuple[float, float]:
+def slope_moments(tail_k: int, plotting_position: PlottingPosition = "rank") -> tuple[float, float]:
     """Mean and standard deviation of ``T / sigma``, the scale that least squares finds on an exponential tail.
 
     ``T`` is a ratio of quadratic forms of exponentials. With ``x = L z`` (Renyi), ``A`` the quadratic form of Sxx and
     ``w`` the positive weights of -Sxy, ``1 / Sxy`` is an integral over ``exp(-t w'z)``, under which z stays independent
     exponential with rates ``1 + t w``: the moments are one-dimensional integrals of determinants and traces.
 
-    :param tail_k: number k of scores, at least 2
-    :param plotting_position: see :func:`rl_forecast.forecasting.methods.gumbel_tail.log_plotting_positions`
-    :param n_eval: number m; matters only to reject k > m, since a common shift of the positions changes no slope
     :return: ``tau_k = E T / sigma`` and ``sd(T) / sigma``, accurate to 1e-8
-    :raises ValueError: k below 2 or above m
     """
     k = tail_k
-    if k < 2 or (n_eval is not None and k > n_eval):
-        raise ValueError(f"tail_k must lie between 2 and the number of scores, it is {k}")
     y = log_plotting_positions(k, k, plotting_position)
     j = np.arange(1, k)
     lift = np.where(j[None, :] >= np.arange(1, k + 1)[:, None], 1.0 / j[None, :], 0.0)
@@ -71,26 +63,15 @@ def slope_moments(
         diagonal, rows = np.diag(at), at.sum(axis=1)
         total, trace = rows.sum(), diagonal.sum()
         first[index] = density * (total + trace)
-        second[index] = density * (
-            total**2
-            + 4.0 * rows @ rows
-            + 6.0 * diagonal @ diagonal
-            + trace**2
-            + 2.0 * np.square(at).sum()
-            + 2.0 * total * trace
-            + 8.0 * rows @ diagonal
-        )
-    step = s[1] - s[0]
-    mean = float((first * t).sum() * step)
-    square = float((second * t * t).sum() * step)
+        pairs = 4.0 * rows @ rows + 8.0 * rows @ diagonal + 6.0 * diagonal @ diagonal + 2.0 * np.square(at).sum()
+        second[index] = density * ((total + trace) ** 2 + pairs)
+    mean, square = float(first @ t * (s[1] - s[0])), float(second @ t**2 * (s[1] - s[0]))
     return mean, float(np.sqrt(square - mean**2))
 
 
 @dataclass(frozen=True)
 class FiniteKTerms:
     """Forecast error on an exactly log-linear tail, in units of its scale sigma.
-
-    ``bias`` is the sum of the three bias terms, ``variance`` of the three variance terms.
 
     :param tail_k: k
     :param n_eval: m
@@ -144,7 +125,7 @@ def finite_k_terms(
     :param tail_k: number k of largest scores, at least 2
     :param n_eval: number m of evaluation scores, at least k
     :param n_deploy: number n of deployment scores
-    :param plotting_position: see :func:`rl_forecast.forecasting.methods.gumbel_tail.log_plotting_positions`
+    :param plotting_position: see :func:`.log_plotting_positions`
     :raises ValueError: k outside [2, m] or n below 1
 
     >>> terms = finite_k_terms(tail_k=10, n_eval=1_000, n_deploy=10_000)
@@ -154,9 +135,9 @@ def finite_k_terms(
     (0.79, 2.85)
     """
     k, m, n = tail_k, n_eval, n_deploy
-    if n < 1:
-        raise ValueError(f"n_deploy must be at least 1, it is {n}")
-    tau, slope_sd = slope_moments(k, plotting_position, m)
+    if n < 1 or not 2 <= k <= m:
+        raise ValueError(f"n_deploy must be at least 1 and tail_k lie in [2, n_eval], they are {n} and {k}")
+    tau, slope_sd = slope_moments(k, plotting_position)
     y = log_plotting_positions(k, m, plotting_position)
     c = float(np.log(n) + y.mean())
     # E xbar = (1/k) sum_i (H_m - H_(i-1)) = H_m - H_k + 1 for standard exponential scores
@@ -209,12 +190,7 @@ class ErrorParts:
 
 @lru_cache(maxsize=64)
 def log_linear_error(tail_k: int, n_eval: int, n_deploy: int) -> float:
-    """Mean absolute error of the forecast on an exactly log-linear tail, units of its scale.
-
-    :param tail_k: number k of largest scores
-    :param n_eval: number m of evaluation scores
-    :param n_deploy: number n of deployment scores
-    """
+    """Mean absolute error of the forecast on an exactly log-linear tail, units of its scale."""
     scale, centre = line_draws(tail_k, n_eval, log2_draws=_LOG2_DRAWS)
     reach = float(np.log(n_deploy) + log_plotting_positions(tail_k, n_eval).mean())
     forecast = centre + reach * scale
@@ -252,14 +228,11 @@ def decompose_error(
     forecaster = GumbelTail(tail_k)
     n_eval, n_deploy = evaluation.shape[1], deployment.shape[1]
 
-    def mean_error(these: NDArray[np.float64], those: NDArray[np.float64]) -> float:
-        return evaluate_forecasts(these, those, forecaster).in_space("psi").mean_absolute
-
     if total is None:
-        total = mean_error(evaluation, deployment)
+        total = evaluate_forecasts(evaluation, deployment, forecaster).in_space("psi").mean_absolute
     # As if rare tasks could not fail: sets keep their sizes, and the forecast its target.
     common_sets = np.where(evaluation_rare, -np.inf, evaluation), np.where(deployment_rare, -np.inf, deployment)
-    common = mean_error(*common_sets)
+    common = evaluate_forecasts(*common_sets, forecaster).in_space("psi").mean_absolute
     pool = np.concatenate([evaluation[~evaluation_rare], deployment[~deployment_rare]])
     threshold = np.quantile(pool, 1.0 - tail_k / n_eval)
     sigma = float((pool[pool > threshold] - threshold).mean())
