@@ -5,6 +5,7 @@ The numbers behind each are functions of their own, for people who draw their ow
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _SCORES, _FIT, _FORECAST = "#3b3b3b", "#2a6f97", "#c1440e"
+_BAND: dict[str, Any] = {"color": _FIT, "alpha": 0.18, "lw": 0}
 _ANNOTATION: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": _FORECAST}
 
 
@@ -72,14 +74,13 @@ def tail_curve(fc: Forecast, level: float = 0.90, n_points: int = 60) -> Curve:
 def _right_end(fc: Forecast, start: float, level: float) -> float:
     """Last score to draw: the largest upper end, but no further from the forecast than that is from the data."""
     assert fc.fitted is not None
-    points = fc.worst_query_psi[np.isfinite(fc.worst_query_psi)]
-    upper = fc.prediction_interval(level, "psi")[:, 1]
-    upper = upper[np.isfinite(upper)]
-    furthest = max(float(points.max()) if points.size else start, start + 2.0 * fc.fitted.tail_scale)
-    reach = furthest + (furthest - start)
-    drawn = min(float(upper.max()), reach) if upper.size else reach
-    seen = float(fc.summary.top[np.isfinite(fc.summary.top)][0])
-    return max(drawn, seen + 0.1 * (seen - start))
+    points, upper = (x[np.isfinite(x)] for x in (fc.worst_query_psi, fc.prediction_interval(level, "psi")[:, 1]))
+    furthest = max(points.max(initial=start), start + 2.0 * fc.fitted.tail_scale)
+    drawn = 2.0 * furthest - start
+    if upper.size:
+        drawn = min(drawn, upper.max())
+    seen = fc.summary.top[np.isfinite(fc.summary.top)][0]
+    return float(max(drawn, seen + 0.1 * (seen - start)))
 
 
 def return_level_curve(fc: Forecast, level: float = 0.90, n_points: int = 25) -> Curve:
@@ -93,40 +94,18 @@ def return_level_curve(fc: Forecast, level: float = 0.90, n_points: int = 25) ->
     assert fc.fitted is not None
     first, last = max(fc.summary.count / 10, 1.0), max(max(fc.n_deploy), 10 * fc.summary.count)
     sizes = np.unique(np.round(np.geomspace(first, float(last), n_points)))
-    rows = [
-        (
-            fc.fitted.point(int(n)),
-            fc.fitted.quantile(0.5 - level / 2, int(n)),
-            fc.fitted.quantile(0.5 + level / 2, int(n)),
-        )
-        for n in sizes
-    ]
-    middle, low, high = np.array(rows).T
-    return Curve(sizes, middle, low, high)
+    again = replace(fc, n_deploy=tuple(int(n) for n in sizes))
+    return Curve(sizes, again.worst_query_psi, *again.prediction_interval(level, "psi").T)
 
 
 def draw_tail(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
-    """Log survival of the scores with the fitted tail, its band, and the forecasts at 1/n.
-
-    :param ax: axes to draw on
-    :param fc: a forecast with status ``ok``
-    :param level: coverage of band and intervals, probability
-    """
+    """Log survival of the scores with the fitted tail, its band, and the forecasts at 1/n."""
     finite = fc.summary.top[np.isfinite(fc.summary.top)]
     share = (fc.summary.n_pos_inf + np.arange(1, finite.size + 1)) / fc.summary.count
     curve = tail_curve(fc, level)
     ax.plot(finite, share, "o", ms=3.5, color=_SCORES, label="scores seen", zorder=3)
-    drawn = np.maximum(curve.middle, 1e-300)
-    ax.plot(curve.x, drawn, color=_FIT, label=f"{fc.method}, fitted tail")
-    ax.fill_between(
-        curve.x,
-        np.maximum(curve.low, 1e-300),
-        curve.high,
-        color=_FIT,
-        alpha=0.18,
-        lw=0,
-        label=f"{100 * level:g} % band",
-    )
+    ax.plot(curve.x, np.maximum(curve.middle, 1e-300), color=_FIT, label=f"{fc.method}, fitted tail")
+    ax.fill_between(curve.x, np.maximum(curve.low, 1e-300), curve.high, label=f"{100 * level:g} % band", **_BAND)
     interval = fc.prediction_interval(level, "psi")
     for i, n in enumerate(fc.n_deploy):
         low, high = interval[i]
@@ -146,15 +125,10 @@ def draw_tail(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
 
 
 def draw_return_levels(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
-    """Worst query against the number of queries, both on their natural scales.
-
-    :param ax: axes to draw on
-    :param fc: a forecast with status ``ok``
-    :param level: coverage of the band, probability
-    """
+    """Worst query against the number of queries, both on their natural scales."""
     curve = return_level_curve(fc, level)
     ax.plot(curve.x, curve.middle, color=_FIT, label=fc.method)
-    ax.fill_between(curve.x, curve.low, curve.high, color=_FIT, alpha=0.18, lw=0, label=f"{100 * level:g} % interval")
+    ax.fill_between(curve.x, curve.low, curve.high, label=f"{100 * level:g} % interval", **_BAND)
     ax.plot([float(n) for n in fc.n_deploy], fc.worst_query_psi, "D", ms=5, color=_FORECAST, label="asked for")
     finite = fc.summary.top[np.isfinite(fc.summary.top)]
     ax.plot(fc.summary.count, finite[0], "o", ms=5, color=_SCORES, label="worst seen among m")
@@ -167,12 +141,7 @@ def draw_return_levels(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
 
 
 def draw_stability(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
-    """Forecast at the largest n against the number of scores that count as the tail.
-
-    :param ax: axes to draw on
-    :param fc: a forecast with status ``ok``
-    :param level: unused but for symmetry: the intervals are those of the diagnostics, 90 %
-    """
+    """Forecast at the largest n against the number of scores that count as the tail; intervals of 90 %."""
     points = fc.diagnostics.stability
     n = format_count(max(fc.n_deploy))
     if not points:
@@ -180,9 +149,7 @@ def draw_stability(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
         ax.text(0.5, 0.5, reason, ha="center", va="center", transform=ax.transAxes)
         ax.set_axis_off()
         return
-    k = np.array([p.tail_k for p in points], dtype=float)
-    x = np.array([p.point for p in points])
-    low, high = np.array([p.low for p in points]), np.array([p.high for p in points])
+    k, x, low, high = np.array([(p.tail_k, p.point, p.low, p.high) for p in points]).T
     drawn = np.isfinite(x) & np.isfinite(low) & np.isfinite(high)
     ax.vlines(k[drawn], low[drawn], high[drawn], color=_FIT, alpha=0.5, lw=3, label="90 % interval")
     ax.plot(k[drawn], x[drawn], "D", ms=5, color=_FORECAST, label=f"forecast at n = {n}")
@@ -199,11 +166,10 @@ def draw_stability(ax: Axes, fc: Forecast, level: float = 0.90) -> None:
 def _limits(points: NDArray[np.float64], ends: NDArray[np.float64]) -> tuple[float, float]:
     """Axis limits that show all points, and their intervals as far as these are not many times longer."""
     points, ends = points[np.isfinite(points)], ends[np.isfinite(ends)]
-    low = min(float(points.min()), float(ends.min()))
-    top = float(points.max())
-    high = max(top, min(float(ends.max()), top + 2.0 * (top - low)))
+    low, top = min(points.min(), ends.min()), points.max()
+    high = max(top, min(ends.max(), top + 2.0 * (top - low)))
     margin = 0.04 * (high - low)
-    return low - margin, high + margin
+    return float(low - margin), float(high + margin)
 
 
 def _risk_axis(axis: Any, low: float, high: float) -> None:

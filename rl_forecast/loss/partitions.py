@@ -1,11 +1,10 @@
 """Random evaluation / deployment partitions of a task set, drawn as ranks.
 
 A partition labels ``n_eval`` of ``n_tasks`` tasks *evaluation*, ``n_deploy`` others *deployment*, and leaves the rest
-unused. A forecast loss needs only two things of it: where the evaluation part's largest scores and the deployment
-part's largest score stand in the common order of all scores. Because labels are drawn without looking at the scores,
-those *ranks* have a law of their own: they are drawn here without any scores, and one sorted list of scores then
-serves every partition (our reading of the partition-invariant cache of arXiv 2605.15134, whose text was not
-available).
+unused. A forecast loss needs to know only where the evaluation part's largest scores and the deployment part's largest
+score stand in the order of all scores. Labels are drawn without looking at the scores, so these *ranks* can be drawn
+without any scores, and one sorted list of scores serves every partition (our reading of the partition-invariant cache
+of arXiv 2605.15134, whose text was not available).
 
 Walking down the order, let ``g_r`` be the number of non-evaluation tasks between the r-th and the next evaluation
 task, and ``G`` the number of unused tasks among the non-evaluation tasks before the first deployment task. Then
@@ -13,7 +12,7 @@ task, and ``G`` the number of unused tasks among the non-evaluation tasks before
     eval_rank[r] = g_0 + ... + g_r + r
     deploy_rank  = G + number of evaluation tasks above the (G+1)-th non-evaluation task
 
-so a partition costs ``tail_k + 2`` random numbers whatever ``n_tasks`` is, and no loop over ranks is needed.
+so a partition costs ``tail_k + 2`` random numbers whatever ``n_tasks`` is.
 """
 
 from __future__ import annotations

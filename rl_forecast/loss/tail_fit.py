@@ -21,18 +21,14 @@ _TIE_ROUNDINGS = 16.0
 
 
 def sorted_window(psi: torch.Tensor, window: int) -> torch.Tensor:
-    """The largest scores in descending order: the only pass over all scores that a loss needs.
+    """The ``window`` largest scores, descending: the only pass over all scores that the loss needs.
 
-    :param psi: scores, shape (n_tasks,), float32 or float64; differentiable
-    :param window: number of scores K', at most ``n_tasks``
-    :return: shape (K',), psi, descending
+    :param psi: scores, shape (n_tasks,), differentiable
     :raises TypeError: not a float32 or float64 tensor
-    :raises ValueError: not one-dimensional, too few scores, or NaN among them
+    :raises ValueError: NaN
     """
     if not isinstance(psi, torch.Tensor) or psi.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"psi must be a float32 or float64 tensor, it is {getattr(psi, 'dtype', type(psi).__name__)}")
-    if psi.ndim != 1 or psi.shape[0] < window:
-        raise ValueError(f"psi must have shape (n_tasks,) with n_tasks >= {window}, it has {tuple(psi.shape)}")
     top = torch.topk(psi, window, sorted=True).values
     # topk orders NaN above every number, so one look finds any
     if math.isnan(top[0].item()):
@@ -113,8 +109,5 @@ def gumbel_tail_forecast(x: torch.Tensor, n_eval: int, n_deploy: int) -> tuple[t
     :param n_deploy: deployment size n
     :return: forecast Q, shape (R,), psi, and tail scale T, shape (R,), psi, without gradient. A row without a finite
         score gives zeros.
-    :raises ValueError: ``x`` is not two-dimensional
     """
-    if x.ndim != 2:
-        raise ValueError(f"x must have shape (R, k), it has {tuple(x.shape)}")
     return _forecast(x, x.detach() > -math.inf, n_eval, n_deploy)
