@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rl_forecast.findings import Finding
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
 from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 from rl_forecast.forecasting.risks import RiskEstimate, aggregate_risk, behavior_frequency
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rl_forecast.findings import Finding
     from rl_forecast.forecasting.methods import FittedTail, Forecaster
 
 __all__ = ["Forecast", "choose_method", "forecast", "summarize_scores"]
@@ -124,29 +124,22 @@ class Forecast:
     def behavior_frequency(self, tau: float, level: float = 0.90) -> RiskEstimate:
         """Share of queries with failure probability above ``tau``; see :func:`.risks.behavior_frequency`."""
         _check_level(level)
-        return behavior_frequency(self.summary, self.fitted, tau, level)
+        return behavior_frequency(self, tau, level)
 
     def aggregate_risk(self, level: float = 0.90) -> RiskEstimate:
         """P(at least one failure in n queries asked once each); see :func:`.risks.aggregate_risk`."""
         _check_level(level)
-        return aggregate_risk(self.summary, self.fitted, self.n_deploy, level)
+        return aggregate_risk(self, level)
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
         """Numbers behind the warnings."""
-        return diagnose(self.summary, self.fitted, self.forecaster, self.n_deploy)
+        return diagnose(self)
 
     @cached_property
     def warnings(self) -> tuple[Finding, ...]:
         """What the reader should know; the missed-mode note is always the last."""
-        found = forecast_warnings(self.summary, self.fitted, self.method, self.tail_k, self.n_deploy, self.diagnostics)
-        if self.fitted is not None:
-            return found
-        sentence = (
-            f"No forecast: {self.reason}. Without one this much remains: one of n new queries is strictly worse than "
-            f"all {self.summary.count} seen with probability at most n / (n + m)."
-        )
-        return (Finding("degenerate", "error", sentence, {}), *found)
+        return forecast_warnings(self)
 
     def to_dict(self, level: float = 0.90) -> dict[str, Any]:
         """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None.

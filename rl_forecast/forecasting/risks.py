@@ -18,11 +18,9 @@ from rl_forecast.forecasting.methods.ensemble import TailEnsemble, beta_nodes
 from rl_forecast.scores import log_survival_from_psi, psi_from_p
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from rl_forecast.forecasting.methods.base import FittedTail
+    from rl_forecast.forecasting.forecast import Forecast
     from rl_forecast.summary import TailSummary
 
 __all__ = ["RiskEstimate", "aggregate_risk", "behavior_frequency", "clopper_pearson"]
@@ -57,14 +55,12 @@ def clopper_pearson(successes: float, trials: float, level: float) -> tuple[floa
     return low, high
 
 
-def behavior_frequency(summary: TailSummary, fitted: FittedTail | None, tau: float, level: float) -> RiskEstimate:
+def behavior_frequency(fc: Forecast, tau: float, level: float) -> RiskEstimate:
     """Share of queries whose failure probability exceeds ``tau``, with an interval.
 
     Up to the largest score it is counted, with the Clopper-Pearson interval, which needs no model. Beyond, it is the
     median and the quantiles of what the fitted tail leaves possible.
 
-    :param summary: the evaluation
-    :param fitted: its tail, or None
     :param tau: threshold, probability in (0, 1)
     :param level: coverage of the interval, probability
     :raises ValueError: tau outside (0, 1), below every score the summary kept, or beyond the data without a tail
@@ -72,6 +68,7 @@ def behavior_frequency(summary: TailSummary, fitted: FittedTail | None, tau: flo
     if not 0.0 < tau < 1.0:
         raise ValueError(f"tau must lie in (0, 1), it is {tau}")
     psi = float(psi_from_p(tau))
+    summary, fitted = fc.summary, fc.fitted
     top, m = summary.top, summary.count
     # counts: the largest of the estimated scores is not the largest true one, so the model begins at its own threshold
     start = fitted.threshold if isinstance(fitted, BinomialTailFit) else float(top[0])
@@ -88,9 +85,7 @@ def behavior_frequency(summary: TailSummary, fitted: FittedTail | None, tau: flo
     return RiskEstimate(above / m, low, high, level, basis="counted")
 
 
-def aggregate_risk(
-    summary: TailSummary, fitted: FittedTail | None, n_deploy: Sequence[int], level: float
-) -> RiskEstimate:
+def aggregate_risk(fc: Forecast, level: float) -> RiskEstimate:
     """Probability of at least one failure when each of n queries is asked once, ``1 - exp(n E log(1 - p))``.
 
     The body of the mean comes from the scores, its tail beyond the k-th score from the fitted tail. The interval is
@@ -98,12 +93,11 @@ def aggregate_risk(
     from counts are not averaged (Jeffreys' half failure in each would add up): there the pooled failure rate r gives
     ``1 - (1 - r)^n``, with a Clopper-Pearson interval at the effective sample size of the scatter between queries.
 
-    :param summary: the evaluation
-    :param fitted: its tail, or None where there is none: the scores alone are then averaged
-    :param n_deploy: deployment sizes, shape (L,)
     :param level: coverage of the interval, probability
+    :return: estimates of shape (L,)
     """
-    n = np.asarray(n_deploy, dtype=np.float64)
+    summary, fitted = fc.summary, fc.fitted
+    n = np.array(fc.n_deploy, dtype=np.float64)
     if summary.count_table:
         with np.errstate(divide="ignore"):
             risk, low, high = (-np.expm1(n * np.log1p(-rate)) for rate in _pooled_rate(summary, level))

@@ -17,6 +17,7 @@ from rl_forecast.scores import log_p_from_psi
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rl_forecast.forecasting.forecast import Forecast
     from rl_forecast.forecasting.methods.base import FittedTail, Forecaster
     from rl_forecast.forecasting.methods.shape_prior import ShapePriorFit
     from rl_forecast.summary import TailSummary
@@ -141,20 +142,13 @@ def k_stability(
     return tuple(points)
 
 
-def diagnose(
-    summary: TailSummary, fitted: FittedTail | None, forecaster: Forecaster, n_deploy: Sequence[int]
-) -> Diagnostics:
-    """Numbers behind the warnings of a forecast.
-
-    :param summary: the evaluation
-    :param fitted: its fitted tail, None where there is none
-    :param forecaster: the method with its options
-    :param n_deploy: deployment sizes; the largest decides
-    """
-    largest = max(n_deploy)
+def diagnose(fc: Forecast) -> Diagnostics:
+    """Numbers behind the warnings of a forecast; the largest deployment size decides."""
+    summary, fitted = fc.summary, fc.fitted
+    largest = max(fc.n_deploy)
     # estimated scores are too coarse for a shape; their noise alone looks like a bend
     shape = _shape(summary) if fitted is not None and not summary.count_table else None
-    effect = float("nan")
+    effect = np.nan
     if shape is not None:
         reach = max(float(np.log(largest * shape.tail_k / summary.count)), 0.0)
         effect = shape.shape_sd * reach**2 / 2.0  # d/dxi of (e^(xi L) - 1) / xi at xi = 0
@@ -162,13 +156,13 @@ def diagnose(
     return Diagnostics(
         n_distinct_top10=int(np.unique(summary.top[:10]).size),
         n_tied_at_max=int((summary.top == summary.top[0]).sum()),
-        shape_mean=shape.shape_mean if shape else float("nan"),
-        shape_sd=shape.shape_sd if shape else float("nan"),
-        shape_positive=shape.shape_positive if shape else float("nan"),
+        shape_mean=shape.shape_mean if shape else np.nan,
+        shape_sd=shape.shape_sd if shape else np.nan,
+        shape_positive=shape.shape_positive if shape else np.nan,
         shape_effect=effect,
-        stability=k_stability(summary, forecaster, largest) if fitted is not None else (),
+        stability=k_stability(summary, fc.forecaster, largest) if fitted is not None else (),
         missed_weight=min(3.0 / summary.count, 1.0),
-        missed_lift_psi=lift * fitted.tail_scale if fitted is not None else float("nan"),
+        missed_lift_psi=lift * fitted.tail_scale if fitted is not None else np.nan,
     )
 
 
@@ -180,36 +174,24 @@ def _shape(summary: TailSummary) -> ShapePriorFit | None:
         return None
 
 
-def forecast_warnings(
-    summary: TailSummary,
-    fitted: FittedTail | None,
-    method: str,
-    tail_k: int | None,
-    n_deploy: Sequence[int],
-    diagnostics: Diagnostics,
-) -> tuple[Finding, ...]:
-    """All warnings of a forecast: on the scores, the fit, the extrapolation, the target; the missed-mode note last.
-
-    :param summary: the evaluation
-    :param fitted: its fitted tail, None where there is none
-    :param method: name of the forecaster
-    :param tail_k: number of scores asked of the method, None where it has no such number
-    :param n_deploy: deployment sizes
-    :param diagnostics: from :func:`diagnose`
-    """
-    found = list(_about_scores(summary, tail_k))
-    if fitted is not None:
-        found += _about_fit(summary, fitted, method, diagnostics)
-        found += _about_extrapolation(summary, method, n_deploy, diagnostics)
-        found += _about_target(summary, method)
-    return (*found, _missed_mode_note(summary, fitted, n_deploy, diagnostics))
+def forecast_warnings(fc: Forecast) -> tuple[Finding, ...]:
+    """All warnings of a forecast: on the scores, the fit, the extrapolation, the target; the missed-mode note last."""
+    found = list(_about_scores(fc))
+    if fc.fitted is None:
+        sentence = (
+            f"No forecast: {fc.reason}. Without one this much remains: one of n new queries is strictly worse than "
+            f"all {fc.summary.count} seen with probability at most n / (n + m)."
+        )
+        return (Finding("degenerate", "error", sentence, {}), *found, _missed_mode_note(fc))
+    return (*found, *_about_fit(fc, fc.fitted), *_about_extrapolation(fc), *_about_target(fc), _missed_mode_note(fc))
 
 
 def _warning(code: str, sentence: str, **values: float) -> Finding:
     return Finding(code, "warning", sentence, values)
 
 
-def _about_scores(summary: TailSummary, tail_k: int | None) -> Iterator[Finding]:
+def _about_scores(fc: Forecast) -> Iterator[Finding]:
+    summary, tail_k = fc.summary, fc.tail_k
     m, n_unscored = summary.count, summary.n_unscored
     if n_unscored:
         yield _warning(
@@ -242,8 +224,9 @@ def _about_scores(summary: TailSummary, tail_k: int | None) -> Iterator[Finding]
         )
 
 
-def _about_fit(summary: TailSummary, fitted: FittedTail, method: str, d: Diagnostics) -> Iterator[Finding]:
+def _about_fit(fc: Forecast, fitted: FittedTail) -> Iterator[Finding]:
     """Coarse scores, for methods that read every difference; and a model that finds the largest score impossible."""
+    summary, method, d = fc.summary, fc.method, fc.diagnostics
     shown = min(10, summary.top.size)
     if method != BinomialTail.name and d.n_distinct_top10 < min(_FEW_DISTINCT, shown):
         yield _warning(
@@ -268,11 +251,9 @@ def _about_fit(summary: TailSummary, fitted: FittedTail, method: str, d: Diagnos
         )
 
 
-def _about_extrapolation(
-    summary: TailSummary, method: str, n_deploy: Sequence[int], d: Diagnostics
-) -> Iterator[Finding]:
-    m, largest = summary.count, max(n_deploy)
-    inside = [n for n in n_deploy if n < m]
+def _about_extrapolation(fc: Forecast) -> Iterator[Finding]:
+    m, largest, method, d = fc.summary.count, max(fc.n_deploy), fc.method, fc.diagnostics
+    inside = [n for n in fc.n_deploy if n < m]
     if inside:
         n = max(inside)
         yield _warning(
@@ -304,10 +285,13 @@ def _about_extrapolation(
             "1.3.",
             shape_effect=d.shape_effect,
         )
-    points = np.array([s.point for s in d.stability])
-    half = 0.5 * float(np.median([s.high - s.low for s in d.stability])) if d.stability else 0.0
-    if points.size >= 2 and np.isfinite(points).all() and np.ptp(points) > half:
-        low, high = float(points.min()), float(points.max())
+    points = [s.point for s in d.stability]
+    if (
+        len(points) >= 2
+        and np.isfinite(points).all()
+        and np.ptp(points) > 0.5 * np.median([s.high - s.low for s in d.stability])
+    ):
+        low, high = min(points), max(points)
         yield _warning(
             "unstable_over_k",
             f"the forecast at n = {format_count(largest)} depends on how many scores count as the tail: between "
@@ -318,11 +302,11 @@ def _about_extrapolation(
         )
 
 
-def _about_target(summary: TailSummary, method: str) -> Iterator[Finding]:
-    if not summary.count_table:
+def _about_target(fc: Forecast) -> Iterator[Finding]:
+    samples = [j for j, _ in fc.summary.count_table]
+    if not samples:
         return
-    samples = [j for j, _ in summary.count_table]
-    if method == BinomialTail.name:
+    if fc.method == BinomialTail.name:
         text = "probabilities are estimated from counts: the forecast is of the largest true p, mildly too narrow."
     else:
         text = (
@@ -332,10 +316,8 @@ def _about_target(summary: TailSummary, method: str) -> Iterator[Finding]:
     yield _warning("estimated_scores", text, fewest_samples=min(samples), most_samples=max(samples))
 
 
-def _missed_mode_note(
-    summary: TailSummary, fitted: FittedTail | None, n_deploy: Sequence[int], d: Diagnostics
-) -> Finding:
-    m, n = summary.count, max(n_deploy)
+def _missed_mode_note(fc: Forecast) -> Finding:
+    m, n, fitted, d = fc.summary.count, max(fc.n_deploy), fc.fitted, fc.diagnostics
     sentence = (
         f"No method sees what the evaluation did not: a kind of failure rarer than 3/m = {d.missed_weight:.2g} of "
         f"queries can be absent from all {m} scores (probability 5 % or more), yet would make up to "
