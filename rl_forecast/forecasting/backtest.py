@@ -168,6 +168,7 @@ def _metrics(name: str, rows: NDArray[np.float64], realised: NDArray[np.float64]
         # where n is far below m the lower end can lie below all that was kept: it then excludes nothing
         bottom = np.where(np.isnan(low), -np.inf, low)
         outside = np.where(truth < bottom, bottom - truth, np.where(truth > high, truth - high, 0.0))
+        score = high - low + 2.0 / (1.0 - level) * outside
     return BacktestMetrics(
         method=name,
         n_failed=int((~fitted).sum()),
@@ -177,5 +178,5 @@ def _metrics(name: str, rows: NDArray[np.float64], realised: NDArray[np.float64]
         under_prediction_rate=float((point < truth).mean()),
         coverage=float(((bottom <= truth) & (truth <= high)).mean()),
         above_interval=float((truth > high).mean()),
-        interval_score=float((high - low + 2.0 / (1.0 - level) * outside).mean()),
+        interval_score=float(score.mean()),
     )
