@@ -81,50 +81,75 @@ def test_every_breach_is_named(changes: dict[str, Any], sentence: str) -> None:
         check_risk_env(_edited(**changes), n_episodes=200)
 
 
-def test_probability_zero_must_not_fail() -> None:
-    class Silent(_Sound):
-        def _info(self) -> dict[str, Any]:
-            return {"fatal_probability": np.zeros(2, np.float32)}
-
-    with pytest.raises(ValueError, match=r"failed though all its actions had fatal probability 0"):
-        check_risk_env(Silent())
+class _Silent(_Sound):
+    def _info(self) -> dict[str, Any]:
+        return {"fatal_probability": np.zeros(2, np.float32)}
 
 
-def test_probability_one_must_fail() -> None:
-    class Alarmed(_Sound):
-        def _info(self) -> dict[str, Any]:
-            return {"fatal_probability": np.array([0.0, 1.0], np.float32)}
+class _Alarmed(_Sound):
+    def _info(self) -> dict[str, Any]:
+        return {"fatal_probability": np.array([0.0, 1.0], np.float32)}
 
-        def step(self, action: np.int64) -> Any:
-            self.alarms = int(action) + (self.alarms if self.position else 0)
-            *rest, info = super().step(action)
-            return *rest, info | ({"risk": float(self.alarms)} if "risk" in info else {})
-
-    with pytest.raises(ValueError, match="fatal probability 1 was taken and the episode was no failure"):
-        check_risk_env(Alarmed())
+    def step(self, action: np.int64) -> Any:
+        self.alarms = int(action) + (self.alarms if self.position else 0)
+        *rest, info = super().step(action)
+        return *rest, info | ({"risk": float(self.alarms)} if "risk" in info else {})
 
 
-def test_a_layout_that_the_id_does_not_fix_is_named() -> None:
-    class Loose(_Sound):
+class _Loose(_Sound):
+    def reset(self, **kwargs: Any) -> Any:
+        super().reset(**kwargs)
+        self.position = int(self.np_random.integers(3))
+        return self._observe(), self._info()
+
+
+class _Unseeded(_Sound):
+    noise = np.random.default_rng(0)
+
+    def step(self, action: np.int64) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, float(self.noise.random()), *rest
+
+
+class _Endless(_Sound):
+    def step(self, action: np.int64) -> Any:
+        return super().step(np.int64(0))[0], 0.0, False, False, self._info()
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        (_Silent(), "failed though all its actions had fatal probability 0"),
+        (_Alarmed(), "fatal probability 1 was taken and the episode was no failure"),
+        (_Loose(), "began differently with another seed"),
+        (_Unseeded(), "with the same seed and actions: its noise does not come from"),
+        (_Endless(), "did not end within 100 steps"),
+        (gymnasium.make("Pendulum-v1"), "Discrete action space"),
+    ],
+)
+def test_environments_that_contradict_themselves_are_named(env: gymnasium.Env[Any, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        check_risk_env(env, n_episodes=200, max_steps=100)
+
+
+def test_a_method_says_the_same_as_an_info() -> None:
+    class Asked(_Edited):
+        wrong = 1.0
+
+        def edit(self, info: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in info.items() if key != "fatal_probability"}
+
+        def fatal_probability(self) -> np.ndarray:
+            return np.array([0.0, self.wrong * self.slipperiness(self.task_id)], np.float32)
+
         def reset(self, **kwargs: Any) -> Any:
-            super().reset(**kwargs)
-            self.position = int(self.np_random.integers(3))
-            return self._observe(), self._info()
+            observation, info = super().reset(**kwargs)
+            return observation, self.edit(info)
 
-    with pytest.raises(ValueError, match=r"began differently with another seed: its layout is not fixed by its id"):
-        check_risk_env(Loose(), n_episodes=200)
-
-
-def test_noise_of_unknown_origin_is_named() -> None:
-    class Unseeded(_Sound):
-        noise = np.random.default_rng(0)
-
-        def step(self, action: np.int64) -> Any:
-            observation, _, *rest = super().step(action)
-            return observation, float(self.noise.random()), *rest
-
-    with pytest.raises(ValueError, match=r"with the same seed and actions: its noise does not come from"):
-        check_risk_env(Unseeded(), n_episodes=200)
+    check_risk_env(Asked(), n_episodes=200)
+    Asked.wrong = 0.5
+    with pytest.raises(ValueError, match="'risk' is"):
+        check_risk_env(Asked())
 
 
 def test_what_cannot_be_seen_is_a_warning() -> None:
@@ -146,15 +171,3 @@ def test_an_ignored_task_id_is_a_warning() -> None:
 
     with pytest.warns(UserWarning, match="chosen tasks cannot be evaluated"):
         check_risk_env(Deaf(), n_episodes=200)
-
-
-def test_continuous_actions_and_endless_episodes_are_named() -> None:
-    with pytest.raises(ValueError, match="Discrete action space"):
-        check_risk_env(gymnasium.make("Pendulum-v1"))
-
-    class Endless(_Sound):
-        def step(self, action: np.int64) -> Any:
-            return super().step(np.int64(0))[0], 0.0, False, False, self._info()
-
-    with pytest.raises(ValueError, match="did not end within 100 steps"):
-        check_risk_env(Endless(), max_steps=100)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-import envs
 from envs import FAMILIES, GridVecEnv, GridVectorEnv, GridWorld, SlipWorld
 from envs.gridworld.engine import action_fatality, executed_moves
 
@@ -116,20 +115,8 @@ def test_executed_moves_have_the_frequencies_of_the_description(family: str) -> 
             assert fatal == pytest.approx(expected[tasks.hazard[row]].sum(), abs=1e-12)
 
 
-def test_every_registered_world_steps_in_the_engine() -> None:
-    for arguments in envs.REGISTERED.values():
-        settings = {key: value for key, value in arguments.items() if key != "family"}
-        world = FAMILIES[arguments["family"]](**settings)
-        env = GridVectorEnv(world, POOL, num_envs=8)
-        env.reset(seed=0)
-        rng = np.random.default_rng(0)
-        for _ in range(40):
-            observation, *_ = env.step(rng.integers(0, world.rules.n_actions, size=8))
-            assert observation in env.observation_space
-
-
 @pytest.mark.parametrize("family", ["recolor", "slip"])
-def test_a_state_goes_on_in_another_engine(family: str) -> None:
+def test_a_state_continues_in_another_engine(family: str) -> None:
     world, rng = FAMILIES[family](), np.random.default_rng(0)
     env, other = (GridVecEnv(world, POOL, num_envs=16, episodes_per_task=3, seed=seed) for seed in (4, 5))
     env.reset()
