@@ -28,9 +28,9 @@ import polars as pl
 import yaml
 
 from benchmarks.families import FAMILIES
-from benchmarks.kill_and_resume import Trial, small_run, start_train, trials_of
 from rl_forecast.forecasting.methods import ExponentialPivot, ShapePrior
 from rl_forecast.summary import TailSummary
+from tests.kill_and_resume import Trial, small_run, start_train, trials_of
 
 RESULTS = Path(__file__).parent / "results"
 _LEVEL = 0.90

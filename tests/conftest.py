@@ -6,7 +6,7 @@ import signal
 
 from hypothesis import settings
 
-from benchmarks.forked import PRELOADED
+from tests.forked import PRELOADED
 
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=False)
@@ -17,4 +17,4 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One process forks those of all tests, whichever starts it: without this, each of its children would import torch.
-multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED])
+multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)

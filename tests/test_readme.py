@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,26 +35,19 @@ def _snippets(page: Path) -> list[str]:
 
 # -- Python ----------------------------------------------------------------------------------------------------------
 
-SNIPPETS = _snippets(Path("README.md"))
-PAGES_WITH_PYTHON = [page for page in PAGES[1:] if _snippets(page)]
+# Each snippet of the README stands alone; those of a page are run one after another.
+SCRIPTS = {f"README {i}: {script.splitlines()[0]}": script for i, script in enumerate(_snippets(PAGES[0]))}
+SCRIPTS |= {str(page): "\n".join(_snippets(page)) for page in PAGES[1:] if _snippets(page)}
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=[s.splitlines()[0] for s in SNIPPETS])
-def test_snippet_runs_and_prints(snippet: str, tmp_path: Path) -> None:
-    result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() or "print(" not in snippet
-
-
-@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=str)
-def test_snippets_of_a_page_run_one_after_another(page: Path, tmp_path: Path) -> None:
-    if page.name == "scoring.md":
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_snippets_run_and_print(name: str, tmp_path: Path) -> None:
+    if name == "docs/scoring.md":
         _save_model_and_prompts(tmp_path)
-    script = "\n".join(_snippets(page))
-    (tmp_path / "snippets.py").write_text(script, encoding="utf-8")
+    (tmp_path / "snippets.py").write_text(SCRIPTS[name], encoding="utf-8")
     result = run_module("snippets", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() or "print(" not in script
+    assert result.stdout.strip() or "print(" not in SCRIPTS[name]
 
 
 def _save_model_and_prompts(folder: Path) -> None:
@@ -74,8 +65,7 @@ def _save_model_and_prompts(folder: Path) -> None:
 
 
 def test_snippets_were_found() -> None:
-    assert len(SNIPPETS) >= 3
-    assert len(PAGES_WITH_PYTHON) >= 4
+    assert len(SCRIPTS) >= 7
 
 
 # -- command lines ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import ForecastPPO
-from benchmarks.kill_and_resume import small_run
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.gridworld.worlds import score_tasks
@@ -26,6 +25,7 @@ from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import AGENTS, BaseConfig
 from rl_forecast.tasks import SPLITS
 from tests.forked import run_module
+from tests.kill_and_resume import small_run
 
 
 def test_prints_one_table_of_all_agents_and_the_way_to_tensorboard(smoke: tuple[Path, str]) -> None:

@@ -18,7 +18,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 
-from benchmarks.kill_and_resume import small_run
 from envs import GridVecEnv, RecolorWorld
 from rl_forecast import cli
 from rl_forecast.evaluate import main as evaluate
@@ -26,6 +25,7 @@ from rl_forecast.experiments.gridworld.agent_files import load_policy
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import BaseConfig
 from rl_forecast.train import main as train
+from tests.kill_and_resume import small_run
 
 JOB = small_run("gridworld", 2048)
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.kill_and_resume import Kills, differences, small_run, start_train
 from rl_forecast.train import main
+from tests.kill_and_resume import Kills, differences, small_run, start_train
 
 STEPS = 4096
 JOB = small_run("gridworld", STEPS)

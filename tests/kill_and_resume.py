@@ -1,6 +1,6 @@
 """Kill runs at random moments, go on with them, and compare with the run that was left alone.
 
-``python -m benchmarks.kill_and_resume [--trials 50] [--seed 0]``: every trial starts a small run in a process of its
+``python -m tests.kill_and_resume [--trials 50] [--seed 0]``: every trial starts a small run in a process of its
 own, ends it by SIGKILL at a random moment (three in ten are killed a second time), looks at the files that are left,
 goes on by ``--resume``, and compares weights, scores, metrics and TensorBoard points with those of the whole run.
 """
@@ -11,7 +11,6 @@ import argparse
 import copy
 import json
 import multiprocessing
-import os
 import re
 import resource
 import shutil
@@ -20,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import yaml
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.forked import PRELOADED
+from tests.forked import PRELOADED, start_module
 
 __all__ = ["JOBS", "Kills", "Trial", "differences", "small_run", "start_train", "trials_of"]
 
@@ -231,40 +231,26 @@ def small_run(job: str, steps: int | None = None) -> dict[str, Any]:
 
 
 def start_train(arguments: list[str], output: Path, file_size: int | None = None) -> Any:
-    """Start ``python -m rl_forecast.train`` in a process of its own, without the seconds of its imports.
+    """Start ``python -m rl_forecast.train`` and return the process.
 
     :param arguments: its arguments
     :param output: file for what it prints
     :param file_size: bytes beyond which the operating system refuses to let a file grow
-    :return: the process
     """
-    # Children are forked from a process that has imported everything: a trial is spent in the run.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED])
-    process = context.Process(target=_child, args=(arguments, str(output), file_size))
-    process.start()
-    return process
+    return start_module("rl_forecast.train", arguments, output, output, prepare=partial(_prepare, file_size))
 
 
-def _child(arguments: list[str], output: str, file_size: int | None) -> None:
-    """A run in a process of its own, which writes to a file."""
+def _prepare(file_size: int | None) -> None:
+    """Small pictures without layout, else most kills would happen while they are drawn."""
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1)
-    sys.stderr = os.fdopen(2, "w", buffering=1)
     import matplotlib.figure
 
     from rl_forecast.experiments.gridworld import gridworld_experiment
-    from rl_forecast.train import main
 
-    # Small pictures without layout: else most kills would fall into their drawing.
     matplotlib.rcParams["figure.dpi"] = 30
-    matplotlib.figure.Figure.set_layout_engine = lambda *_, **__: None
+    matplotlib.figure.Figure.set_layout_engine = lambda *_, **__: None  # type: ignore[method-assign, assignment]
     gridworld_experiment._N_WORST = 1
-    sys.exit(main(arguments))
 
 
 def half_written(folder: Path) -> list[str]:
@@ -323,6 +309,7 @@ def trials_of(n: int, seed: int, home: Path) -> Iterator[Trial]:
     :param seed: of the first trial; the others count on
     :param home: folder for the runs
     """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     kills = {job: Kills(job, home / job) for job in JOBS}
     for job, runs in kills.items():
         print(f"{job}: the whole run takes {runs.seconds:.1f} s", flush=True)
