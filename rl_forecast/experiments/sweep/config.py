@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
 
 from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.experiments.settings import RENAMED, AgentName, Config, check_config
+from rl_forecast.experiments.settings import (
+    RENAMED,
+    AgentName,
+    Config,
+    EvaluationConfig,
+    LanguageConfig,
+    MethodName,
+    check_config,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MethodConfig", "SweepConfig", "check_sweep", "read_settings", "settings_text", "with_options"]
+    from rl_forecast.experiments.metrics import Kind
+    from rl_forecast.experiments.settings import AnyConfig
 
-# How and where the jobs are run is not part of what a sweep is.
-_NOT_SETTINGS = ("n_jobs", "log_dir", "backend", "address", "retries", "report")
+__all__ = [
+    "SWEEPS",
+    "LanguageSweepConfig",
+    "MethodConfig",
+    "SweepConfig",
+    "check_sweep",
+    "read_settings",
+    "run_config",
+    "settings_text",
+    "with_options",
+]
+
+ConfigT = TypeVar("ConfigT")
+
+# How and where the jobs are run is not part of what a sweep is. Earlier versions had retries.
+_NOT_SETTINGS = ("n_jobs", "log_dir", "backend", "address", "report", "retries")
 
 
 @dataclass(frozen=True)
@@ -24,14 +47,14 @@ class MethodConfig:
     """One method of a comparison.
 
     :param name: name in files and tables
-    :param agent: agent of the main job
+    :param agent: agent of the run, as in ``--agents`` of train
     :param options: options of a run, dotted names to values, that distinguish the method
     :param weight: dotted name of the option that is tuned; empty if there is nothing to tune
     :param weights: its values, the same number for every method that is tuned
     """
 
     name: str
-    agent: AgentName
+    agent: str
     options: dict[str, Any] = field(default_factory=dict)
     weight: str = ""
     weights: tuple[float, ...] = ()
@@ -39,42 +62,80 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A sweep.
+    """A sweep of gridworlds.
 
+    :param job: which job is run
     :param preset: named settings that the other options override
-    :param name: folder of the sweep in log_dir, found again to go on with it
+    :param name: folder of the sweep in log_dir, found again to resume it
     :param log_dir: folder of runs
     :param n_jobs: processes on this machine, each with one thread; a Ray cluster that is there already has its own
     :param backend: where jobs run: local processes, or a Ray cluster (needs rl-forecast[ray])
     :param address: of the Ray cluster, such as auto or ray://head:10001; empty for $RAY_ADDRESS, or else a cluster of
         n_jobs cores on this machine
     :param report: whether to write the report at the end; rl-forecast report does so later
-    :param retries: times that a failed job is run again before the sweep goes on without it
-    :param worlds: families of gridworlds
+    :param worlds: families of gridworlds; of language models levels of the password game
     :param seeds: seeds of the comparison: base agent, training pool, fine-tuning and held-out tasks
     :param tuning_seeds: seeds on whose validation tasks the weights are chosen; never those of the comparison
     :param methods: the methods; one of them is called task_only and has no term of its own
-    :param success_margin: success probability that a weight may cost against task_only
+    :param success_margin: success probability (accuracy) that a weight may cost against task_only
+    :param limits: metric to the largest value that its mean over the tuning seeds may have for a weight to be chosen
     :param run: settings that all runs share
     """
 
+    job: Literal["gridworld"] = "gridworld"
     preset: str = "rl-study"
     name: str = "rl-study"
     log_dir: str = "runs"
     n_jobs: int = 2
     backend: Literal["local", "ray"] = "local"
     address: str = ""
-    retries: int = 1
     report: bool = True
     worlds: tuple[str, ...] = ("recolor",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101)
     methods: tuple[MethodConfig, ...] = (MethodConfig("task_only", "ppo"),)
     success_margin: float = 0.005
+    limits: dict[str, float] = field(default_factory=dict)
     run: Config = field(default_factory=Config)
 
+    @property
+    def kind(self) -> Kind:
+        """Which job is run."""
+        return self.job
 
-def with_options(config: Config, options: dict[str, Any]) -> Config:
+
+@dataclass(frozen=True)
+class LanguageSweepConfig(SweepConfig):
+    """A sweep of language models."""
+
+    job: Literal["language"] = "language"  # type: ignore[assignment]
+    preset: str = "lm-study"
+    name: str = "lm-study"
+    worlds: tuple[str, ...] = ("tension",)
+    methods: tuple[MethodConfig, ...] = (MethodConfig("task_only", "sft"),)
+    run: LanguageConfig = field(default_factory=LanguageConfig)  # type: ignore[assignment]
+
+
+#: Job to the configuration of its sweeps.
+SWEEPS: dict[str, type[SweepConfig]] = {"gridworld": SweepConfig, "language": LanguageSweepConfig}
+
+
+def run_config(sweep: SweepConfig, world: str, seed: int, method: MethodConfig | None, weight: float | None) -> AnyConfig:
+    """Settings of one run of a sweep.
+
+    :param sweep: the sweep
+    :param world: one of its worlds
+    :param seed: seed of the run
+    :param method: what is trained, ``None`` for the base agent
+    :param weight: value of the method's tuned option, ``None`` if there is none
+    """
+    options: dict[str, Any] = {"world.family" if sweep.kind == "gridworld" else "game.level": world}
+    if method is not None:
+        options |= method.options | ({} if weight is None else {method.weight: weight})
+    return replace(with_options(sweep.run, options), seed=seed, threads=1, checkpoint_every=0)
+
+
+def with_options(config: ConfigT, options: dict[str, Any]) -> ConfigT:
     """A configuration with other values of some fields.
 
     :param config: the configuration
@@ -119,10 +180,11 @@ def read_settings(path: Path) -> SweepConfig:
     """
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        cls = SWEEPS[content.get("job", "gridworld")]
         settings = {key: _tuples(value) for key, value in content.items() if key not in _NOT_SETTINGS}
         methods = tuple(MethodConfig(**method) for method in settings.pop("methods"))
-        run = with_options(Config(), _flat(settings.pop("run")))
-        return SweepConfig(**settings, methods=methods, run=run)
+        run = with_options(cls().run, _flat(settings.pop("run")))
+        return cls(**settings, methods=methods, run=run)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path} is not the record of a sweep of this version: {error}") from error
 
@@ -140,12 +202,6 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def check_sweep(config: SweepConfig) -> None:
     """Refuse what could not run or would not be a fair comparison, before anything is made.
 
@@ -154,8 +210,6 @@ def check_sweep(config: SweepConfig) -> None:
     check_config(config.run)
     if config.n_jobs < 1:
         raise InputError(f"n_jobs must be at least 1, it is {config.n_jobs}")
-    if config.retries < 0:
-        raise InputError(f"retries must not be negative, it is {config.retries}")
     if config.address and config.backend != "ray":
         raise InputError("--address is that of a Ray cluster: add --backend ray")
     for name in ("worlds", "seeds", "methods"):
@@ -176,8 +230,11 @@ def check_sweep(config: SweepConfig) -> None:
         raise InputError("tuning_seeds is empty, but there are weights to choose")
     if len({len(method.weights) for method in tuned}) > 1:
         raise InputError("every method that is tuned must try equally many weights")
+    agents = get_args(AgentName if config.kind == "gridworld" else MethodName)
     for method in config.methods:
         if bool(method.weight) != bool(method.weights):
             raise InputError(f"method {method.name!r} needs both weight and weights, or neither")
-        options = method.options | ({method.weight: method.weights[0]} if method.weight else {})
-        check_config(with_options(config.run, options))
+        if method.agent not in agents or method.agent == "base":
+            raise InputError(unknown_name("agent", method.agent, [name for name in agents if name != "base"]))
+        for weight in method.weights or (None,):
+            check_config(run_config(config, config.worlds[0], config.seeds[0], method, weight))

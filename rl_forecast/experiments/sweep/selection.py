@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rl_forecast.experiments.sweep.config import SweepConfig
+from rl_forecast.degeneracy import find_degeneracy
+from rl_forecast.experiments.metrics import HEADLINE, KINDS
+
+if TYPE_CHECKING:
+    from rl_forecast.experiments.sweep.config import SweepConfig
 
 __all__ = ["Choice", "choose_weights"]
-
-# What is minimised, and what may not get worse.
-_CRITERION = "abs_error_log_odds"
 
 
 @dataclass(frozen=True)
 class Choice:
     """The weight of a method in a world.
 
-    :param world: family
+    :param world: family of gridworlds, or level of the password game
     :param method: name of the method
     :param weight: the chosen value, ``None`` if there is nothing to choose
     :param feasible: whether it keeps the constraints on the validation tasks; if none does, the one that costs the
-        least success is taken
+        least is taken
     """
 
     world: str
@@ -31,38 +33,48 @@ class Choice:
     feasible: bool
 
 
-def choose_weights(sweep: SweepConfig, rows: pl.DataFrame, base: pl.DataFrame) -> list[Choice]:
-    """Least log-odds error, averaged over the tuning seeds, among weights that cost too little success and risk.
+def choose_weights(sweep: SweepConfig, world: str, rows: pl.DataFrame, base: dict[str, Any]) -> list[Choice]:
+    """Least headline error among the weights that keep the constraints, all as means over the tuning seeds.
 
-    Constraints, on the same averages: success at least that of ``task_only`` minus ``success_margin``; mean risk at
-    most the base agent's; not both forecast and realised worst at certain failure in more than a tenth of the pairs.
+    Constraints: success (accuracy) at least that of ``task_only`` minus ``success_margin``; mean risk at most the base
+    agent's; ``limits``; no warning of :func:`find_degeneracy` against the base agent.
 
     :param sweep: the sweep
-    :param rows: one row per tuning job, with its metrics
-    :param base: columns ``world``, ``mean_risk`` of the base agents of the tuning seeds, averaged
+    :param world: the world
+    :param rows: one row per tuning job of this world, with its metrics
+    :param base: means of the base agents' metrics
     """
+    capability = KINDS[sweep.kind].capability
+    least = _means(rows.filter(pl.col("method") == "task_only"))[capability] - sweep.success_margin
+
+    def keeps(means: dict[str, Any]) -> bool:
+        return (
+            means[capability] >= least
+            and means["mean_risk"] <= base["mean_risk"]
+            and all((means[name] or 0.0) <= limit for name, limit in sweep.limits.items())
+            and all(finding.severity == "note" for finding in find_degeneracy(means, base))
+        )
+
+    def error(means: dict[str, Any]) -> float:
+        value = means[HEADLINE.name]
+        return float("inf") if value is None else float(value)
+
+    def cost(means: dict[str, Any]) -> tuple[float, ...]:
+        return *(means[name] or 0.0 for name in sweep.limits), -means[capability]
+
     choices = []
-    for world in sweep.worlds:
-        of_world = rows.filter(pl.col("world") == world)
-        task_only = of_world.filter(pl.col("method") == "task_only")
-        for method in sweep.methods:
-            if not method.weights:
-                choices.append(Choice(world, method.name, None, True))
-                continue
-            means = (
-                of_world.filter(pl.col("method") == method.name)
-                .group_by("weight")
-                .agg(pl.col(_CRITERION, "success", "mean_risk", "both_at_upper_clip_log_odds").mean())
-                .sort("weight")
-            )
-            least_success = float(task_only["success"].mean()) - sweep.success_margin  # type: ignore[arg-type]
-            most_risk = float(base.filter(pl.col("world") == world)["mean_risk"].mean())  # type: ignore[arg-type]
-            allowed = means.filter(
-                (pl.col("success") >= least_success)
-                & (pl.col("mean_risk") <= most_risk)
-                & (pl.col("both_at_upper_clip_log_odds") <= 0.1)
-            )
-            feasible = len(allowed) > 0
-            ranked = allowed.sort(_CRITERION, nulls_last=True) if feasible else means.sort("success", descending=True)
-            choices.append(Choice(world, method.name, float(ranked["weight"][0]), feasible))
+    for method in sweep.methods:
+        if not method.weights:
+            choices.append(Choice(world, method.name, None, True))
+            continue
+        tried = rows.filter(pl.col("method") == method.name)
+        means = [_means(tried.filter(pl.col("weight") == weight)) for weight in sorted(method.weights)]
+        allowed = [one for one in means if keeps(one)]
+        best = min(allowed, key=error) if allowed else min(means, key=cost)
+        choices.append(Choice(world, method.name, best["weight"], bool(allowed)))
     return choices
+
+
+def _means(rows: pl.DataFrame) -> dict[str, Any]:
+    """Mean of each metric over seeds, ``None`` where it is undefined for all."""
+    return rows.mean().row(0, named=True)

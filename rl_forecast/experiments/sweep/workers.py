@@ -7,14 +7,14 @@ dies leaves nothing half-written there.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,12 +23,23 @@ from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+    from multiprocessing.connection import Connection
+
     from rl_forecast.experiments.sweep.config import SweepConfig
 
 __all__ = ["Failure", "Job", "LocalWorkers", "RayWorkers", "Workers", "perform", "run_jobs", "workers_of"]
 
 # One thread a job, as one core a job.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+_DIED = "its worker died (killed, or out of memory)"
+
+#: Name to content.
+Files = dict[str, bytes]
+#: The files that a job made, or why it failed.
+Outcome = dict[str, bytes] | str
 
 
 class Job(Protocol):
@@ -40,7 +51,7 @@ class Job(Protocol):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the files it reads."""
+        """Names of the files and folders it reads."""
 
     def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
         """Read them in a folder and write into it."""
@@ -48,43 +59,34 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that was given up.
+    """A job that failed.
 
     :param key: the job
-    :param reason: its last error, or what it waits for, in one line
+    :param reason: its error, or what it waits for, in one line
     """
 
     key: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A job whose worker died.
-
-    :param is_certain: whether it was this job's worker; processes of one pool die together
-    """
-
-    is_certain: bool
-
-
-Outcome = dict[str, bytes] | Exception | Lost
-
-
-def perform(job: Job, sweep: SweepConfig, names: Sequence[str], *contents: bytes) -> dict[str, bytes]:
-    """Run a job in a folder of its own.
+def perform(job: Job, sweep: SweepConfig, names: Sequence[str], *contents: bytes) -> Outcome:
+    """Run a job in a separate folder.
 
     :param job: the job
     :param sweep: the sweep
     :param names: names of the files it reads
     :param contents: content of each
-    :return: name to content of the files it made
+    :return: name to content of the files it made; or the error it ended with, in one line (not every exception can
+        be sent between processes)
     """
     with tempfile.TemporaryDirectory(prefix="rl-forecast-") as name:
         folder = RunFolder(Path(name))
         for key, content in zip(names, contents, strict=True):
             folder.file(key).write_bytes(content)
-        job.run(sweep, folder)
+        try:
+            job.run(sweep, folder)
+        except Exception as error:
+            return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
         made = {path.relative_to(folder.path).as_posix(): path for path in folder.path.rglob("*") if path.is_file()}
         return {key: path.read_bytes() for key, path in made.items() if key not in names}
 
@@ -92,83 +94,73 @@ def perform(job: Job, sweep: SweepConfig, names: Sequence[str], *contents: bytes
 class Workers(Protocol):
     """Where jobs run."""
 
-    @property
-    def capacity(self) -> int:
-        """Jobs to have under way at once."""
+    #: Jobs to have under way at once.
+    capacity: int
 
-    @property
-    def running(self) -> int:
-        """Jobs under way."""
-
-    def start(self, job: Job, sweep: SweepConfig, inputs: dict[str, bytes]) -> None:
+    def start(self, job: Job, sweep: SweepConfig, inputs: Files) -> Future[Outcome]:
         """Hand a job over."""
-
-    def finished(self) -> list[tuple[Job, Outcome]]:
-        """Wait for at least one job."""
 
     def close(self) -> None:
         """End all workers, at once."""
 
 
 class LocalWorkers:
-    """Processes of this machine.
+    """A process of this machine for each job, so that one that is killed takes no other with it.
 
-    :param n: their number
+    :param n: jobs at once
     """
 
     def __init__(self, n: int) -> None:
         self.capacity = n
-        self._executor: Any = None
-        self._futures: dict[Future[dict[str, bytes]], Job] = {}
+        self._threads = ThreadPoolExecutor(n)
+        self._processes: set[Any] = set()
+        self._is_closed = False
+        os.environ.update(_ONE_THREAD)
+        # Processes forked from one that has imported torch begin at once. Elsewhere than on Linux forking is not safe.
+        self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            self._context.set_forkserver_preload(["rl_forecast.experiments.sweep.jobs"])
 
-    @property
-    def running(self) -> int:
-        """Jobs under way."""
-        return len(self._futures)
-
-    def start(self, job: Job, sweep: SweepConfig, inputs: dict[str, bytes]) -> None:
+    def start(self, job: Job, sweep: SweepConfig, inputs: Files) -> Future[Outcome]:
         """Hand a job over."""
-        if self._executor is None:
-            from joblib.externals.loky import ProcessPoolExecutor
+        return self._threads.submit(self._run, job, sweep, inputs)
 
-            self._executor = ProcessPoolExecutor(self.capacity, env=_ONE_THREAD, initializer=_leave_signals)
-        future = self._executor.submit(perform, job, sweep, tuple(inputs), *inputs.values())
-        self._futures[future] = job
-
-    def finished(self) -> list[tuple[Job, Outcome]]:
-        """Wait for at least one job. A killed process takes those of its pool with it."""
-        done, _ = wait(self._futures, return_when=FIRST_COMPLETED)
-        if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-            done, _ = wait(self._futures)
-            self.close()
-        n_lost = sum(isinstance(future.exception(), BrokenProcessPool) for future in done)
-        outcomes: list[tuple[Job, Outcome]] = []
-        for future in done:
-            job, error = self._futures.pop(future), future.exception()
-            if isinstance(error, BrokenProcessPool):
-                outcomes.append((job, Lost(is_certain=n_lost == 1)))
-            else:
-                outcomes.append((job, future.result() if error is None else _as_exception(error)))
-        return outcomes
+    def _run(self, job: Job, sweep: SweepConfig, inputs: Files) -> Outcome:
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_send_outcome, args=(sender, job, sweep, inputs), daemon=True)
+        process.start()
+        self._processes.add(process)
+        if self._is_closed:
+            process.kill()
+        sender.close()
+        try:
+            outcome: Outcome = receiver.recv()
+        except EOFError:
+            outcome = _DIED
+        process.join()
+        self._processes.discard(process)
+        return outcome
 
     def close(self) -> None:
         """End all processes, at once."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
-            self._executor = None
+        self._is_closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in tuple(self._processes):
+            process.kill()
+        self._threads.shutdown(wait=True)
 
 
-def _leave_signals() -> None:
-    """Ctrl-C reaches the whole group of processes; that of the sweep ends the others."""
+def _send_outcome(sender: Connection, job: Job, sweep: SweepConfig, inputs: Files) -> None:
+    """In the process of a job."""
+    # Ctrl-C reaches the whole group of processes; that of the sweep ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _as_exception(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+    sender.send(perform(job, sweep, tuple(inputs), *inputs.values()))
 
 
 class RayWorkers:
     """A Ray cluster: one core a job, as many jobs at once as it has cores, or grows to have.
+
+    Ray itself runs a job again whose worker or machine dies.
 
     :param n: cores of the cluster that is started where none is named
     :param address: of a running cluster; empty for that of $RAY_ADDRESS, or else one of this process
@@ -198,52 +190,30 @@ class RayWorkers:
         if threading.current_thread() is threading.main_thread():
             # Ray puts its own in the place of ours, which aborts the process with a trace of its stack.
             signal.signal(signal.SIGTERM, handler)
-        # Ray's own retries would not be counted; run_jobs counts them.
-        self._perform = ray.remote(num_cpus=1, max_retries=0)(perform)
-        self._futures: dict[Any, Job] = {}
+        self._perform = ray.remote(num_cpus=1)(perform)
+        self._references: list[Any] = []
         self._contents: dict[str, Any] = {}
 
-    @property
-    def running(self) -> int:
-        """Jobs under way or queued."""
-        return len(self._futures)
-
-    def start(self, job: Job, sweep: SweepConfig, inputs: dict[str, bytes]) -> None:
+    def start(self, job: Job, sweep: SweepConfig, inputs: Files) -> Future[Outcome]:
         """Hand a job over; a file that many jobs read goes to the cluster once."""
         for name, content in inputs.items():
             if name not in self._contents:
                 self._contents[name] = self._ray.put(content)
-        future = self._perform.remote(job, sweep, tuple(inputs), *(self._contents[name] for name in inputs))
-        self._futures[future] = job
-
-    def finished(self) -> list[tuple[Job, Outcome]]:
-        """Wait for at least one job."""
-        done, _ = self._ray.wait(list(self._futures), num_returns=1)
-        outcomes: list[tuple[Job, Outcome]] = []
-        for future in done:
-            job = self._futures.pop(future)
-            try:
-                outcomes.append((job, self._ray.get(future)))
-            except self._ray.exceptions.RayTaskError as error:
-                outcomes.append((job, _as_exception(error.cause)))
-            except self._ray.exceptions.RayError:
-                # The worker or its machine died, or lost what the job was to read.
-                self._contents.clear()
-                outcomes.append((job, Lost(is_certain=True)))
-        return outcomes
+        reference = self._perform.remote(job, sweep, tuple(inputs), *(self._contents[name] for name in inputs))
+        self._references.append(reference)
+        future: Future[Outcome] = reference.future()
+        return future
 
     def close(self) -> None:
         """Cancel what is under way and leave the cluster; one that was started here ends."""
-        for future in self._futures:
-            self._ray.cancel(future, force=True)
-        self._futures.clear()
+        for reference in self._references:
+            self._ray.cancel(reference, force=True)
         self._ray.shutdown()
 
 
 def workers_of(sweep: SweepConfig) -> Workers:
     """Workers that a sweep asks for.
 
-    :param sweep: the sweep
     :raises InputError: they cannot be had
     """
     return RayWorkers(sweep.n_jobs, sweep.address) if sweep.backend == "ray" else LocalWorkers(sweep.n_jobs)
@@ -254,59 +224,40 @@ def run_jobs(
 ) -> list[Failure]:
     """Run jobs and write their files; a job that fails does not keep the others from being run.
 
-    When a process dies, every job of its pool is lost and it is not known which one was to blame. Those jobs are then
-    run one at a time, so that a job that kills its worker (for want of memory, say) is known by name, and no other job
-    is given up for it.
-
     :param jobs: the jobs
     :param sweep: the sweep
     :param folder: its folder
     :param workers: where they run
-    :param advance: called for each job that is done or given up
-    :return: jobs that were given up
+    :param advance: called for each job that is done or has failed
+    :return: jobs that failed
     """
-    waiting, suspects = deque(jobs), deque[Job]()
-    attempts: Counter[str] = Counter()
-    failures: list[Failure] = []
-
-    def start(job: Job) -> None:
-        try:
-            inputs = {name: (folder.path / name).read_bytes() for name in job.inputs}
-        except FileNotFoundError as error:
-            failures.append(Failure(job.key, f"it needs {Path(error.filename).relative_to(folder.path)}"))
-            advance()
-            return
-        workers.start(job, sweep, inputs)
-
-    while waiting or suspects or workers.running:
-        while waiting and not suspects and workers.running < workers.capacity:
-            start(waiting.popleft())
-        if suspects and not workers.running:
-            start(suspects.popleft())
-        if not workers.running:
-            continue
-        for job, outcome in workers.finished():
-            if isinstance(outcome, dict):
-                for name in sorted(outcome, key=lambda name: name == job.key):
-                    content = outcome[name]
-                    folder.write(name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+    waiting, failures = deque(jobs), []
+    running: dict[Future[Outcome], Job] = {}
+    while waiting or running:
+        while waiting and len(running) < workers.capacity:
+            job = waiting.popleft()
+            try:
+                running[workers.start(job, sweep, _read(folder, job.inputs))] = job
+            except FileNotFoundError as error:
+                failures.append(Failure(job.key, f"it needs {Path(error.filename).relative_to(folder.path)}"))
                 advance()
-                continue
-            if isinstance(outcome, Lost) and not outcome.is_certain:
-                suspects.append(job)
-                continue
-            attempts[job.key] += 1
-            if attempts[job.key] > sweep.retries:
-                failures.append(Failure(job.key, _reason(outcome)))
-                advance()
-            elif isinstance(outcome, Lost) and isinstance(workers, LocalWorkers):
-                suspects.append(job)
+        for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+            job = running.pop(future)
+            outcome = _DIED if future.exception() else future.result()
+            if isinstance(outcome, str):
+                failures.append(Failure(job.key, outcome))
             else:
-                waiting.append(job)
+                for name in sorted(outcome, key=lambda name: name == job.key):  # its key last
+                    folder.write(name, lambda path, content=outcome[name]: path.write_bytes(content))  # type: ignore[misc]
+            advance()
     return failures
 
 
-def _reason(outcome: Exception | Lost) -> str:
-    if isinstance(outcome, Lost):
-        return "its worker died (killed, or out of memory)"
-    return one_line(f"{type(outcome).__name__}: {' '.join(str(outcome).split())}", 300)
+def _read(folder: RunFolder, names: Sequence[str]) -> Files:
+    """Content of files, and of all files in folders."""
+    files: Files = {}
+    for name in names:
+        path = folder.path / name
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files |= {one.relative_to(folder.path).as_posix(): one.read_bytes() for one in inside}
+    return files

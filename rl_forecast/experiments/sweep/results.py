@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl_forecast.experiments.metrics import KINDS, METRICS
+from rl_forecast.experiments.report.tables import MARKED, markdown
 from rl_forecast.experiments.statistics import sign_flip_p
 
 if TYPE_CHECKING:
@@ -17,38 +18,28 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.run_folder import RunFolder
     from rl_forecast.experiments.sweep.config import SweepConfig
 
-__all__ = ["comparison_markdown", "print_comparison"]
-
-# Two-sided tests below this are marked.
-_MARKED = 0.1
-
-
-def comparison_markdown(results: pl.DataFrame, sweep: SweepConfig) -> str:
-    """One table a world.
-
-    :param results: one row per world, seed and method
-    :param sweep: the sweep
-    """
-    return "\n".join(f"### {world}\n\n{_markdown(_cells(results, sweep, world))}\n" for world in sweep.worlds)
+__all__ = ["print_comparison"]
 
 
 def print_comparison(results: pl.DataFrame, sweep: SweepConfig, folder: RunFolder) -> None:
-    """Print the tables and write them as ``results.md`` and ``results.csv``.
+    """Print one table per world and write them as ``results.md`` and ``results.csv``.
 
     :param results: one row per world, seed and method
     :param sweep: the sweep
     :param folder: its folder
     """
-    folder.write_text("results.md", comparison_markdown(results, sweep))
+    tables = {world: _lines(results, sweep, world) for world in sweep.worlds}
+    text = [f"### {world}\n\n{markdown(heading, rows)}\n" for world, (heading, *rows) in tables.items()]
+    folder.write_text("results.md", "".join(text))
     folder.write("results.csv", results.write_csv)
     console = Console()
     # Away from a terminal rich assumes 80 columns; a file has no width.
     target = console if console.is_terminal else Console(width=30 + 30 * len(sweep.methods))
-    for world in sweep.worlds:
-        title = f"{world}: median (range) of {len(sweep.seeds)} seeds; * p < {_MARKED} against task_only"
+    for world, lines in tables.items():
+        title = f"{world}: median (range) of {len(sweep.seeds)} seeds; * p < {MARKED} against task_only"
         table = Table(title=title, title_justify="left")
-        # A metric a row: there are more metrics than methods.
-        names, *metrics = zip(*_cells(results, sweep, world), strict=True)
+        # One row per metric: there are more metrics than methods.
+        names, *metrics = zip(*lines, strict=True)
         table.add_column("")
         for name in names[1:]:
             table.add_column(name, justify="right")
@@ -58,18 +49,17 @@ def print_comparison(results: pl.DataFrame, sweep: SweepConfig, folder: RunFolde
     console.print(f"tables: {folder.path / 'results.md'}", highlight=False, soft_wrap=True)
 
 
-def _cells(results: pl.DataFrame, sweep: SweepConfig, world: str) -> list[list[str]]:
-    """Heading and one row a method."""
-    of_world = results.filter(pl.col("world") == world)
-    reference = of_world.filter(pl.col("method") == "task_only").sort("seed")
-    metrics = [METRICS[name] for name in KINDS["gridworld"].report]
+def _lines(results: pl.DataFrame, sweep: SweepConfig, world: str) -> list[list[str]]:
+    """Heading and one row per method."""
+    of_world = results.filter(pl.col("world") == world).sort("seed")
+    reference = of_world.filter(pl.col("method") == "task_only")
+    metrics = [METRICS[name] for name in KINDS[sweep.kind].report if name in results.columns]
     lines = [["method", "weight", *(metric.heading for metric in metrics)]]
     for method in sweep.methods:
-        rows = of_world.filter(pl.col("method") == method.name).sort("seed")
+        rows = of_world.filter(pl.col("method") == method.name)
         weight = rows["weight"][0]
-        cells = [method.name, "" if weight is None else f"{weight:g}"]
-        cells += [_cell(rows, reference, metric, marked=method.name != "task_only") for metric in metrics]
-        lines.append(cells)
+        cells = [_cell(rows, reference, metric, marked=method.name != "task_only") for metric in metrics]
+        lines.append([method.name, "" if weight is None else f"{weight:g}", *cells])
     return lines
 
 
@@ -79,13 +69,7 @@ def _cell(rows: pl.DataFrame, reference: pl.DataFrame, metric: Metric, marked: b
     if None in known:
         return f"- ({known.count(None)} of {len(known)})"
     values = np.array(known, dtype=float)
-    text = " (".join(metric.layout.format(v) for v in (np.median(values), values.min()))
-    text += f" .. {metric.layout.format(values.max())})"
+    middle, low, high = (metric.layout.format(value) for value in (np.median(values), values.min(), values.max()))
     comparable = marked and None not in other and len(other) == len(values)
-    return text + ("*" if comparable and sign_flip_p(values - np.array(other, dtype=float)) < _MARKED else "")
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    heading, *rows = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    rule = ["---", *("---:" for _ in heading[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *rows))
+    is_marked = comparable and sign_flip_p(values - np.array(other, dtype=float)) < MARKED
+    return f"{middle} ({low} .. {high})" + ("*" if is_marked else "")
