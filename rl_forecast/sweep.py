@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 
 from rl_forecast.errors import run_command
-from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.sweep.config import SweepConfig, check_sweep
+from rl_forecast.experiments.command_line import parse_job
+from rl_forecast.experiments.sweep.config import SWEEPS, check_sweep
 
 __all__ = ["main"]
 
+_PROG = "python -m rl_forecast.sweep"
 _DESCRIPTION = """Train a base agent per world and seed, fine-tune it with every method, and compare them on held-out
 tasks. Each method's weight is chosen on validation tasks of other seeds, with the same budget and under the same
-constraints. Finished jobs are kept: the same command goes on with an interrupted sweep."""
+constraints. Finished jobs are kept: the same command resumes an interrupted sweep."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,33 +23,32 @@ def main(argv: list[str] | None = None) -> int:
     :return: exit code: 0; 1 if jobs failed; 2 after bad input
     """
     arguments = sys.argv[1:] if argv is None else argv
+    return run_command(lambda: _sweep(arguments))
 
-    def command() -> int:
-        if not any(argument.startswith(("--preset", "--config")) for argument in arguments):
-            preset = ["--preset", "rl-study"]
-        else:
-            preset = []
-        config = parse_config(SweepConfig, [*preset, *arguments], "python -m rl_forecast.sweep", _DESCRIPTION)
-        check_sweep(config)
-        from rl_forecast.experiments.sweep.report import print_comparison
-        from rl_forecast.experiments.sweep.run import JobsFailedError, open_sweep, run_sweep
 
-        folder = open_sweep(config)
-        code = 0
-        try:
-            print_comparison(run_sweep(config, folder), config, folder)
-        except JobsFailedError as failed:
-            for failure in failed.failures:
-                print(f"failed: {failure.key}: {failure.reason}", file=sys.stderr)
-            print("all other jobs are kept: the same command tries these again", file=sys.stderr)
-            code = 1
-        if config.report and any((folder.path / "held_out").glob("*.parquet")):
-            from rl_forecast.experiments.report.page import write_report
+def _sweep(arguments: list[str]) -> int:
+    if not any(argument.startswith(("--preset", "--config")) for argument in arguments):
+        arguments = ["--preset", "rl-study", *arguments]
+    config = parse_job(SWEEPS, arguments, _PROG, dict.fromkeys(SWEEPS, (_DESCRIPTION, "")))
+    check_sweep(config)
+    # Imported last: the help must not wait for torch.
+    from rl_forecast.experiments.sweep.results import print_comparison
+    from rl_forecast.experiments.sweep.run import JobsFailedError, open_sweep, run_sweep
 
-            print(f"report: {write_report([str(folder.path)], folder.path / 'report')}")
-        return code
+    folder = open_sweep(config)
+    code = 0
+    try:
+        print_comparison(run_sweep(config, folder), config, folder)
+    except JobsFailedError as failed:
+        for failure in failed.failures:
+            print(f"failed: {failure.key}: {failure.reason}", file=sys.stderr)
+        print("all other jobs are kept: the same command tries these again", file=sys.stderr)
+        code = 1
+    if config.report and any((folder.path / "held_out").glob("*.parquet")):
+        from rl_forecast.experiments.report.page import write_report
 
-    return run_command(command)
+        print(f"report: {write_report([str(folder.path)], folder.path / 'report')}")
+    return code
 
 
 if __name__ == "__main__":

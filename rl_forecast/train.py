@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rl_forecast.errors import InputError, run_command
-from rl_forecast.experiments.command_line import parse_run, read_config, take_options
+from rl_forecast.experiments.command_line import RUNS, parse_job, read_config, take_options
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import AnyConfig, LanguageConfig
 
@@ -58,7 +58,7 @@ def _train(arguments: list[str]) -> int:
         config = read_config(resumed.path / "config.yaml")
     else:
         base_zip = _trusted_zip(given["base_zip"], given["trust"])
-        config = parse_run(others, _PROG, _TEXTS)
+        config = parse_job(RUNS, others, _PROG, _TEXTS)
     # Imported last: the help must not wait for torch.
     from rl_forecast.experiments.experiment import run_experiment
     from rl_forecast.experiments.processes import Processes

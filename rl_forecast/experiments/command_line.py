@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,12 +16,12 @@ import yaml
 from rl_forecast.errors import InputError, closest, unknown_name
 from rl_forecast.experiments.settings import RENAMED, AnyConfig, Config, LanguageConfig, check_config
 
-__all__ = ["Parser", "parse_config", "parse_fields", "parse_run", "preset_names", "read_config", "take_options"]
+__all__ = ["RUNS", "Parser", "parse_config", "parse_fields", "parse_job", "preset_names", "read_config", "take_options"]
 
 ConfigT = TypeVar("ConfigT")
 
-# Name of a job to its configuration.
-_JOBS: dict[str, type[Config] | type[LanguageConfig]] = {"gridworld": Config, "language": LanguageConfig}
+#: Name of a job to the configuration of its runs.
+RUNS: dict[str, type[Config] | type[LanguageConfig]] = {"gridworld": Config, "language": LanguageConfig}
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -35,12 +35,15 @@ class Parser(jsonargparse.ArgumentParser):
         raise InputError(message) from ex
 
 
-def parse_run(argv: list[str], prog: str, texts: dict[str, tuple[str, str]]) -> AnyConfig:
-    """Configuration of a run of either job.
+def parse_job(
+    classes: Mapping[str, type[ConfigT]], argv: list[str], prog: str, texts: dict[str, tuple[str, str]]
+) -> ConfigT:
+    """Configuration of a run or a sweep of either job.
 
     The first of these decides which job it is: ``--job``; the last ``--config`` file that names one; the preset;
     ``--model`` or ``--prompts``, which only language models have; else it is the gridworlds'.
 
+    :param classes: job to its configuration
     :param argv: command-line arguments
     :param prog: name of the command in its help
     :param texts: job to first and last lines of its help
@@ -52,9 +55,9 @@ def parse_run(argv: list[str], prog: str, texts: dict[str, tuple[str, str]]) -> 
     if not named and given["preset"]:
         named = [_job_of(_preset_path(given["preset"][-1])) or "gridworld"]
     job = named[0] if named else "language" if given["model"] or given["prompts"] else "gridworld"
-    if job not in _JOBS:
-        raise InputError(unknown_name("job", job, _JOBS))
-    return parse_config(_JOBS[job], argv, prog, *texts[job])
+    if job not in classes:
+        raise InputError(unknown_name("job", job, classes))
+    return parse_config(classes[job], argv, prog, *texts[job])
 
 
 def read_config(path: Path) -> AnyConfig:
@@ -63,7 +66,7 @@ def read_config(path: Path) -> AnyConfig:
     :param path: its ``config.yaml``
     :raises InputError: it cannot be read, in one line
     """
-    cls = _JOBS["language" if _job_of(path) == "language" else "gridworld"]
+    cls = RUNS["language" if _job_of(path) == "language" else "gridworld"]
     try:
         settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         for old, new in RENAMED.items():
@@ -128,7 +131,7 @@ def parse_fields(
         config = _instance(parser, cls, namespace)
     except (InputError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(_one_line(str(error), options)) from error
-    if cls in _JOBS.values() or defaults is not None:
+    if cls in RUNS.values() or defaults is not None:
         check_config(config)
     return config, namespace
 

@@ -51,11 +51,13 @@ class Run:
     :param folder: its folder
     :param processes: one process, or several that work on it together
     :param progress: bars and lines
+    :param split: split of the tasks that are scored, ``held_out`` or ``validation``
     """
 
     folder: RunFolder
     processes: Processes
     progress: PhaseProgress
+    split: str = "held_out"
 
 
 class Experiment(Protocol):
@@ -72,7 +74,7 @@ class Experiment(Protocol):
     def load(self, name: str) -> Any:
         """An agent that a finished run has saved."""
 
-    def tasks(self, split: str = "held_out") -> pl.DataFrame:
+    def tasks(self) -> pl.DataFrame:
         """Tasks to score: ``part``, ``task_id``, and what is known of them whatever the agent."""
 
     def score(self, agent: Any, tasks: pl.DataFrame, report: Callable[[int], None]) -> pl.DataFrame:

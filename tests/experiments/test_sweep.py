@@ -12,9 +12,12 @@ import pytest
 import yaml
 
 from rl_forecast.errors import InputError
-from rl_forecast.experiments.command_line import parse_config
+from rl_forecast.experiments.command_line import parse_job, preset_names
+from rl_forecast.experiments.report.reading import read_inputs
 from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.sweep.config import (
+    SWEEPS,
+    LanguageSweepConfig,
     MethodConfig,
     SweepConfig,
     check_sweep,
@@ -22,12 +25,12 @@ from rl_forecast.experiments.sweep.config import (
     settings_text,
     with_options,
 )
-from rl_forecast.experiments.sweep.selection import choose_weights
+from rl_forecast.experiments.sweep.selection import Choice, choose_weights
 from tests.experiments.conftest import SWEEP
 from tests.forked import run_module
 
 
-def test_a_sweep_runs_goes_on_and_never_repeats_itself(sweep: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_resumed_and_never_repeats_itself(sweep: Path, tmp_path: Path) -> None:
     folder = tmp_path / "rl-study-smoke"
     shutil.copytree(sweep, folder)
     results = pl.read_parquet(folder / "results.parquet")
@@ -59,12 +62,16 @@ def test_a_sweep_runs_goes_on_and_never_repeats_itself(sweep: Path, tmp_path: Pa
 
 
 def test_the_record_of_a_sweep_is_read_back(tmp_path: Path) -> None:
+    language = LanguageSweepConfig(worlds=("easy",), limits={"kl_legitimate": 0.1})
+    (tmp_path / "sweep.yaml").write_text(settings_text(language))
+    assert read_settings(tmp_path / "sweep.yaml") == language
     wanted = _sweep(seeds=(3, 4), success_margin=0.25, run=with_options(Config(), {"base.hidden": (8, 8)}))
     (tmp_path / "sweep.yaml").write_text(settings_text(wanted))
     assert read_settings(tmp_path / "sweep.yaml") == wanted
     # Files of earlier versions hold n_jobs and log_dir as null, and lack the fields that came later.
-    older = yaml.safe_load(settings_text(wanted)) | {"n_jobs": None, "log_dir": None}
-    del older["run"]["checkpoint_every"]
+    older = yaml.safe_load(settings_text(wanted)) | {"n_jobs": None, "log_dir": None, "retries": 1}
+    del older["job"], older["limits"], older["run"]["checkpoint_every"]
+    older["run"]["fine_tune"]["anchor_coef"] = older["run"]["forecast"].pop("anchor_coef")
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(older))
     assert read_settings(tmp_path / "sweep.yaml") == wanted
     (tmp_path / "sweep.yaml").write_text("methods: [{nam: x}]")
@@ -87,8 +94,8 @@ def _sweep(**changes: object) -> SweepConfig:
         (_sweep(worlds=()), "worlds is empty"),
         (_sweep(worlds=("slip", "slip")), "worlds holds something twice"),
         (_sweep(n_jobs=0), "n_jobs must be at least 1"),
-        (_sweep(retries=-1), "retries must not be negative"),
         (_sweep(address="auto"), "add --backend ray"),
+        (_sweep(methods=(MethodConfig("task_only", "sft"),)), "unknown agent 'sft'"),
         (_sweep(tuning_seeds=()), "tuning_seeds is empty"),
         (_sweep(methods=(MethodConfig("psi", "forecast_ppo"),)), "must hold one named task_only"),
         (
@@ -111,9 +118,12 @@ def test_unfair_or_impossible_sweeps_are_refused(sweep: SweepConfig, message: st
         check_sweep(sweep)
 
 
-@pytest.mark.parametrize("preset", ["rl-study", "rl-study-smoke"])
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name.startswith(("rl-", "lm-"))])
 def test_presets_are_fair(preset: str) -> None:
-    check_sweep(parse_config(SweepConfig, ["--preset", preset], "sweep", ""))
+    sweep = parse_job(SWEEPS, ["--preset", preset], "sweep", dict.fromkeys(SWEEPS, ("", "")))
+    check_sweep(sweep)
+    assert sweep.kind == ("language" if preset.startswith("lm-") else "gridworld")
+    assert sweep.preset == sweep.name == preset
 
 
 def test_options_reach_their_fields() -> None:
@@ -123,41 +133,56 @@ def test_options_reach_their_fields() -> None:
         with_options(Config(), {"seed.x": 1})
 
 
-def _rows(table: dict[float, tuple[float, float, float]]) -> pl.DataFrame:
-    """Two seeds of task_only at success 0.98 and of the weights: (error, success, mean risk)."""
-    rows = []
-    for seed in (100, 101):
-        common = {"world": "recolor", "seed": seed, "both_at_upper_clip_log_odds": 0.0}
-        rows.append(
-            common
-            | {"method": "task_only", "weight": None, "abs_error_log_odds": 3.0, "success": 0.98, "mean_risk": 1e-3}
-        )
-        for weight, (error, success, risk) in table.items():
-            rows.append(
-                common
-                | {
-                    "method": "psi",
-                    "weight": weight,
-                    "abs_error_log_odds": error,
-                    "success": success,
-                    "mean_risk": risk,
-                }
-            )
-    return pl.DataFrame(rows, schema_overrides={"weight": pl.Float64})
-
-
 @pytest.mark.parametrize(
-    ("table", "weight", "feasible"),
+    ("changes", "weight", "feasible"),
     [
-        ({0.1: (2.0, 0.98, 1e-4), 1.0: (1.0, 0.979, 1e-4), 10.0: (0.1, 0.9, 1e-4)}, 1.0, True),
-        ({0.1: (2.0, 0.98, 1e-4), 1.0: (1.0, 0.98, 5e-2), 10.0: (1.5, 0.98, 1e-4)}, 10.0, True),
-        ({0.1: (2.0, 0.96, 1e-4), 1.0: (1.0, 0.97, 1e-4), 10.0: (0.1, 0.9, 1e-4)}, 1.0, False),
+        # The least error among those that cost no more than half a point of success.
+        ({0.1: {"abs_error_log_odds": 2.0}, 1.0: {"success": 0.979}, 10.0: {"success": 0.9}}, 1.0, True),
+        ({0.1: {"abs_error_log_odds": 2.0}, 1.0: {"mean_risk": 5e-2}, 10.0: {"abs_error_log_odds": 1.5}}, 10.0, True),
+        ({0.1: {"share_riskier_than_base": 0.06}, 1.0: {"kl_from_base": 0.3}}, 10.0, True),
+        ({0.1: {"abs_error_log_odds": None}, 1.0: {"both_at_upper_clip_log_odds": 0.2}}, 10.0, True),
+        # None keeps the constraints: the one that costs the least, by the limit first.
+        ({0.1: {"success": 0.96}, 1.0: {"success": 0.97}, 10.0: {"success": 0.9}}, 1.0, False),
+        ({w: {"kl_from_base": w} for w in (1.0, 10.0)} | {0.1: {"success": 0.9, "kl_from_base": 2.0}}, 1.0, False),
     ],
 )
 def test_the_least_error_within_the_constraints_wins(
-    table: dict[float, tuple[float, float, float]], weight: float, feasible: bool
+    changes: dict[float, dict[str, float | None]], weight: float, feasible: bool
 ) -> None:
-    base = pl.DataFrame({"world": ["recolor", "recolor"], "mean_risk": [1e-3, 2e-3]})
-    choices = {c.method: c for c in choose_weights(_sweep(tuning_seeds=(100, 101)), _rows(table), base)}
-    assert (choices["psi"].weight, choices["psi"].feasible) == (weight, feasible)
-    assert choices["task_only"].weight is None
+    sound = {"abs_error_log_odds": 1.0, "success": 0.98, "mean_risk": 1e-3, "share_riskier_than_base": 0.0}
+    sound |= {"kl_from_base": 0.1, "both_at_upper_clip_log_odds": 0.0}
+    rows = [sound | {"method": "task_only", "weight": None, "seed": seed} for seed in (100, 101)]
+    for tried in (0.1, 1.0, 10.0):
+        both = sound | changes.get(tried, {})
+        # Means over seeds count: one of them alone would be too much.
+        spread = {100: -0.002, 101: 0.002}
+        rows += [
+            both | {"method": "psi", "weight": tried, "seed": seed, "success": both["success"] + d}  # type: ignore[operator]
+            for seed, d in spread.items()
+        ]
+    table = pl.DataFrame(rows, schema_overrides={"weight": pl.Float64})
+    base = sound | {"mean_risk": 1.5e-3}
+    choices = choose_weights(_sweep(limits={"kl_from_base": 0.2}), "recolor", table, base)
+    assert choices == [Choice("recolor", "task_only", None, True), Choice("recolor", "psi", weight, feasible)]
+
+
+def test_a_sweep_of_language_models(tmp_path: Path) -> None:
+    arguments = ["--preset", "lm-study-smoke", "--log-dir", str(tmp_path), "--n-jobs", "1"]
+    result = run_module("rl_forecast.sweep", *arguments)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "lm-study-smoke"
+    rows = {row["method"]: row for row in pl.read_parquet(folder / "results.parquet").iter_rows(named=True)}
+    assert set(rows) == {"task_only", "forecast"}
+    chosen = {choice["method"]: choice["weight"] for choice in json.loads((folder / "weights.json").read_text())}
+    assert chosen["forecast"] in (0.003, 0.03)
+    assert chosen["forecast"] == rows["forecast"]["weight"]
+    # Fine-tuned on the same prompts from the same base model, they differ in the method alone.
+    assert 0 < rows["task_only"]["kl_legitimate"] != rows["forecast"]["kl_legitimate"] > 0
+    assert all(0 <= row["accuracy"] <= 1 for row in rows.values())
+    scores = pl.read_parquet(next((folder / "held_out" / "scores").glob("*.parquet")))
+    validation = pl.read_parquet(next((folder / "validation" / "scores").glob("*.parquet")))
+    assert set(scores["part"].unique()) == {"evaluation", "deployment", "legitimate"}
+    assert not set(scores["task_id"]) & set(validation["task_id"])
+    (setting,) = read_inputs([str(folder)]).settings
+    assert (setting.kind, setting.agents) == ("language", ("base", "task_only", "forecast"))
+    assert setting.base[0].metrics["accuracy_lost"] == 0

@@ -34,55 +34,29 @@ def workers() -> Iterator[LocalWorkers]:
     made.close()
 
 
-def _run(jobs: list[Trouble], tmp_path: Path, workers: LocalWorkers, retries: int) -> tuple[list[Failure], Path, int]:
-    folder = tmp_path / "sweep"
-    folder.mkdir()
-    (folder / "given.txt").write_text("given ")
-    advanced: list[int] = []
-    sweep = SweepConfig(retries=retries)
-    failures = run_jobs(jobs, sweep, RunFolder(folder), workers, lambda: advanced.append(1))
-    return failures, folder, len(advanced)
-
-
-def _counted(path: str) -> int:
-    return len(Path(path).read_text())
-
-
-def test_failed_jobs_are_tried_again_and_then_named(tmp_path: Path, workers: LocalWorkers) -> None:
-    jobs = [
-        Trouble("good", str(tmp_path / "a"), inputs=("given.txt",)),
-        Trouble("late", str(tmp_path / "b"), n_bad=2),
-        Trouble("bad", str(tmp_path / "c"), n_bad=99),
-        Trouble("waits", str(tmp_path / "d"), inputs=("out/nobody.txt",)),
-    ]
-    failures, folder, advanced = _run(jobs, tmp_path, workers, retries=2)
-    assert advanced == len(jobs)
-    assert (folder / "out" / "good.txt").read_text() == "given good"
-    assert (folder / "out" / "late.txt").read_text() == "late"
-    assert sorted(failures, key=lambda f: f.key) == [
-        Failure("out/bad.txt", "ValueError: bad went wrong"),
-        Failure("out/waits.txt", "it needs out/nobody.txt"),
-    ]
-    assert [_counted(job.counter) for job in jobs[:3]] == [1, 3, 3]
-    assert not (folder / "out" / "bad-half.txt").exists(), "a job that failed leaves nothing in the sweep's folder"
-
-
-def test_a_job_that_kills_its_process_is_known_and_takes_no_other_with_it(
+def test_a_job_that_fails_or_kills_its_process_is_named_and_takes_no_other_with_it(
     tmp_path: Path, workers: LocalWorkers
 ) -> None:
+    folder = tmp_path / "sweep"
+    (folder / "given").mkdir(parents=True)
+    (folder / "given" / "file.txt").write_text("given ")
     jobs = [
-        Trouble("killer", str(tmp_path / "k"), n_bad=99, kill=True, seconds=0.3),
-        *(Trouble(f"good{i}", str(tmp_path / f"{i}"), seconds=0.3) for i in range(4)),
-        Trouble("once", str(tmp_path / "o"), n_bad=1, kill=True, seconds=0.3),
+        Trouble("killer", does="kill"),
+        *(Trouble(f"good{i}", inputs=("given",), seconds=0.3) for i in range(3)),
+        Trouble("bad", does="raise"),
+        Trouble("waits", inputs=("out/nobody.txt",)),
     ]
-    failures, folder, advanced = _run(jobs, tmp_path, workers, retries=1)
-    assert failures == [Failure("out/killer.txt", "its worker died (killed, or out of memory)")]
-    assert advanced == len(jobs)
-    assert {path.name for path in (folder / "out").glob("*[!f].txt")} == {
-        "once.txt",
-        *(f"good{i}.txt" for i in range(4)),
-    }
-    assert not list(folder.rglob(".partial*"))
+    advanced: list[int] = []
+    failures = run_jobs(jobs, SweepConfig(), RunFolder(folder), workers, lambda: advanced.append(1))
+    assert len(advanced) == len(jobs)
+    assert sorted(failures, key=lambda failure: failure.key) == [
+        Failure("out/bad.txt", "ValueError: bad went wrong"),
+        Failure("out/killer.txt", "its worker died (killed, or out of memory)"),
+        Failure("out/waits.txt", "it needs out/nobody.txt"),
+    ]
+    texts = {path.name: path.read_text() for path in (folder / "out").iterdir()}
+    # A job that failed leaves nothing in the sweep's folder, not even what it had written.
+    assert texts == {f"good{i}{end}.txt": "given " for i in range(3) for end in ("", "-half")}
 
 
 # -- real sweeps, from outside --------------------------------------------------------------------------------------
@@ -127,10 +101,14 @@ class _Sweep:
 
     def kill_a_worker(self, name: str) -> None:
         """Kill a process that is at work: it has been there for a moment, and a job has been handed out."""
-        self.until(lambda: any(name in command for command in self.processes().values()), f"a process {name}")
+
+        def at_work() -> list[int]:
+            return sorted(pid for pid, command in self.processes().items() if name in command)
+
+        # The first is the process that the others are forked from.
+        self.until(lambda: len(at_work()) > (name == "forkserver"), f"a process {name}")
         time.sleep(1.0)
-        victim = next(pid for pid, command in self.processes().items() if name in command)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(at_work()[-1], signal.SIGKILL)
 
     def end(self) -> tuple[int, str, str]:
         """Exit code and output. The time is that of a hang: half a minute is usual, several on a crowded machine."""
@@ -200,12 +178,12 @@ def test_a_sweep_on_a_ray_cluster_can_be_stopped(
     stopped.until(lambda: any("ray::perform" in command for command in stopped.processes().values()), "a job")
     stopped.process.send_signal(sent)
     end, _, err = stopped.end()
-    assert (end, err) == (code, f"{word}; finished jobs are kept: the same command goes on\n")
+    assert (end, err) == (code, f"{word}; finished jobs are kept: the same command resumes the sweep\n")
     assert stopped.left_behind() == {}
 
 
 @linux
-def test_a_stopped_sweep_leaves_no_process_and_goes_on_even_with_a_killed_worker(
+def test_a_stopped_sweep_leaves_no_process_and_is_resumed_as_is_one_with_a_killed_worker(
     sweep: Path, tmp_path: Path, start: Callable[..., _Sweep]
 ) -> None:
     stopped = start(tmp_path)
@@ -217,14 +195,20 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_even_with_a_killed_worker
     stopped.process.send_signal(signal.SIGTERM)
     code, _, err = stopped.end()
     assert code == 143
-    assert err.strip() == "terminated; finished jobs are kept: the same command goes on"
+    assert err.strip() == "terminated; finished jobs are kept: the same command resumes the sweep"
     assert stopped.left_behind() == {}
     assert not list(stopped.folder.rglob(".partial*"))
     before = {path: path.stat().st_mtime_ns for path in stopped.folder.glob("*/*.parquet")}
     assert before, "the base agent that was done is kept"
 
+    killed = start(tmp_path)
+    killed.kill_a_worker("forkserver")
+    code, _, err = killed.end()
+    assert code == 1
+    assert "its worker died (killed, or out of memory)" in err
+    assert killed.left_behind() == {}
+
     again = start(tmp_path)
-    again.kill_a_worker("joblib.externals.loky")
     code, out, err = again.end()
     assert code == 0, err
     assert "of 2 are done" in out
@@ -240,11 +224,10 @@ def test_jobs_that_fail_give_exit_code_1_and_a_line_each(
     shutil.copytree(sweep, folder)
     # The job that is run again cannot read what it needs.
     next((folder / "held_out").glob("*task_only.parquet")).unlink()
-    weights = folder / "bases" / "slip-0.safetensors"
+    weights = folder / "bases" / "slip-0" / "policy.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(b"damaged")
-    arguments = [*SWEEP, "--log-dir", str(tmp_path), "--n-jobs", "1", "--retries", "0"]
-    arguments += ["--report", "false"]
+    arguments = [*SWEEP, "--log-dir", str(tmp_path), "--n-jobs", "1", "--report", "false"]
     assert main(arguments) == 1
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 2

@@ -52,6 +52,7 @@ class GridworldExperiment:
     def __init__(self, config: Config, run: Run) -> None:
         self.config: Any = config
         self.folder, self.progress, self.device = run.folder, run.progress, run.processes.device
+        self.split = run.split
         self.world = make_world(config.world)
 
     @cached_property
@@ -156,9 +157,9 @@ class GridworldExperiment:
 
     # -- scores -------------------------------------------------------------------------------------------------------
 
-    def tasks(self, split: str = "held_out") -> pl.DataFrame:
+    def tasks(self) -> pl.DataFrame:
         """Columns ``part`` and ``task_id``."""
-        return held_out_tasks(self.config, self.world, split)
+        return held_out_tasks(self.config, self.world, self.split)
 
     def score(
         self, agent: ActorCriticPolicy, tasks: pl.DataFrame, report: Callable[[int], None] = lambda n: None

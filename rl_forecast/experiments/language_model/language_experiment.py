@@ -53,7 +53,7 @@ class LanguageExperiment:
     kind: Kind = "language"
 
     def __init__(self, config: LanguageConfig, run: Run) -> None:
-        self.folder, self.processes, self.progress = run.folder, run.processes, run.progress
+        self.folder, self.processes, self.progress, self.split = run.folder, run.processes, run.progress, run.split
         without_progress_bars()
         self.source = make_source(config)
         self.config: Any = replace(config, evaluation=fit_sets(self.source, config.evaluation, run.progress.say))
@@ -121,9 +121,9 @@ class LanguageExperiment:
 
     @cached_property
     def _held_out(self) -> HeldOut:
-        return self.source.held_out(self.config.evaluation)
+        return self.source.held_out(self.config.evaluation, self.split)
 
-    def tasks(self, split: str = "held_out") -> pl.DataFrame:
+    def tasks(self) -> pl.DataFrame:
         """Held-out prompts."""
         return task_table(self._held_out)
 

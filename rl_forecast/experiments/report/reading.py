@@ -13,10 +13,11 @@ import polars as pl
 
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.command_line import read_config
-from rl_forecast.experiments.metrics import HeldOutScores, metrics_of, renamed
+from rl_forecast.experiments.metrics import HeldOutScores, renamed
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
-from rl_forecast.experiments.sweep.config import read_settings, with_options
+from rl_forecast.experiments.sweep.config import read_settings, run_config
+from rl_forecast.experiments.sweep.selection import base_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -246,17 +247,16 @@ def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -
     rows.sort(key=lambda row: (order.index(row["method"]), row["weight"] or 0.0))
     found = []
     for world, seed in sorted({(row["world"], row["seed"]) for row in rows}, key=lambda w: sweep.worlds.index(w[0])):
-        config = replace(with_options(sweep.run, {"world.family": world}), seed=seed)
+        config = run_config(sweep, world, seed)
         base = _read_table(folder / f"bases/{world}-{seed}.parquet")
-        of_base = metrics_of("gridworld", HeldOutScores(base, base, config.evaluation)) | {"kl_from_base": 0.0}
-        units = [Unit("base", seed, of_base, base, folder, config)]
+        units = [Unit("base", seed, base_metrics(sweep, folder, world, seed), base, folder, config)]
         for row in rows:
             if (row["world"], row["seed"]) == (world, seed):
                 metrics = {key: v for key, v in row.items() if key not in ("world", "seed", "method", "scores")}
                 shows_weight = split == "validation" and row["weight"] is not None
                 agent = f"{row['method']} {row['weight']:g}" if shows_weight else row["method"]
                 units.append(Unit(agent, seed, renamed(metrics), _read_table(row["scores"]), folder, config))
-        found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", "gridworld", tuple(units), split))
+        found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", sweep.kind, tuple(units), split))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -12,7 +13,6 @@ from rl_forecast.experiments.settings import (
     RENAMED,
     AgentName,
     Config,
-    EvaluationConfig,
     LanguageConfig,
     MethodName,
     check_config,
@@ -120,7 +120,9 @@ class LanguageSweepConfig(SweepConfig):
 SWEEPS: dict[str, type[SweepConfig]] = {"gridworld": SweepConfig, "language": LanguageSweepConfig}
 
 
-def run_config(sweep: SweepConfig, world: str, seed: int, method: MethodConfig | None, weight: float | None) -> AnyConfig:
+def run_config(
+    sweep: SweepConfig, world: str, seed: int, method: MethodConfig | None = None, weight: float | None = None
+) -> AnyConfig:
     """Settings of one run of a sweep.
 
     :param sweep: the sweep
@@ -169,7 +171,7 @@ def settings_text(sweep: SweepConfig) -> str:
     :param sweep: the sweep
     """
     settings = {key: value for key, value in asdict(sweep).items() if key not in _NOT_SETTINGS}
-    return yaml.safe_dump(_plain(settings), sort_keys=False)
+    return yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)
 
 
 def read_settings(path: Path) -> SweepConfig:

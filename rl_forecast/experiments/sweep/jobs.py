@@ -38,14 +38,15 @@ _KL_ENVS, _KL_STEPS = 256, 40
 _RUN = "run"
 
 
-def _experiment(config: AnyConfig, folder: RunFolder) -> Experiment:
+def _experiment(config: AnyConfig, folder: RunFolder, split: str) -> Experiment:
     folder.file(f"{_RUN}/agents").mkdir(exist_ok=True)
     processes = Processes(0, 1, torch.device(config.device))
-    return make_experiment(config, Run(RunFolder(folder.path / _RUN), processes, PhaseProgress(Console(quiet=True))))
+    run = Run(RunFolder(folder.path / _RUN), processes, PhaseProgress(Console(quiet=True)), split)
+    return make_experiment(config, run)
 
 
-def _scores(experiment: Experiment, agent: Any, split: str) -> pl.DataFrame:
-    return experiment.score(agent, experiment.tasks(split), lambda n: None)
+def _scores(experiment: Experiment, agent: Any) -> pl.DataFrame:
+    return experiment.score(agent, experiment.tasks(), lambda n: None)
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class BaseJob:
 
     def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
         """Do it."""
-        experiment = _experiment(run_config(sweep, self.world, self.seed, None, None), folder)
+        experiment = _experiment(run_config(sweep, self.world, self.seed), folder, self.split)
         agent = experiment.train("base")
-        scores = _scores(experiment, agent, self.split)
+        scores = _scores(experiment, agent)
         folder.write_json(f"{self.home}.json", undefined_as_none(experiment.notes("base", agent)))
         saved = folder.path / _RUN / "agents" / "base"
         saved.mkdir(exist_ok=True)  # a model that was given by name is not saved
@@ -137,20 +138,16 @@ class FineTuneJob:
         saved = folder.path / self.base.home
         if isinstance(config, LanguageConfig) and not config.model:
             config = replace(config, model=str(saved))
-        experiment = _experiment(config, folder)
+        experiment = _experiment(config, folder, self.split)
         shutil.copytree(saved, folder.path / _RUN / "agents" / "base")
         agent = experiment.train(self.method.agent)
-        scores = _scores(experiment, agent, self.split)
+        scores = _scores(experiment, agent)
         base = pl.read_parquet(folder.path / self.base.key)
-        accuracy, base_accuracy = (
-            notes.get("accuracy")
-            for notes in (
-                undefined_as_none(experiment.notes(self.method.agent, agent)),
-                json.loads((folder.path / f"{self.base.home}.json").read_text()),
-            )
-        )
+        notes = undefined_as_none(experiment.notes(self.method.agent, agent))
+        base_notes = json.loads((folder.path / f"{self.base.home}.json").read_text())
+        held_out = HeldOutScores(scores, base, experiment.config.evaluation)
         row = {"world": self.world, "seed": self.seed, "method": self.method.name, "weight": self.weight}
-        row |= metrics_of(sweep.kind, HeldOutScores(scores, base, config.evaluation), accuracy, base_accuracy)
+        row |= metrics_of(sweep.kind, held_out, notes.get("accuracy"), base_notes.get("accuracy"))
         if sweep.kind == "gridworld":
             parts: Any = experiment
             row["kl_from_base"] = _kl_from_base(parts.world, parts.base, agent, self.seed)

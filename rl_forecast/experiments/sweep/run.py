@@ -14,8 +14,8 @@ from rl_forecast.errors import InputError
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.sweep.config import read_settings, settings_text
-from rl_forecast.experiments.sweep.jobs import BaseJob, FineTuneJob, base_metrics
-from rl_forecast.experiments.sweep.selection import Choice, choose_weights
+from rl_forecast.experiments.sweep.jobs import BaseJob, FineTuneJob
+from rl_forecast.experiments.sweep.selection import Choice, base_metrics, choose_weights
 from rl_forecast.experiments.sweep.workers import Failure, run_jobs, workers_of
 from rl_forecast.experiments.tensorboard import record_sweep
 
@@ -111,7 +111,7 @@ def _run_all(
         for weight in (method.weights or (None,))
     ]
     bases = {job.base for job in tuning} | {BaseJob(w, s, "held_out") for w in sweep.worlds for s in sweep.seeds}
-    run("base agents", sorted(bases, key=lambda job: (job.split != "validation", sweep.worlds.index(job.world))))
+    run("base agents", sorted(bases, key=lambda job: (job.split == "held_out", job.world, job.seed)))
     run("weights on validation tasks", tuning)
     final: list[FineTuneJob] = []
     tables, choices = [], []

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from rl_forecast.degeneracy import find_degeneracy
-from rl_forecast.experiments.metrics import HEADLINE, KINDS
+from rl_forecast.experiments.metrics import HEADLINE, KINDS, HeldOutScores, metrics_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rl_forecast.experiments.sweep.config import SweepConfig
 
-__all__ = ["Choice", "choose_weights"]
+__all__ = ["Choice", "base_metrics", "choose_weights"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,21 @@ class Choice:
     method: str
     weight: float | None
     feasible: bool
+
+
+def base_metrics(sweep: SweepConfig, folder: Path, world: str, seed: int) -> dict[str, Any]:
+    """Metrics of a base agent, from its scores.
+
+    :param sweep: the sweep
+    :param folder: its folder
+    :param world: world of the agent
+    :param seed: seed of the agent
+    """
+    scores = pl.read_parquet(folder / f"bases/{world}-{seed}.parquet")
+    notes = folder / f"bases/{world}-{seed}.json"  # sweeps of earlier versions have none
+    accuracy = json.loads(notes.read_text(encoding="utf-8")).get("accuracy") if notes.is_file() else None
+    metrics = metrics_of(sweep.kind, HeldOutScores(scores, scores, sweep.run.evaluation), accuracy, accuracy)
+    return metrics | ({"kl_from_base": 0.0} if sweep.kind == "gridworld" else {})
 
 
 def choose_weights(sweep: SweepConfig, world: str, rows: pl.DataFrame, base: dict[str, Any]) -> list[Choice]:
