@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from rl_forecast.experiments.settings import EvaluationConfig
 
 
 __all__ = [
@@ -77,21 +79,6 @@ def title_of(agent: str) -> str:
     return TITLES.get(agent, agent.replace("_", " "))
 
 
-class EvaluationSettings(Protocol):
-    """Sizes of the sets and the forecasters."""
-
-    @property
-    def n_eval(self) -> int: ...
-    @property
-    def n_deploy(self) -> int: ...
-    @property
-    def tail_k(self) -> int: ...
-    @property
-    def forecaster(self) -> str: ...
-    @property
-    def second_forecaster(self) -> str: ...
-
-
 @dataclass(frozen=True, eq=False)
 class HeldOutScores:
     """An agent's held-out scores, and what several metrics, tables and figures need of them, computed once.
@@ -104,7 +91,7 @@ class HeldOutScores:
 
     scores: pl.DataFrame
     base: pl.DataFrame
-    evaluation: EvaluationSettings
+    evaluation: EvaluationConfig
 
     @cached_property
     def parts(self) -> dict[str, NDArray[np.float64]]:

@@ -161,18 +161,11 @@ def survival_panels(setting: Setting) -> list[Panel]:
     return [_survival_panel(setting, agent, lines[agent], low, high) for agent in setting.agents]
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Forecast of a typical evaluation set: shape (n_sizes,) each, psi."""
+def _forecast_line(unit: Unit) -> NDArray[np.float64] | None:
+    """Sizes n, forecast, lower and upper end (psi) of the evaluation set whose forecast is the median one.
 
-    n: NDArray[np.float64]
-    middle: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-
-def _forecast_line(unit: Unit) -> _Line | None:
-    """Of the evaluation set whose forecast is the median one; ``None`` where no set has a tail."""
+    :return: shape (4, n_sizes); ``None`` where no set has a tail
+    """
     errors, parts = unit.held_out.errors, unit.held_out.parts
     if errors.n_failed_fits == len(errors.forecast):
         return None
@@ -181,11 +174,10 @@ def _forecast_line(unit: Unit) -> _Line | None:
     fit = make_forecaster(unit.evaluation.forecaster, unit.evaluation.tail_k).fit(unit.held_out.summaries[typical])
     m, n_deploy = parts["evaluation"].shape[1], parts["deployment"].shape[1]
     sizes = np.unique(np.round(np.geomspace(max(m / unit.evaluation.tail_k, 2), 2 * n_deploy, 9))).astype(int)
-    rows = [(fit.point(n), fit.quantile(0.05, n), fit.quantile(0.95, n)) for n in sizes.tolist()]
-    return _Line(sizes.astype(float), *np.array(rows).T)
+    return np.array([(n, fit.point(n), fit.quantile(0.05, n), fit.quantile(0.95, n)) for n in sizes.tolist()]).T
 
 
-def _limits(setting: Setting, lines: dict[str, _Line | None]) -> tuple[float, float]:
+def _limits(setting: Setting, lines: dict[str, NDArray[np.float64] | None]) -> tuple[float, float]:
     """Range of psi that shows every agent's right end; the bulk of very safe tasks is cut off."""
     left, right = [], [-1.0]
     for unit in setting.units:
@@ -194,12 +186,12 @@ def _limits(setting: Setting, lines: dict[str, _Line | None]) -> tuple[float, fl
         if finite.size:
             left.append(float(np.quantile(finite, 0.8)))
             right.append(float(finite.max()))
-    right += [float(line.middle[-1]) for line in lines.values() if line is not None]
+    right += [float(line[1, -1]) for line in lines.values() if line is not None]
     low = max(min(left, default=-3.0), _PSI_RANGE[0])
     return low - 0.3, max(min(max(right), _PSI_RANGE[1]), low + 1.0) + 0.5
 
 
-def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float, high: float) -> Panel:
+def _survival_panel(setting: Setting, agent: str, line: NDArray[np.float64] | None, low: float, high: float) -> Panel:
     units = setting.of(agent)
     y_label = f"share of {KINDS[setting.kind].queries} at least as risky"
     figure, axes = new_axes(3.4, "failure probability (axis linear in psi)", y_label)
@@ -215,10 +207,13 @@ def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float
     axes.axhline(1 / n_deploy, color="0.8", lw=0.8, zorder=0)
     at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
     axes.annotate(f"1 in {n_deploy}", (0.99, 1 / n_deploy), fontsize=7.5, color="0.4", **at)
+    forecast = "No tail could be fitted."
     if line is not None:
-        band: dict[str, Any] = {"color": _FORECAST, "alpha": 0.16, "lw": 0}
-        axes.fill_betweenx(1 / line.n, line.low, line.high, label="90 % prediction band", **band)
-        axes.plot(line.middle, 1 / line.n, color=_FORECAST, lw=1.4, ls="--", label="forecast of one evaluation")
+        n, middle, *ends = line
+        axes.fill_betweenx(1 / n, *ends, label="90 % prediction band", color=_FORECAST, alpha=0.16, lw=0)
+        axes.plot(middle, 1 / n, color=_FORECAST, lw=1.4, ls="--", label="forecast of one evaluation")
+        at_n = [format_probability(float(np.interp(n_deploy, n, values))) for values in (middle, *ends)]
+        forecast = f"Forecast {at_n[0]}, 90 % band {at_n[1]} to {at_n[2]}."
     diamonds: dict[str, Any] = {"color": "k", "ms": 4, "mec": "white", "mew": 0.5, "zorder": 4}
     level = np.full(realised.size, 1 / n_deploy)
     axes.plot(realised, level, "D", label=f"realised worst of {n_deploy}", **diamonds)
@@ -227,13 +222,6 @@ def _survival_panel(setting: Setting, agent: str, line: _Line | None, low: float
     axes.set_xlim(low, high)
     probability_ticks(axes.xaxis, low, high)
     axes.legend(frameon=False, fontsize=7, loc="upper right", handlelength=1.6)
-    forecast = "No tail could be fitted."
-    if line is not None:
-        point, left, right = (
-            format_probability(float(np.interp(n_deploy, line.n, values)))
-            for values in (line.middle, line.low, line.high)
-        )
-        forecast = f"Forecast {point}, 90 % band {left} to {right}."
     alt = (
         f"Survival curve of the failure scores of {title_of(agent)} in {setting.name}, {len(units)} seed(s). Realised "
         f"worst of {n_deploy} tasks, seed {units[0].seed}: {format_probability(float(np.median(realised)))} (median of "

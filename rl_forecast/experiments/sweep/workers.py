@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.sweep.config import SweepConfig
 
-__all__ = ["Failure", "Job", "LocalWorkers", "RayWorkers", "Workers", "perform", "run_jobs", "workers_of"]
+__all__ = ["Failure", "Job", "LocalWorkers", "RayWorkers", "perform", "run_jobs", "workers_of"]
 
 # One thread a job, as one core a job.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -89,19 +89,6 @@ def perform(job: Job, sweep: SweepConfig, names: Sequence[str], *contents: bytes
             return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
         made = {path.relative_to(folder.path).as_posix(): path for path in folder.path.rglob("*") if path.is_file()}
         return {key: path.read_bytes() for key, path in made.items() if key not in names}
-
-
-class Workers(Protocol):
-    """Where jobs run."""
-
-    #: Jobs to have under way at once.
-    capacity: int
-
-    def start(self, job: Job, sweep: SweepConfig, inputs: Files) -> Future[Outcome]:
-        """Hand a job over."""
-
-    def close(self) -> None:
-        """End all workers, at once."""
 
 
 class LocalWorkers:
@@ -211,6 +198,9 @@ class RayWorkers:
         self._ray.shutdown()
 
 
+Workers = LocalWorkers | RayWorkers
+
+
 def workers_of(sweep: SweepConfig) -> Workers:
     """Workers that a sweep asks for.
 
@@ -220,7 +210,11 @@ def workers_of(sweep: SweepConfig) -> Workers:
 
 
 def run_jobs(
-    jobs: Sequence[Job], sweep: SweepConfig, folder: RunFolder, workers: Workers, advance: Callable[[], None]
+    jobs: Sequence[Job],
+    sweep: SweepConfig,
+    folder: RunFolder,
+    workers: LocalWorkers | RayWorkers,
+    advance: Callable[[], None],
 ) -> list[Failure]:
     """Run jobs and write their files; a job that fails does not keep the others from being run.
 
