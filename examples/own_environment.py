@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,7 +19,7 @@ class Ledge(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0.0, 1.0, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """Begin a task: a random one, or ``options={"task_id": i}``."""
         super().reset(seed=seed)
         self.task_id = (options or {}).get("task_id", int(self.np_random.integers(100_000)))

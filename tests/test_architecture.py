@@ -21,18 +21,10 @@ def _loaded(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import rl_forecast",
-        "import rl_forecast.forecasting.methods, rl_forecast.loss.partitions",
-        "import rl_forecast.forecasting.evaluate_forecasts",
-        "import rl_forecast.experiments.figures",
-        "import rl_forecast.train, rl_forecast.evaluate",
-    ],
-)
-def test_the_core_and_the_command_lines_import_nothing_heavy(code: str) -> None:
-    assert not _loaded(code) & set(HEAVY)
+def test_the_core_and_the_command_lines_import_nothing_heavy() -> None:
+    core = "rl_forecast.forecasting.methods, rl_forecast.forecasting.evaluate_forecasts, rl_forecast.loss.partitions"
+    commands = "rl_forecast.train, rl_forecast.evaluate, rl_forecast.experiments.figures"
+    assert not _loaded(f"import rl_forecast, {core}, {commands}") & set(HEAVY)
 
 
 def test_the_loss_needs_torch_and_nothing_of_the_experiments() -> None:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.forked import run_module
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def _run(name: str, *arguments: str) -> list[str]:
-    result = subprocess.run(
-        [sys.executable, f"examples/{name}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_module(name.removesuffix(".py"), *arguments, cwd=EXAMPLES)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
 
 @pytest.mark.parametrize("name", ["speed_limit.py", pytest.param("lava_crossing.py", marks=pytest.mark.slow)])
 def test_example(name: str) -> None:
-    lines = _run(name, "--steps", "2048", "--tasks", "30")
+    lines = _run(name, "--steps", "2048", "--tasks", "20")
     assert [line.split()[0] for line in lines] == ["agent", "base", "PPO", "ForecastPPO"]
     for line in lines[1:]:
         *_, mean_risk, failures, success = map(float, line.split()[1:])
@@ -37,7 +29,7 @@ def test_example(name: str) -> None:
 
 
 def test_an_environment_of_ones_own_takes_less_than_sixty_lines() -> None:
-    path = ROOT / "examples" / "own_environment.py"
+    path = EXAMPLES / "own_environment.py"
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
     lines = _run(path.name, "--steps", "6144", "--tasks", "60")
     assert [line.split(":")[0] for line in lines] == ["PPO", "ForecastPPO"]
