@@ -30,7 +30,7 @@ types: $(VENV)/installed
 	$(RUN) -m mypy
 
 benchmarks: $(VENV)/installed
-	$(RUN) -m benchmarks.stepping
+	$(RUN) -m benchmarks.worlds
 	$(RUN) -m benchmarks.loss
 	$(RUN) -m benchmarks.forecast_ppo
 	$(RUN) -m benchmarks.lm_scoring
