@@ -89,7 +89,9 @@ def test_the_class_is_ppo_with_the_callback_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    "objective", [mean_risk(1.0), cvar(1.0), top_risk(0.1), anchor(100.0), risk_limit(1e-3), None], ids=str
+    "objective",
+    [mean_risk(1.0), cvar(1.0), top_risk(0.1), anchor(100.0), risk_limit(1e-3), None],
+    ids=["mean_risk", "cvar", "top_risk", "anchor", "risk_limit", "none"],  # workers must agree on them
 )
 def test_every_objective_changes_what_is_learned(objective: Objective | None) -> None:
     start = PPO("MlpPolicy", _grid(), **MANY | {"seed": 9}).policy
