@@ -85,7 +85,8 @@ def _gradient(model: ForecastPPO, loss: Callable[[], torch.Tensor]) -> NDArray[n
 
 
 def _weights(psi: torch.Tensor, seed: int) -> torch.Tensor:
-    return LOSS.task_weights(psi, np.random.default_rng(seed))[0]
+    leaf = psi.detach().clone().requires_grad_()
+    return torch.autograd.grad(LOSS(leaf, np.random.default_rng(seed)).loss, leaf)[0]
 
 
 def _compare(model: ForecastPPO, seed: int) -> dict[str, dict[str, float]]:

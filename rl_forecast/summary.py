@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,6 @@ import numpy as np
 from rl_forecast.scores import log_survival_from_psi, psi_from_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["SCHEMA", "TailSummary"]
@@ -195,17 +192,6 @@ class TailSummary:
             count_table=dict(sorted(table.items())),
             n_unscored=self.n_unscored + other.n_unscored,
         )
-
-    @staticmethod
-    def merge_all(summaries: Iterable[TailSummary]) -> TailSummary:
-        """Fold any number of summaries into one.
-
-        :raises ValueError: no summary at all
-        """
-        summaries = list(summaries)
-        if not summaries:
-            raise ValueError("there is no summary to merge")
-        return reduce(TailSummary.merge, summaries)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; infinite scores become the strings ``"inf"`` and ``"-inf"``."""

@@ -18,7 +18,6 @@ import torch
 from agents.language_model.distributed import added_gradient, gathered, shared_scores, shares
 from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
-from rl_forecast.loss.tail_fit import scores_leaf
 from rl_forecast.scores import psi_from_p
 
 if TYPE_CHECKING:
@@ -196,7 +195,7 @@ class ForecastObjective:
     def _one(
         self, objective: Objective, psi: torch.Tensor, base_psi: torch.Tensor | None
     ) -> tuple[float, torch.Tensor, dict[str, float]]:
-        leaf = scores_leaf(psi)
+        leaf = psi.detach().clone().requires_grad_()
         with torch.enable_grad():
             result = objective(leaf, base_psi, self._generator)
             if result is None:

@@ -348,7 +348,7 @@ def metrics_of(
         "bias_psi": psi.bias,
         "bias_log10_p": log10_p.bias,
         "under_prediction_rate": errors.under_prediction_rate,
-        "under_by_1_psi": errors.under_prediction_by_1_rate,
+        "under_by_1_psi": psi.under_by_1,
         "under_by_1_nat": log_odds.under_by_1,
         "over_by_1_nat": log_odds.over_by_1,
         "both_at_lower_clip_log10_p": log10_p.both_at_lower_clip,

@@ -43,11 +43,6 @@ class SpaceError:
     under_by_1: float
     over_by_1: float
 
-    @property
-    def is_meaningful(self) -> bool:
-        """False where more than half of the pairs agree only because both ends were clipped to the same value."""
-        return max(self.both_at_lower_clip, self.both_at_upper_clip) <= 0.5
-
 
 @dataclass(frozen=True, eq=False)
 class HeldOutErrors:
@@ -74,16 +69,8 @@ class HeldOutErrors:
     @property
     def under_prediction_rate(self) -> float:
         """Share of pairs in which the realised worst exceeds the forecast."""
-        return self._exceeding(0.0)
-
-    @property
-    def under_prediction_by_1_rate(self) -> float:
-        """Share of pairs in which the realised worst exceeds the forecast by more than 1 psi."""
-        return self._exceeding(1.0)
-
-    def _exceeding(self, margin: float) -> float:
         forecast, realised = self._pairs()
-        return float(np.mean(realised > forecast + margin)) if forecast.size else float("nan")
+        return float(np.mean(realised > forecast)) if forecast.size else float("nan")
 
     def in_space(self, space: str) -> SpaceError:
         """Errors in one of the spaces of :mod:`rl_forecast.error_spaces`.
@@ -99,7 +86,7 @@ class HeldOutErrors:
         forecast, realised = self._pairs()
         low, high = error_space_bounds(space)
         if not forecast.size:
-            return SpaceError(float("nan"), float("nan"), 0.0, 0.0, 0.0, 0.0)
+            return SpaceError(*(float("nan"),) * 6)
         error = to_error_space(forecast, space) - to_error_space(realised, space)
         return SpaceError(
             mean_absolute=float(np.abs(error).mean()),

@@ -12,9 +12,9 @@ ones: watch the tail scale and the mean risk, and consider :func:`one_sided_anch
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,12 +23,7 @@ from torch.nn import functional
 from rl_forecast.error_spaces import ErrorSpace, error_space_bounds, to_error_space
 from rl_forecast.loss.partitions import Partitions, draw_partitions
 from rl_forecast.loss.settings import GradientMode, Penalty
-from rl_forecast.loss.tail_fit import gumbel_tail_forecast, scores_leaf, sorted_window
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+from rl_forecast.loss.tail_fit import gumbel_tail_forecast, sorted_window
 
 __all__ = ["ForecastabilityLoss", "ForecastabilityTerms", "GradientMode", "Penalty", "one_sided_anchor"]
 
@@ -132,12 +127,7 @@ class ForecastabilityLoss:
             raise ValueError(f"psi_cap must be finite or None, it is {self.psi_cap}")
 
     def partitions(self, n_tasks: int, generator: np.random.Generator) -> Partitions:
-        """Fresh partitions of ``n_tasks`` tasks under these settings.
-
-        :param n_tasks: number of tasks N, at least ``n_eval + n_deploy``
-        :param generator: source of randomness, advanced by the call
-        :raises ValueError: too few tasks
-        """
+        """Fresh partitions of ``n_tasks`` tasks, at least ``n_eval + n_deploy``; the generator is advanced."""
         r = self.n_partitions
         if r == "auto":
             r = _automatic_n_partitions(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
@@ -200,35 +190,6 @@ class ForecastabilityLoss:
                 under_prediction_rate=((realised > forecast) * weight).sum(),
             )
 
-    @overload
-    def task_weights(
-        self, psi: torch.Tensor, generator: np.random.Generator | Partitions
-    ) -> tuple[torch.Tensor, ForecastabilityTerms]: ...
-
-    @overload
-    def task_weights(
-        self, psi: NDArray[np.floating[Any]], generator: np.random.Generator | Partitions
-    ) -> tuple[NDArray[np.float64], ForecastabilityTerms]: ...
-
-    def task_weights(
-        self, psi: torch.Tensor | NDArray[np.floating[Any]], generator: np.random.Generator | Partitions
-    ) -> tuple[torch.Tensor | NDArray[np.float64], ForecastabilityTerms]:
-        """Gradient of the loss by the tasks' scores: all that a scorer's backward pass needs.
-
-        :param psi: scores, shape (n_tasks,), array or tensor; arrays are computed in float64
-        :param generator: as in the call
-        :return: weights ``dL/dpsi``, shape (n_tasks,), zero for most tasks, of the same kind as ``psi`` (float64
-            array, or tensor of its dtype and device), and the terms, all without a graph
-        :raises TypeError: as in the call
-        :raises ValueError: as in the call
-        """
-        leaf = scores_leaf(psi)
-        with torch.enable_grad():
-            terms = self(leaf, generator)
-            (weight,) = torch.autograd.grad(terms.loss, leaf)
-        terms = replace(terms, loss=terms.loss.detach())
-        return (weight if isinstance(psi, torch.Tensor) else weight.numpy()), terms
-
 
 @lru_cache(maxsize=64)
 def _automatic_n_partitions(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int, largest: int = 1024) -> int:
@@ -241,12 +202,16 @@ def _automatic_n_partitions(n_tasks: int, n_eval: int, n_deploy: int, tail_k: in
     """
     rng = np.random.default_rng(0)
     # 32 replicates: the noise is then known to about an eighth, while the rule works in factors of two
-    tasks = [np.sort(rng.exponential(size=n_tasks))[::-1].copy() for _ in range(32)]
+    tasks = [torch.tensor(np.sort(rng.exponential(size=n_tasks))[::-1].copy()) for _ in range(32)]
 
-    def noise(sets: Sequence[NDArray[np.float64]], r: int) -> float:
+    def noise(sets: list[torch.Tensor], r: int) -> float:
         loss = ForecastabilityLoss(n_eval, n_deploy, tail_k, n_partitions=r)
-        gradients = np.array([loss.task_weights(psi, rng)[0] for psi in sets])
-        return float(np.sqrt(gradients.var(axis=0, ddof=1).sum()))
+        gradients = []
+        with torch.enable_grad():
+            for psi in sets:
+                leaf = psi.detach().requires_grad_()
+                gradients.append(torch.autograd.grad(loss(leaf, rng).loss, leaf)[0])
+        return float(torch.stack(gradients).var(dim=0).sum().sqrt())
 
     limit, r = 0.1 * noise(tasks, largest), 1
     # over several task sets: how noisy partitions are depends on the few scores at the top

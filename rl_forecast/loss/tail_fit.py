@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
-__all__ = ["gumbel_tail_forecast", "scores_leaf", "sorted_window"]
+__all__ = ["gumbel_tail_forecast", "sorted_window"]
 
 # A row whose spread is within this many roundings of its largest score is a tie: its slope would be made of rounding.
 _TIE_ROUNDINGS = 16.0
@@ -34,16 +31,6 @@ def sorted_window(psi: torch.Tensor, window: int) -> torch.Tensor:
     if math.isnan(top[0].item()):
         raise ValueError(f"psi holds {int(psi.isnan().sum())} NaN")
     return top
-
-
-def scores_leaf(psi: torch.Tensor | NDArray[np.floating[Any]]) -> torch.Tensor:
-    """A copy of the scores, cut from any graph, to differentiate a loss by.
-
-    :param psi: scores, shape (n_tasks,): a tensor keeps its dtype and device, anything else is read as float64
-    :return: a leaf that requires grad
-    """
-    leaf = psi.detach().clone() if isinstance(psi, torch.Tensor) else torch.tensor(np.asarray(psi, dtype=np.float64))
-    return leaf.requires_grad_()
 
 
 class _GumbelTailForecast(torch.autograd.Function):

@@ -26,7 +26,7 @@ def test_all_pairs_count() -> None:
     assert psi.mean_absolute == pytest.approx((1 + 1 + 3.5 + 3 + 1 + 1.5) / 6)
     assert psi.bias == pytest.approx((1 - 1 - 3.5 + 3 + 1 - 1.5) / 6)
     assert errors.under_prediction_rate == pytest.approx(3 / 6)
-    assert errors.under_prediction_by_1_rate == pytest.approx(2 / 6)
+    assert psi.under_by_1 == pytest.approx(2 / 6)
 
 
 def test_spaces_agree_with_their_definitions() -> None:
@@ -44,15 +44,13 @@ def test_risks_below_the_floor_count_as_equal_and_say_so() -> None:
         result = errors.in_space(space)
         assert result.mean_absolute == pytest.approx(0.0, abs=1e-12)
         assert result.both_at_lower_clip == 1.0
-        assert not result.is_meaningful
-    assert errors.in_space("psi").is_meaningful
+    assert errors.in_space("psi").both_at_lower_clip == 0.0
 
 
 def test_certain_failure_is_clipped_at_the_top_and_says_so() -> None:
     errors = _errors([_psi(0.9999), 40.0], [30.0, _psi(0.5)])
     result = errors.in_space("log_odds")
     assert result.both_at_upper_clip == pytest.approx(0.5)
-    assert result.is_meaningful
     assert result.mean_absolute == pytest.approx(math.log(0.999 / 0.001) / 2)
 
 

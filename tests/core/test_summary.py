@@ -1,6 +1,7 @@
 """Summaries: merging shards is the same as summarising the whole."""
 
 import json
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_merge_is_the_whole_in_any_order(a: np.ndarray, b: np.ndarray, c: np.nda
 def test_forecast_of_merged_shards_is_bit_equal_to_that_of_the_whole() -> None:
     psi = np.random.default_rng(3).gumbel(size=5_000)
     shards = [TailSummary.from_scores(x) for x in np.array_split(psi, 7)]
-    merged = TailSummary.merge_all(shards[i] for i in (4, 0, 6, 2, 1, 5, 3))
+    merged = reduce(TailSummary.merge, (shards[i] for i in (4, 0, 6, 2, 1, 5, 3)))
     one, other = (forecast(x, n_deploy=[10**4, 10**6]) for x in (merged, TailSummary.from_scores(psi)))
     np.testing.assert_array_equal(one.worst_query_psi, other.worst_query_psi)
     np.testing.assert_array_equal(one.prediction_interval(), other.prediction_interval())
@@ -44,7 +45,7 @@ def test_forecast_of_merged_shards_is_bit_equal_to_that_of_the_whole() -> None:
 
 def test_moments_are_those_of_the_scores() -> None:
     psi = np.random.default_rng(0).normal(1e6, 1.0, size=1_000)  # a sum of squares would lose all digits here
-    summary = TailSummary.merge_all(TailSummary.from_scores(x) for x in np.array_split(psi, 9))
+    summary = reduce(TailSummary.merge, (TailSummary.from_scores(x) for x in np.array_split(psi, 9)))
     assert summary.mean_psi == pytest.approx(psi.mean(), rel=1e-14)
     assert summary.sum_squared_deviations == pytest.approx(psi.var() * psi.size, rel=1e-9)
 
