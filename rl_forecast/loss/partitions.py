@@ -56,11 +56,6 @@ class Partitions:
     window: int
 
     @property
-    def n_partitions(self) -> int:
-        """Number R of partitions."""
-        return int(self.eval_rank.shape[0])
-
-    @property
     def tail_k(self) -> int:
         """Number k of evaluation scores per partition: the requested one, or ``n_eval`` where that is smaller."""
         return int(self.eval_rank.shape[1])

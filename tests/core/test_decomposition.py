@@ -30,11 +30,6 @@ def test_slope_inflation(k: int, tau: float, sd: float, midpoint: float, expecte
     assert slope_moments(k, "expected")[0] == pytest.approx(expected, abs=5.01e-5)
 
 
-def test_slope_inflation_at_two_and_a_hundred() -> None:
-    assert slope_moments(2)[0] == pytest.approx(1.0 / np.log(2.0), abs=1e-10)  # T = z / log 2 exactly
-    assert slope_moments(100) == pytest.approx((1.081488, 0.1571), abs=5.01e-5)
-
-
 @pytest.mark.parametrize("k", ERROR)
 def test_bias_variance_and_under_prediction(k: int) -> None:
     for ratio, (bias, sd, under) in zip((1, 10, 100, 1_000), ERROR[k], strict=True):

@@ -65,17 +65,6 @@ def test_evaluations_without_a_tail_are_counted_and_left_out() -> None:
     assert np.isnan(nothing.under_prediction_rate)
 
 
-def test_the_forecaster_sees_each_set_alone() -> None:
-    rng = np.random.default_rng(1)
-    sets, deployment = rng.gumbel(size=(4, 200)), rng.gumbel(size=(2, 1000))
-    forecaster = make_forecaster("gumbel_tail", 10)
-    together = evaluate_forecasts(sets, deployment, forecaster)
-    for row in range(4):
-        alone = evaluate_forecasts(sets[row : row + 1], deployment, forecaster)
-        assert alone.forecast[0] == together.forecast[row]
-    np.testing.assert_array_equal(together.realised, deployment.max(axis=1))
-
-
 def test_bad_scores_are_refused() -> None:
     forecaster = make_forecaster("gumbel_tail", 10)
     with pytest.raises(ValueError, match="rows of a matrix"):

@@ -13,7 +13,7 @@ from scipy import integrate, stats
 
 from rl_forecast import TailSummary, forecast
 from rl_forecast.forecasting.methods import GPD, GumbelTail
-from rl_forecast.scores import log_p_from_psi, log_survival_from_psi, psi_from_p
+from rl_forecast.scores import log_p_from_psi, log_survival_from_psi
 
 PSI = np.random.default_rng(0).exponential(0.4, size=1_000) - 2.0
 LOG_P = log_p_from_psi(PSI)
@@ -222,10 +222,6 @@ def test_json_keys_are_stable() -> None:
         "new_record_probability",
     ]  # fmt: skip
     assert set(out["warnings"][0]) == {"code", "severity", "sentence", "values"}
-
-
-def test_psi_from_p_is_what_forecast_uses() -> None:
-    assert forecast([0.1, 0.2, 0.3], n_deploy=2).summary.top[0] == pytest.approx(float(psi_from_p(0.3)))
 
 
 def test_a_forecaster_with_options_of_its_own_is_taken() -> None:

@@ -56,12 +56,6 @@ def test_interval_covers_on_an_exponential_tail(position: PlottingPosition) -> N
     assert abs(above / reps - 0.50) < 4 * np.sqrt(0.25 / reps) + 1e-3
 
 
-def test_exceedance_inverts_the_quantile() -> None:
-    fit = GumbelTail(10).fit(TailSummary.from_scores(np.random.default_rng(2).exponential(size=500)))
-    for level in (0.05, 0.5, 0.95):
-        assert fit.exceedance(fit.quantile(level, 5_000), 5_000) == pytest.approx(1 - level, abs=1e-6)
-
-
 def test_expected_positions_are_the_means_of_log_survival() -> None:
     m, k = 50, 5
     log_survival = np.log(np.sort(np.random.default_rng(1).random((200_000, m)), axis=1)[:, :k])

@@ -49,17 +49,8 @@ def three_way_law(n_tasks: int, n_eval: int, n_deploy: int) -> dict[tuple[int, .
     return {cell: count / total for cell, count in law.items()}
 
 
-def test_exact_sampler_is_uniform_over_all_subsets() -> None:
-    parts = draw_partitions(9, 5, 4, np.random.default_rng(0), tail_k=5, n_partitions=100_000)
-    expected: dict[tuple[int, ...], float] = dict.fromkeys(combinations(range(9), 5), 1 / comb(9, 5))
-    assert chi2_p(Counter(map(tuple, parts.eval_rank.tolist())), expected) > 1e-3
-    # two-way: the deployment maximum is the first rank outside the evaluation part
-    first = [min(set(range(9)) - set(row)) for row in parts.eval_rank.tolist()]
-    np.testing.assert_array_equal(parts.deploy_rank, first)
-
-
-@pytest.mark.parametrize(("n_eval", "n_deploy"), [(3, 4), (4, 1), (6, 2), (2, 1)])
-def test_exact_sampler_with_unused_tasks_follows_the_enumerated_law(n_eval: int, n_deploy: int) -> None:
+@pytest.mark.parametrize(("n_eval", "n_deploy"), [(5, 4), (3, 4), (4, 1), (6, 2), (2, 1)])
+def test_exact_sampler_follows_the_enumerated_law(n_eval: int, n_deploy: int) -> None:
     parts = draw_partitions(9, n_eval, n_deploy, np.random.default_rng(1), tail_k=n_eval, n_partitions=100_000)
     rows = np.column_stack([parts.eval_rank, parts.deploy_rank]).tolist()
     assert chi2_p(Counter(map(tuple, rows)), three_way_law(9, n_eval, n_deploy)) > 1e-3
@@ -155,7 +146,7 @@ def test_every_row_that_is_ok_is_a_partition(
         parts = draw_partitions(n_tasks, n_eval, n_deploy, generator, tail_k=tail_k, n_partitions=n_partitions)
     assert parts.eval_rank.shape == (n_partitions, min(tail_k, n_eval))
     assert parts.deploy_rank.shape == parts.ok.shape == (n_partitions,)
-    assert (parts.n_partitions, parts.tail_k) == parts.eval_rank.shape
+    assert parts.tail_k == min(tail_k, n_eval)
     assert name == "sobol" or parts.ok.all()
     assert parts.window <= max(n_tasks, parts.tail_k)
     assert max(parts.eval_rank.max(), parts.deploy_rank.max()) == parts.window - 1

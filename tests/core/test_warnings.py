@@ -98,7 +98,4 @@ def test_stability_points_are_the_forecasts_themselves() -> None:
 )
 def test_probabilities_in_words(psi: float, text: str) -> None:
     assert format_probability(float(psi)) == text
-
-
-def test_counts_in_words() -> None:
     assert [format_count(n) for n in (10, 99_999, 1_000_000, 2.5e9, 1e12)] == ["10", "99999", "1e6", "2.5e9", "1e12"]
