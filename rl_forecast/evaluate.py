@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from rl_forecast.errors import run_command
-from rl_forecast.experiments.command_line import Parser, parse_fields, read_config
+from rl_forecast.experiments.command_line import RUNS, Parser, parse_fields, read_config
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import EvaluationConfig
 
@@ -37,12 +37,12 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("run", help="run folder of a finished run")
     # Which options there are, and their defaults, depends on the run.
     named = next((path for path in map(Path, arguments) if (path / "config.yaml").is_file()), None)
-    config = None if named is None else read_config(named / "config.yaml")
+    config = None if named is None else read_config(named / "config.yaml", RUNS)
     defaults = EvaluationConfig() if config is None else config.evaluation
     evaluation, given = parse_fields(parser, type(defaults), arguments, defaults)
     folder = RunFolder.open(given.run)
     if config is None or Path(given.run) != named:
-        config = read_config(folder.path / "config.yaml")
+        config = read_config(folder.path / "config.yaml", RUNS)
     from rl_forecast.experiments.experiment import evaluate_run
     from rl_forecast.experiments.processes import Processes
 

@@ -55,7 +55,7 @@ def _train(arguments: list[str]) -> int:
         if others or len(given["resume"]) > 1 or given["base_zip"] or given["trust"]:
             raise InputError("--resume RUN_FOLDER takes no other options: a run resumes with its own")
         resumed = RunFolder.open(given["resume"][0])
-        config = read_config(resumed.path / "config.yaml")
+        config = read_config(resumed.path / "config.yaml", RUNS)
     else:
         base_zip = _trusted_zip(given["base_zip"], given["trust"])
         config = parse_job(RUNS, others, _PROG, _TEXTS)

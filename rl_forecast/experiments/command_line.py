@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +14,7 @@ import jsonargparse
 import yaml
 
 from rl_forecast.errors import InputError, closest, unknown_name
-from rl_forecast.experiments.settings import RENAMED, AnyConfig, Config, LanguageConfig, check_config
+from rl_forecast.experiments.settings import RENAMED, Config, LanguageConfig, check_config
 
 __all__ = ["RUNS", "Parser", "parse_config", "parse_fields", "parse_job", "preset_names", "read_config", "take_options"]
 
@@ -60,21 +60,25 @@ def parse_job(
     return parse_config(classes[job], argv, prog, *texts[job])
 
 
-def read_config(path: Path) -> AnyConfig:
-    """Configuration that a run has written, of this version or an earlier one.
+def read_config(path: Path, classes: Mapping[str, type[ConfigT]], without: Collection[str] = ()) -> ConfigT:
+    """Configuration that a run or a sweep has written, of this version or an earlier one.
 
-    :param path: its ``config.yaml``
+    :param path: its ``config.yaml`` or ``sweep.yaml``
+    :param classes: job to its configuration
+    :param without: fields of the file that are not read
     :raises InputError: it cannot be read, in one line
     """
-    cls = RUNS["language" if _job_of(path) == "language" else "gridworld"]
+    cls = classes["language" if _job_of(path) == "language" else "gridworld"]
     try:
         settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = {name: value for name, value in settings.items() if name not in without}
         for old, new in RENAMED.items():
             section, _, name = old.rpartition(".")
-            if isinstance(settings.get(section), dict) and name in settings[section]:
-                target, _, new_name = new.rpartition(".")
-                place = settings.setdefault(target, {}) if target else settings
-                place[new_name] = settings[section].pop(name)
+            for run in (settings, settings.get("run") or {}):
+                if isinstance(run.get(section), dict) and name in run[section]:
+                    target, _, new_name = new.rpartition(".")
+                    place = run.setdefault(target, {}) if target else run
+                    place[new_name] = run[section].pop(name)
         parser = Parser()
         parser.add_class_arguments(cls, nested_key=None)
         config = _instance(parser, cls, parser.parse_object(settings))
@@ -82,7 +86,7 @@ def read_config(path: Path) -> AnyConfig:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     except (InputError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {_one_line(str(error), _option_names(cls))}") from error
-    check_config(config)
+    check_config(getattr(config, "run", config))
     return config
 
 

@@ -75,7 +75,7 @@ def test_the_record_of_a_sweep_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(older))
     assert read_settings(tmp_path / "sweep.yaml") == wanted
     (tmp_path / "sweep.yaml").write_text("methods: [{nam: x}]")
-    with pytest.raises(InputError, match="is not the record of a sweep"):
+    with pytest.raises(InputError, match=r"sweep\.yaml: "):
         read_settings(tmp_path / "sweep.yaml")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from rl_forecast.errors import InputError
-from rl_forecast.experiments.command_line import read_config
+from rl_forecast.experiments.command_line import RUNS, read_config
 from rl_forecast.experiments.metrics import HeldOutScores, renamed
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
@@ -199,7 +199,7 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
         notes.append(f"{folder} is not finished and was left out.")
         return []
     try:
-        config = read_config(folder / "config.yaml")
+        config = read_config(folder / "config.yaml", RUNS)
     except InputError as error:
         notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
         return []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import yaml
 
 from rl_forecast.errors import InputError, unknown_name
+from rl_forecast.experiments.command_line import read_config
 from rl_forecast.experiments.settings import (
     RENAMED,
     AgentName,
@@ -177,31 +178,9 @@ def settings_text(sweep: SweepConfig) -> str:
 def read_settings(path: Path) -> SweepConfig:
     """The inverse of :func:`settings_text`; a field that a file of an earlier version lacks has its default.
 
-    :param path: the file
     :raises InputError: it is not the record of a sweep
     """
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        cls = SWEEPS[content.get("job", "gridworld")]
-        settings = {key: _tuples(value) for key, value in content.items() if key not in _NOT_SETTINGS}
-        methods = tuple(MethodConfig(**method) for method in settings.pop("methods"))
-        run = with_options(cls().run, _flat(settings.pop("run")))
-        return cls(**settings, methods=methods, run=run)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not the record of a sweep of this version: {error}") from error
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    return read_config(path, SWEEPS, _NOT_SETTINGS)
 
 
 def check_sweep(config: SweepConfig) -> None:
