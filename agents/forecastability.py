@@ -39,8 +39,7 @@ class Forecastability(BaseCallback):
        gradient, limited in norm, is added to the algorithm's own, after its clipping.
 
     The environment follows the risk contract of :mod:`rl_forecast.tasks` as far as the source of risk needs it. The
-    gradient reaches every parameter that the action distribution depends on; a features extractor shared with the
-    critic is among them, as it is for PPO's policy loss.
+    gradient reaches every parameter that the action distribution depends on, a shared features extractor included.
 
     :param settings: the recommended setting by default; ``ForecastSettings.paper()`` is the papers' loss. May be
         assigned between updates
@@ -71,8 +70,7 @@ class Forecastability(BaseCallback):
         self.source = risk or make_source(self.settings.risk)
         self.memory = TaskMemory(self.settings.episodes_per_task, self.settings.n_known_tasks, self.source.compress)
         self.record = RolloutRecord(self.source.needs_fatal, self.source.needs_failure)
-        #: the gradient of the update under way, and what is known about the latest one
-        self.gradient: RiskGradient | None = None
+        self.gradient: RiskGradient | None = None  # of the update under way
         self.update = UpdateLog()
         self.anchor: ActorCriticPolicy | None = None
         if anchor is not None:
@@ -83,10 +81,10 @@ class Forecastability(BaseCallback):
 
     def set_anchor(self, policy: ActorCriticPolicy) -> None:
         """Copy a policy as the anchor."""
-        # Left out: the optimiser, whose hook would bring this callback along, and what the latest actions were drawn
-        # from, which belongs to a graph.
-        parts = {"optimizer": policy.optimizer, "distribution": getattr(policy.action_dist, "distribution", None)}
-        self.anchor = copy.deepcopy(policy, {id(part): None for part in parts.values()})
+        # Without the optimiser, whose hook would bring this callback along, and without the latest distribution, whose
+        # tensors belong to a graph.
+        left_out = (policy.optimizer, getattr(policy.action_dist, "distribution", None))
+        self.anchor = copy.deepcopy(policy, {id(part): None for part in left_out})
         self.anchor.requires_grad_(False)
         self.anchor.set_training_mode(False)
 
@@ -111,10 +109,7 @@ class Forecastability(BaseCallback):
             # Its critic takes ten steps with the same optimiser: a hook would move the actor outside the trust region.
             raise ValueError("TRPO is not supported yet: take PPO")
         if self._wanted.needs_anchor and not self.source.can_rescore:
-            raise ValueError(
-                f"the anchor needs the risk under another policy, which risk={self.source.name!r} cannot tell: set "
-                "anchor_coef=0, or take another source"
-            )
+            raise ValueError(f"the anchor needs a risk that risk={self.source.name!r} cannot tell: set anchor_coef=0")
         self.source.check_actions(model.action_space)
 
     def _on_training_start(self) -> None:
@@ -234,10 +229,8 @@ class Forecastability(BaseCallback):
         return state | {"n_timesteps": self._n_timesteps, "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any], policy: ActorCriticPolicy) -> None:
-        """Take over what :meth:`state_dict` gave.
+        """Take over what :meth:`state_dict` gave; ``policy`` is one of the anchor's architecture.
 
-        :param state: the state
-        :param policy: one of the same architecture as the anchor
         :raises ValueError: only one of the two trainings has an anchor
         """
         anchor = part_of(state, "anchor")
