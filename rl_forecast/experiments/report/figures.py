@@ -303,7 +303,7 @@ def _pareto_panel(setting: Setting, metric: Metric) -> Panel:
         log_axis(axes, "x")
     else:
         axes.locator_params(axis="x", nbins=5)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # room for markers where all errors are alike
     legend_below(figure)
     alt = f"{HEADLINE.heading} against {metric.heading} in {setting.name}: " + "; ".join(described)
     heading = f"Error against {metric.heading}"
