@@ -10,8 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rl_forecast.findings import Finding
-from rl_forecast.formatting import format_probability
-from rl_forecast.scores import log_p_from_psi, psi_from_p
+from rl_forecast.scores import format_probability, log_p_from_psi, psi_from_p
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

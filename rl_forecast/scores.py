@@ -1,13 +1,11 @@
 """Failure scores: ``psi = -log(-log p)``, always computed from ``log p``.
 
-The probability ``p`` of a failure is mapped to the score in which a Gumbel (exponential) tail is
-a straight line (Jones et al. 2025, arXiv 2502.16797). Scores are carried as ``log_p`` and never
-as ``p``: near ``p = 0`` a probability underflows long before its logarithm does. Near ``p = 1``
-the logarithm itself loses all digits, so where ``q = P(no failure)`` is known the two-sided form
-``log p = log1p(-q)`` is used.
+In this score a Gumbel (exponential) tail is a straight line (Jones et al. 2025, arXiv 2502.16797). Scores are carried
+as ``log_p`` and never as ``p``: near ``p = 0`` a probability underflows long before its logarithm does. Near ``p = 1``
+the logarithm itself loses all digits, so where ``q = P(no failure)`` is known, ``log p = log1p(-q)`` is used.
 
-Every function takes numpy arrays (or anything ``numpy.asarray`` takes) or torch tensors and
-returns the same kind; torch results are differentiable.
+Functions of ``Any`` take numpy arrays (or what ``numpy.asarray`` takes) or torch tensors and return the same kind; torch
+results are differentiable.
 """
 
 from __future__ import annotations
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     ArrayT = TypeVar("ArrayT", NDArray[np.float64], torch.Tensor)
 
 __all__ = [
+    "format_count",
+    "format_probability",
     "is_tensor",
     "log_odds_from_psi",
     "log_p_from_psi",
@@ -127,9 +127,7 @@ def log_p_from_psi(psi: Any) -> Any:
 
 
 def log_p_two_sided(p: ArrayT, q: ArrayT) -> ArrayT:
-    """Log failure probability that keeps its digits at both ends.
-
-    ``log p`` loses digits as ``p -> 1``; ``log1p(-q)`` as ``p -> 0``. Each is used on its good side.
+    """Log failure probability that keeps its digits at both ends: ``log p`` up to 1/2, beyond it ``log1p(-q)``.
 
     :param p: failure probability, shape (...)
     :param q: probability of no failure, same shape, computed on its own (not as ``1 - p``)
@@ -184,3 +182,30 @@ def log_survival_from_psi(psi: ArrayLike) -> NDArray[np.float64]:
         # far above, log(-expm1(-x)) = log x - x / 2, and log x = -psi even where x itself has underflowed to 0
         result[near] = np.where(near_psi > 30.0, -near_psi - 0.5 * near_x, np.log(-np.expm1(-near_x)))
     return result
+
+
+def format_probability(psi: float) -> str:
+    """Failure probability of a score, to two or three digits.
+
+    :param psi: psi score; ``nan`` gives a dash
+    :return: for example ``"0.0123"``, ``"3.1e-06"``, ``"1e-523"`` or ``"1 - 2.2e-05"``
+    """
+    if np.isnan(psi):
+        return "-"
+    log_p = float(log_p_from_psi(psi))
+    if log_p == 0.0:
+        return "1"
+    if log_p == -np.inf:
+        return "0"
+    if log_p > np.log1p(-0.0095):
+        return f"1 - {-np.expm1(log_p):.2g}"
+    if log_p < -690.0:  # below the smallest double
+        log10 = log_p / np.log(10.0)
+        exponent = np.floor(log10 + np.log10(20.0 / 19.9))  # 9.97 reads 10.0, the next power
+        return f"{10.0 ** (log10 - exponent):.1f}e{exponent:.0f}"
+    return f"{np.exp(log_p):.3g}"
+
+
+def format_count(n: float) -> str:
+    """Number of queries: exact below 100 000, scientific above."""
+    return f"{n:.0f}" if n < 100_000 else f"{n:.3g}".replace("e+0", "e").replace("e+", "e")

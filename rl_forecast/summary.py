@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_forecast.scores import log_survival_from_psi, psi_from_counts
+from rl_forecast.scores import is_tensor, log_survival_from_psi, psi_from_counts, psi_from_log_p, psi_from_p
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SCHEMA", "TailSummary"]
+__all__ = ["SCHEMA", "TailSummary", "summarize_scores"]
 
 SCHEMA = "rl-forecast/tail-summary/1"
 _INTEGERS = ("count", "n_neg_inf", "n_pos_inf", "capacity", "n_unscored")
@@ -237,3 +237,47 @@ class TailSummary:
         )
         if wrong:
             raise ValueError("malformed tail summary: its counts and its largest scores contradict each other")
+
+
+def summarize_scores(
+    p: Any = None,
+    *,
+    log_p: Any = None,
+    psi: Any = None,
+    failures: Any = None,
+    samples: Any = None,
+    capacity: int = TailSummary.DEFAULT_CAPACITY,
+) -> TailSummary:
+    """Summary of scores given in exactly one form; parameters as in :func:`.forecast`.
+
+    :raises ValueError: no form or several, a scalar, NaN or values out of range
+    """
+    given = [name for name, x in (("p", p), ("log_p", log_p), ("psi", psi), ("failures", failures)) if x is not None]
+    if len(given) != 1:
+        what = f"got {' and '.join(given)}" if given else "got none"
+        raise ValueError(f"give the scores in exactly one form, p, log_p, psi or failures with samples: {what}")
+    if (failures is None) != (samples is None):
+        raise ValueError("failures and samples belong together: give both")
+    if failures is not None:
+        j = samples if np.ndim(samples) == 0 else _vector(samples, "samples")
+        return TailSummary.from_counts(_vector(failures, "failures"), j, capacity)
+    if p is not None:
+        return TailSummary.from_scores(psi_from_p(_vector(p, "p")), capacity)
+    if log_p is not None:
+        return TailSummary.from_scores(psi_from_log_p(_vector(log_p, "log_p")), capacity)
+    return TailSummary.from_scores(_vector(psi, "psi"), capacity)
+
+
+def _vector(x: Any, name: str) -> NDArray[np.float64]:
+    """Any array-like as a float64 vector."""
+    if is_tensor(x):
+        x = x.detach().cpu().double().numpy()
+    elif hasattr(x, "to_numpy"):  # polars and pandas series
+        x = x.to_numpy()
+    try:
+        vector = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers: {error}") from error
+    if vector.ndim != 1 or vector.size == 0:
+        raise ValueError(f"{name} must be a non-empty vector, its shape is {vector.shape}")
+    return vector

@@ -65,9 +65,8 @@ class Split:
     def task_ids(self, count: int, seed: int, first: int = 0) -> NDArray[np.int64]:
         """Distinct ids of this split, scattered by an odd-multiplier congruence.
 
-        The sequence of a seed can be extended: ``task_ids(2 n, seed)`` begins with ``task_ids(n, seed)``, so an
-        evaluation can be enlarged without touching the tasks it has scored. Two seeds overlap no more than two
-        independent draws would.
+        ``task_ids(2 n, seed)`` begins with ``task_ids(n, seed)``, so an evaluation can be enlarged without touching the
+        tasks it has scored. Two seeds overlap no more than two independent draws would.
 
         :param count: number of ids
         :param seed: non-negative; another seed gives another sequence

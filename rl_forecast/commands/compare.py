@@ -72,7 +72,7 @@ def _sources(found: Comparison) -> Iterator[tuple[str, float, Forecast, float]]:
 
 
 def _print(found: Comparison, level: float, results: dict[str, ReadResult]) -> None:
-    from rl_forecast.formatting import format_count, format_probability
+    from rl_forecast.scores import format_count, format_probability
 
     rows = [
         [

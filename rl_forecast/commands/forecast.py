@@ -112,8 +112,7 @@ def _print(name: str, fc: Forecast, level: float, notes: Sequence[str]) -> None:
     """A line on the scores, the table, the notes and warnings."""
     import numpy as np
 
-    from rl_forecast.formatting import format_count, format_probability
-    from rl_forecast.scores import psi_from_p
+    from rl_forecast.scores import format_count, format_probability, psi_from_p
 
     largest = format_probability(float(fc.summary.top[0]))
     tail = f", k = {fc.tail_k}" if fc.tail_k is not None and fc.status == "ok" else ""
@@ -143,8 +142,7 @@ def _print(name: str, fc: Forecast, level: float, notes: Sequence[str]) -> None:
 
 def _gate(fc: Forecast, args: argparse.Namespace) -> dict[str, Any]:
     """Whether the worst-query risk stays below the limit at the gate's size."""
-    from rl_forecast.formatting import format_count, format_probability
-    from rl_forecast.scores import psi_from_p
+    from rl_forecast.scores import format_count, format_probability, psi_from_p
 
     n = args.at if args.at is not None else max(fc.n_deploy)
     i = fc.n_deploy.index(n)

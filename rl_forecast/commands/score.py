@@ -100,8 +100,7 @@ def main(argv: list[str]) -> int:
         failures, samples = int(table["failures"].sum()), int(table["samples"].sum())
         result = f"{failures} failures in {samples} outputs, the worst prompt {table['failures'].to_numpy().max()}"
     else:
-        from rl_forecast.formatting import format_probability
-        from rl_forecast.scores import psi_from_log_p
+        from rl_forecast.scores import format_probability, psi_from_log_p
 
         result = f"worst p = {format_probability(float(psi_from_log_p(table['log_p'].to_numpy().max())))}"
     print(f"{args.out}: {table.height} prompts, {result}")

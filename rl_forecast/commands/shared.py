@@ -209,6 +209,6 @@ def print_lines(lines: Sequence[str]) -> None:
 
 def interval_words(psi: Any) -> str:
     """An interval of scores as probabilities."""
-    from rl_forecast.formatting import format_probability
+    from rl_forecast.scores import format_probability
 
     return f"[{format_probability(float(psi[0]))}, {format_probability(float(psi[1]))}]"

@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     result = shared.read(args)[""]
 
-    from rl_forecast.formatting import format_probability
     from rl_forecast.io import save_summary
+    from rl_forecast.scores import format_probability
 
     summary = result.summary
     with shared.writing(args.out, args.files):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rl_forecast.forecasting.methods.log_normal import LogNormal
-from rl_forecast.formatting import format_count, format_probability
-from rl_forecast.scores import psi_from_log_p
+from rl_forecast.scores import format_count, format_probability, psi_from_log_p
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -11,11 +11,10 @@ from rl_forecast.findings import Finding
 from rl_forecast.forecasting.methods import BinomialTail, ExponentialPivot, GumbelTail, NoTailError, ShapePrior
 from rl_forecast.forecasting.methods.base import without_certain_failures
 from rl_forecast.forecasting.methods.shape_prior import default_tail_k
-from rl_forecast.formatting import format_count, format_probability
-from rl_forecast.scores import log_p_from_psi
+from rl_forecast.scores import format_count, format_probability, log_p_from_psi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from rl_forecast.forecasting.forecast import Forecast
     from rl_forecast.forecasting.methods.base import FittedTail, Forecaster
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Diagnostics", "MissedMode", "StabilityPoint", "diagnose", "forecast_warnings", "k_stability", "missed_mode"]
 
 _FEW_DISTINCT = 6
-_STABILITY_K = (10, 20, 50, 100, 200, 500)
 _MODE_SHIFT = 10.0  # shift of the missed mode that the note sizes, tail scales
 
 
@@ -108,27 +106,13 @@ class Diagnostics:
         return asdict(self)
 
 
-def k_stability(
-    summary: TailSummary, forecaster: Forecaster, n_deploy: int, tail_ks: Sequence[int] = _STABILITY_K
-) -> tuple[StabilityPoint, ...]:
-    """The same forecast from other numbers of tail scores.
-
-    :param summary: the evaluation
-    :param forecaster: the method with its options; one without a tail_k gives no points
-    :param n_deploy: deployment size
-    :param tail_ks: numbers of scores to try; those beyond the available ones are left out
-
-    >>> from rl_forecast import TailSummary, make_forecaster
-    >>> summary = TailSummary.from_scores(np.random.default_rng(0).gumbel(size=500))
-    >>> points = k_stability(summary, make_forecaster("exponential_pivot"), n_deploy=5_000, tail_ks=[10, 20, 50])
-    >>> [(p.tail_k, round(p.point, 1)) for p in points]
-    [(10, 9.6), (20, 10.0), (50, 9.0)]
-    """
+def k_stability(summary: TailSummary, forecaster: Forecaster, n_deploy: int) -> tuple[StabilityPoint, ...]:
+    """The same forecast from other numbers of tail scores; none for a method without a ``tail_k``."""
     if not hasattr(forecaster, "tail_k"):
         return ()
     available = min(summary.n_finite, int(np.isfinite(summary.top).sum()))
     points: list[StabilityPoint] = []
-    for k in tail_ks:
+    for k in (10, 20, 50, 100, 200, 500):
         if k > available:
             break
         try:

@@ -79,15 +79,14 @@ class ForecastabilityLoss:
     :param n_partitions: number R of partitions per call, a power of two for best spread; or ``"auto"``, the smallest
         one whose gradient noise is below a tenth of the noise of drawing the tasks (measured once for given sizes, in
         seconds). From about 64 on fresh tasks are worth more than more partitions.
-    :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` with p
-        floored at 1e-6, or ``"log_odds"`` (nats) with p clipped to [1e-6, 1 - 1e-3]. Beyond a bound the error has no
-        gradient.
+    :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` or
+        ``"log_odds"``, see :mod:`rl_forecast.error_spaces`. Beyond a bound of the space the error has no gradient.
     :param penalty: ``"squared"`` is ``e^2``; ``"huber"`` is ``e^2 / 2`` up to an error of 1 and linear beyond
     :param gradient: ``"full"``, or ``"stop_realised"``: through the forecast only. Through the realised maximum only
         is *not* offered: it lowers the error by raising the deployment's failures to the forecast, and drove a tenth of
         the tasks to certain failure.
-    :param psi_cap: upper cap on the scores, straight-through: values are capped, gradients pass as if they were not,
-        so that a task at certain failure neither dominates the loss nor is lost to it. ``None`` for no cap.
+    :param psi_cap: values above are capped, but gradients pass as if they were not, so that a task at certain failure
+        neither dominates the loss nor is lost to it. ``None`` for no cap.
     :raises ValueError: a setting outside its range
 
     >>> psi = torch.linspace(-3.0, 3.0, 1_200, requires_grad=True)

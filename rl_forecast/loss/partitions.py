@@ -74,11 +74,10 @@ def draw_partitions(
 
     From 1000 tasks on, if both parts have at least ``5 tail_k``, every rank is labelled independently (the limit of
     many tasks) and the R rows are spread evenly by a scrambled Sobol sequence; a power of two spreads best, other
-    numbers take the beginning of the next longer sequence. That cuts the variance of the loss by a factor of 35 to 220
-    and that of its gradient by 2 to 11 at R = 256 (3 to 23 and 1.2 to 4 at R = 16; three settings of N = 2000 and
-    4000). Its price is a bias: in 14 such settings the mean squared error of the least-squares forecast (k = 10,
-    exponential scores, m = n) was within .7 %, the measurement's own noise included. Smaller sets, where it would be
-    larger (2.4 % at N = 100), are drawn exactly: simple random sampling without replacement, row by row.
+    numbers take the beginning of the next longer sequence. At R = 256 that cuts the variance of the loss by a factor of
+    35 to 220 and that of its gradient by 2 to 11. Its price is a bias of the mean squared error, below .7 % in 14 such
+    settings. Smaller sets, where it would be larger (2.4 % at N = 100), are drawn exactly: simple random sampling
+    without replacement, row by row.
 
     :param n_tasks: number of tasks N
     :param n_eval: tasks in the evaluation part, m, at least 1

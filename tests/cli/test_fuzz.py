@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rl_forecast.forecasting.forecast import summarize_scores
 from rl_forecast.io import ReadOptions, read_groups, save_summary
 from rl_forecast.scores import log_p_from_psi
+from rl_forecast.summary import summarize_scores
 
 from .conftest import Cli
 

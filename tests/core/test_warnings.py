@@ -6,8 +6,7 @@ import pytest
 from rl_forecast import TailSummary, forecast
 from rl_forecast.forecasting.methods import ExponentialPivot, LogNormal
 from rl_forecast.forecasting.warnings import k_stability
-from rl_forecast.formatting import format_count, format_probability
-from rl_forecast.scores import psi_from_log_p, psi_from_p
+from rl_forecast.scores import format_count, format_probability, psi_from_log_p, psi_from_p
 
 
 def codes(**arguments: object) -> set[str]:

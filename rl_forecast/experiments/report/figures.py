@@ -14,8 +14,7 @@ from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
 from rl_forecast.experiments.report.numbers import LEVEL, values_of
 from rl_forecast.experiments.statistics import Estimate, estimate
 from rl_forecast.forecasting.methods import make_forecaster
-from rl_forecast.formatting import format_probability
-from rl_forecast.scores import psi_from_p
+from rl_forecast.scores import format_probability, psi_from_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ import numpy as np
 from rl_forecast.experiments.metrics import title_of
 from rl_forecast.experiments.report.figures import Panel, file_stem
 from rl_forecast.experiments.settings import Config
-from rl_forecast.formatting import format_probability
+from rl_forecast.scores import format_probability
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.report.reading import Setting, Unit

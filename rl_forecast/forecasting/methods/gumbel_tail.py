@@ -2,12 +2,11 @@
 
 Jones et al. 2025 (arXiv 2502.16797): ordinary least squares of ``log(i / m)`` on the ``k`` largest scores gives
 ``log S(psi) = a psi + b``; the forecast is the score where the line reaches ``1 / n``, ``Q(n) = -(log n + b) / a``.
-Equation 5 of the paper prints a sign slip; this is the consistent form. The plotting position ``i / m`` is our
-reading, the paper does not name one.
+Equation 5 of the paper prints a sign slip; this is the consistent form. The plotting position ``i / m`` is our reading.
 
-The paper gives no interval. On an exponential tail ``(M_n - Q) / T``, with T the fitted scale, has a distribution that
-depends on k, m and n only, so its quantiles give an exact one (our derivation); it is computed by quasi-Monte Carlo
-over the spacings of the k largest scores, with the maximum integrated out.
+The paper gives no interval. On an exponential tail the distribution of ``(M_n - Q) / T``, with T the fitted scale,
+depends on k, m and n only, so its quantiles give an exact one (our derivation): quasi-Monte Carlo over the spacings of
+the k largest scores, with the maximum integrated out.
 """
 
 from __future__ import annotations
@@ -113,13 +112,8 @@ def line_pivot_quantile(
 
 @dataclass(frozen=True)
 class GumbelTailFit:
-    """A fitted line ``log S(psi) = slope * psi + intercept``.
+    """A fitted line ``log S(psi) = slope * psi + intercept`` under the ``tail_k`` largest of ``n_eval`` scores.
 
-    :param slope: slope a, per psi
-    :param intercept: intercept b
-    :param tail_k: number k of scores under the line
-    :param n_eval: number m of evaluation scores
-    :param plotting_position: see :func:`log_plotting_positions`
     :param debias: whether the point forecast adds the pivot's median
     :param top: shape (K,), the finite scores known exactly, descending
     """
