@@ -4,8 +4,8 @@ In this score a Gumbel (exponential) tail is a straight line (Jones et al. 2025,
 as ``log_p`` and never as ``p``: near ``p = 0`` a probability underflows long before its logarithm does. Near ``p = 1``
 the logarithm itself loses all digits, so where ``q = P(no failure)`` is known, ``log p = log1p(-q)`` is used.
 
-Functions of ``Any`` take numpy arrays (or what ``numpy.asarray`` takes) or torch tensors and return the same kind; torch
-results are differentiable.
+Functions of ``Any`` take numpy arrays (or what ``numpy.asarray`` takes) or torch tensors and return the same kind;
+torch results are differentiable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a forecast needs to know of an evaluation, in a few kilobytes: counts, moments and the largest scores.
 
-Summaries of shards merge, so any engine's map-reduce can fold billions of scores into one. Counts and the largest
-scores merge exactly, in any order; the floating-point sums agree to rounding (relative 1e-12).
+Summaries of shards merge in any order: counts and largest scores exactly, floating-point sums to rounding (1e-12).
 """
 
 from __future__ import annotations

@@ -55,8 +55,7 @@ def compare(
     :param summaries: evaluations of at least two sources, by name
     :param budget: what may be spent on each source
     :param costs: cost of one query for each source, in the same unit; None: 1 each
-    :param method: as in :func:`rl_forecast.forecasting.forecast.forecast`
-    :param tail_k: as in :func:`rl_forecast.forecasting.forecast.forecast`
+    :param method: as in :func:`.forecast`, and ``tail_k`` too
     :raises ValueError: fewer than two sources, other than one cost each, a budget that buys no query, or no tail
 
     Ten times as many queries of the cheap source do not make up for scores five tail scales lower:

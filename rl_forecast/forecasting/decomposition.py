@@ -41,9 +41,7 @@ def slope_moments(tail_k: int, plotting_position: PlottingPosition = "rank") -> 
 
     ``T`` is a ratio of quadratic forms of exponentials. With ``x = L z`` (Renyi), ``A`` the quadratic form of Sxx and
     ``w`` the positive weights of -Sxy, ``1 / Sxy`` is an integral over ``exp(-t w'z)``, under which z stays independent
-    exponential with rates ``1 + t w``: the moments are one-dimensional integrals of determinants and traces.
-
-    :return: ``tau_k = E T / sigma`` and ``sd(T) / sigma``, accurate to 1e-8
+    exponential with rates ``1 + t w``: the moments are integrals of determinants and traces, accurate to 1e-8.
     """
     k = tail_k
     y = log_plotting_positions(k, k, plotting_position)

@@ -1,10 +1,9 @@
 """The default: a generalised Pareto tail whose shape is integrated out under a narrow prior.
 
 A log-linear tail is the shape ``xi = 0``; real tails bend a little, and a forecast far beyond the data depends on how
-much. Choosing k so that no bend is visible does not help, because the bend that matters lies beyond the data. So the
-shape gets a prior, ``xi ~ N(0, 0.15^2)``, the scale a flat one in its logarithm, and the forecast is the posterior
-predictive: its median is the point, its quantiles the interval. As the prior's width goes to 0 it becomes the exact
-exponential pivot.
+much, whatever k is. So the shape gets a prior, ``xi ~ N(0, 0.15^2)``, the scale a flat one in its logarithm, and the
+forecast is the posterior predictive: its median is the point, its quantiles the interval. As the prior's width goes to
+0 it becomes the exact exponential pivot.
 """
 
 from __future__ import annotations
