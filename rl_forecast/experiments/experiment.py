@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl_forecast.degeneracy import find_degeneracy
-from rl_forecast.errors import InputError, one_line
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.figures import survival_figure
 from rl_forecast.experiments.metrics import (
     KINDS,
@@ -169,9 +169,10 @@ def _train_and_score(experiment: Experiment, run: Run, name: str) -> None:
 
 def _results(experiment: Experiment, folder: RunFolder, names: list[str]) -> dict[str, dict[str, Any]]:
     """Scores, metrics, figure and each agent's outcome, from what was kept of all agents."""
-    kept = {name: folder.path / f"checkpoints/scores-{name}.parquet" for name in names}
-    tables = {name: _read_table(path, "delete it to score this agent again") for name, path in kept.items()}
-    notes = {name: json.loads(path.with_suffix(".json").read_text()) for name, path in kept.items()}
+    kept = {name: f"checkpoints/scores-{name}" for name in names}
+    again = "delete it and the json beside it to score this agent again"
+    tables = {name: folder.read_table(f"{stem}.parquet", again) for name, stem in kept.items()}
+    notes = {name: json.loads((folder.path / f"{stem}.json").read_text()) for name, stem in kept.items()}
     folder.write_table("scores.parquet", pl.concat(tables.values()))
     held_out, metrics = _metrics(experiment, tables, {name: note.get("accuracy") for name, note in notes.items()})
     folder.write_json("metrics.json", metrics)
@@ -237,7 +238,7 @@ def _known_scores(experiment: Experiment, folder: RunFolder) -> pl.DataFrame:
     path = folder.path / "scores.parquet"
     if not path.is_file():
         raise InputError(f"the run is not finished: python -m rl_forecast.train --resume {folder.path}")
-    known = _read_table(path, "it is damaged")
+    known = folder.read_table(path.name, "it is damaged")
     wanted = {**experiment.tasks().schema, "agent": pl.String, "log_p": pl.Float64, "psi": pl.Float64}
     if any(known.schema.get(name) != kind for name, kind in wanted.items()) or "base" not in known["agent"]:
         raise InputError(f"{path} is not the table of a run: it lacks a column, the base agent, or has other types")
@@ -255,13 +256,6 @@ def _scores(experiment: Experiment, name: str, known: pl.DataFrame, progress: Ph
         known = pl.concat([known, new.with_columns(pl.lit(name).alias("agent")).select(known.columns)])
     keys = tasks.select("part", "task_id")
     return keys.join(known, on=["part", "task_id"], how="left", maintain_order="left").select(known.columns)
-
-
-def _read_table(path: Any, hint: str) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(str(error), 200)}; {hint}") from error
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.callbacks import BaseCallback
-
 __all__ = ["Phase", "PhaseProgress"]
 
 
+@dataclass(frozen=True)
 class Phase:
     """A phase under way."""
 
-    def __init__(self, progress: Progress, bar: TaskID) -> None:
-        self._progress, self._bar = progress, bar
+    report: Callable[[float], None]
 
     def advance(self, amount: float = 1) -> None:
         """Report work done."""
-        self._progress.advance(self._bar, amount)
-
-    def callback(self) -> BaseCallback:
-        """A Stable-Baselines3 callback that reports environment steps."""
-        from stable_baselines3.common.callbacks import BaseCallback
-
-        advance = self.advance
-
-        class Steps(BaseCallback):
-            def _on_step(self) -> bool:
-                advance(self.training_env.num_envs)
-                return True
-
-        return Steps()
+        self.report(amount)
 
 
 class PhaseProgress:
@@ -83,7 +66,7 @@ class PhaseProgress:
         """
         started = time.perf_counter()
         bar = self._progress.add_task(name, total=total)
-        yield Phase(self._progress, bar)
+        yield Phase(lambda amount: self._progress.advance(bar, amount))
         # The last rollout may overshoot the steps asked for.
         self._progress.update(bar, total=total, completed=total)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rl_forecast.errors import InputError
+from rl_forecast.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import polars as pl
+    import torch
 
     from rl_forecast.experiments.settings import RunConfig
 
@@ -207,6 +208,50 @@ class RunFolder:
     def write_table(self, name: str, table: pl.DataFrame) -> Path:
         """Write a parquet table."""
         return self.write(name, table.write_parquet)
+
+    def read_table(self, name: str, hint: str) -> pl.DataFrame:
+        """Read a parquet table.
+
+        :raises InputError: it cannot be read; ends in the hint
+        """
+        import polars as pl
+
+        try:
+            return pl.read_parquet(self.path / name)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"{self.path / name} cannot be read: {one_line(str(error), 200)}; {hint}") from error
+
+    def write_checkpoint(self, name: str, tensors: dict[str, torch.Tensor], text: dict[str, str]) -> None:
+        """Write the state of an agent in training, without a pickle."""
+        from safetensors.torch import save_file
+
+        self.write(f"checkpoints/{name}.safetensors", lambda path: save_file(tensors, path, metadata=text))
+
+    def restore_checkpoint(
+        self, name: str, restore: Callable[[dict[str, torch.Tensor], dict[str, str]], object]
+    ) -> bool:
+        """Resume an agent from its state, if there is one.
+
+        :param name: name of the agent
+        :param restore: called with what :meth:`write_checkpoint` was given
+        :return: whether there is one
+        :raises InputError: the file is damaged, or of an agent with other settings
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / f"checkpoints/{name}.safetensors"
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+                restore(tensors, file.metadata())
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = one_line(str(error), 200)
+            raise InputError(
+                f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again"
+            ) from error
+        return True
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """``metrics.json``: agent name to metrics, under their present names.

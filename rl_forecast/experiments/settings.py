@@ -14,7 +14,6 @@ from rl_forecast.loss.settings import ForecastSettings
 
 __all__ = [
     "AGENTS",
-    "METHODS",
     "RENAMED",
     "AgentName",
     "AnyConfig",
@@ -47,19 +46,6 @@ MethodName = Literal["base", "sft", "refusal_sft", "mean_log_p", "mean_p", "mean
 
 #: Agents of the gridworld job's default table, in its order. ``base`` is what the others are fine-tuned from.
 AGENTS: tuple[AgentName, ...] = ("base", "ppo", "mean_risk", "forecast_ppo")
-
-#: All methods of the language-model job.
-METHODS: tuple[MethodName, ...] = (
-    "base",
-    "sft",
-    "refusal_sft",
-    "mean_log_p",
-    "mean_p",
-    "mean_score",
-    "top_k",
-    "anchor",
-    "forecast",
-)
 
 #: Settings of earlier versions and what they are called now, so that their run folders can be read.
 RENAMED = {
@@ -168,42 +154,8 @@ class WorldConfig:
 
 
 @dataclass(frozen=True)
-class BaseConfig:
-    """Training of the base agent with PPO.
-
-    :param total_timesteps: environment steps of a round
-    :param success_threshold: rounds are repeated until the success on validation tasks reaches this probability
-    :param max_rounds: rounds after which training goes on with a warning
-    :param include_rare: whether the base agent trains on the rare mode too
-    :param n_envs: parallel environments
-    :param n_steps: steps per environment and rollout
-    :param batch_size: minibatch size
-    :param n_epochs: passes over a rollout
-    :param learning_rate: initial learning rate, decayed linearly to 0 within a round
-    :param ent_coef: entropy coefficient
-    :param gamma: discount factor
-    :param hidden: units of each hidden layer, for actor and critic alike
-    :param activation: of the hidden layers
-    """
-
-    total_timesteps: int = 300_000
-    success_threshold: float = bounded(0.97, 0, 1)
-    max_rounds: int = 3
-    include_rare: bool = False
-    n_envs: int = 64
-    n_steps: int = 64
-    batch_size: int = bounded(512, 2)
-    n_epochs: int = 4
-    learning_rate: float = 2e-3
-    ent_coef: float = 0.01
-    gamma: float = bounded(0.97, 0, 1)
-    hidden: tuple[int, ...] = (64, 64)
-    activation: Literal["relu", "tanh"] = "relu"
-
-
-@dataclass(frozen=True)
 class FineTuneConfig:
-    """Fine-tuning: the same steps and settings for every method.
+    """Fine-tuning with PPO: the same steps and settings for every method.
 
     :param total_timesteps: environment steps
     :param n_envs: parallel environments
@@ -221,6 +173,31 @@ class FineTuneConfig:
     n_epochs: int = 4
     learning_rate: float = 1e-3
     ent_coef: float = 0.01
+
+
+@dataclass(frozen=True)
+class BaseConfig(FineTuneConfig):
+    """Training of the base agent with PPO.
+
+    :param total_timesteps: environment steps of a round
+    :param success_threshold: rounds are repeated until the success on validation tasks reaches this probability
+    :param max_rounds: rounds after which training continues with a warning
+    :param include_rare: whether the base agent trains on the rare mode too
+    :param gamma: discount factor
+    :param hidden: units of each hidden layer, for actor and critic alike
+    :param activation: of the hidden layers
+    """
+
+    total_timesteps: int = 300_000
+    n_steps: int = 64
+    batch_size: int = bounded(512, 2)
+    learning_rate: float = 2e-3
+    success_threshold: float = bounded(0.97, 0, 1)
+    max_rounds: int = 3
+    include_rare: bool = False
+    gamma: float = bounded(0.97, 0, 1)
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["relu", "tanh"] = "relu"
 
 
 @dataclass(frozen=True)

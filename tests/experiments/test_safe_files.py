@@ -218,8 +218,8 @@ def _other_network(agent: Path) -> None:
         (lambda agent: (agent / "agent.json").write_text("[]"), "of another format"),
         (lambda agent: _edit(agent / "agent.json", format=7), "of another format than 1"),
         (lambda agent: _edit(agent / "agent.json", observation_dimension=3), "tells of 3 observed values"),
-        (lambda agent: _edit(agent / "agent.json", n_actions="many"), "does not tell its spaces"),
-        (_other_network, "do not fit config.yaml: action_net.weight is 3x32, the configuration wants 3x64"),
+        (lambda agent: _edit(agent / "agent.json", n_actions="many"), "has no n_actions"),
+        (_other_network, "action_net.weight has the shape [3, 32], the configuration wants [3, 64]"),
     ],
 )
 def test_a_mismatch_is_explained_in_one_line(

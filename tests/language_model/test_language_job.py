@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.language_model.fine_tune import FineTuner
+from agents.language_model.loading import load_language_model
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.evaluate import main as evaluate
 from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.language_model.base_model import load_model
 from rl_forecast.experiments.language_model.sources import FileSource, make_source
 from rl_forecast.experiments.settings import LanguageConfig
 from rl_forecast.train import main
@@ -76,7 +76,7 @@ def test_saved_models_load_anywhere_and_give_the_scores_of_the_run(smoke: tuple[
     config = parse_config(LanguageConfig, ["--preset", "password-game-smoke"], "", "")
     tasks = make_source(config).held_out(config.evaluation).tasks["deployment"][:50]
     for agent in AGENTS:
-        model, tokenizer = load_model(str(folder / "agents" / agent), torch.device("cpu"))
+        model, tokenizer = load_language_model(str(folder / "agents" / agent), device="cpu")
         scorer = ContinuationScorer(model, tokenizer)
         known = pl.read_parquet(folder / "scores.parquet").filter(
             (pl.col("agent") == agent) & (pl.col("part") == "deployment")
@@ -218,8 +218,8 @@ def test_a_local_model_with_own_prompts_and_adapters(smoke: tuple[Path, str], tm
     assert metrics["base"]["kl_attacks"] == pytest.approx(0, abs=1e-9), "where q is unknown, the base model's p"
     assert metrics["forecast"]["kl_legitimate"] is None
     assert (made / "agents" / "forecast" / "adapter" / "adapter_model.safetensors").is_file()
-    merged, _ = load_model(str(made / "agents" / "forecast"), torch.device("cpu"))
-    base, _ = load_model(str(folder / "agents" / "base"), torch.device("cpu"))
+    merged, _ = load_language_model(str(made / "agents" / "forecast"), device="cpu")
+    base, _ = load_language_model(str(folder / "agents" / "base"), device="cpu")
     changed = [n for n, p in merged.named_parameters() if not torch.equal(p, base.get_parameter(n))]
     assert changed
     assert all("proj" in name for name in changed)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.callbacks import TrainingStateCallback
 from agents.training_state import restore_training_state, training_state
-from rl_forecast.errors import InputError, one_line
+from rl_forecast.errors import InputError
 from rl_forecast.experiments.gridworld.agents import policy_kwargs
 from rl_forecast.experiments.settings import BaseConfig
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["KeepCheckpoint", "has_agent", "load_policy", "restore_checkpoint", "save_agent", "steps_of"]
+__all__ = ["KeepCheckpoint", "has_agent", "load_policy", "restore", "save_agent", "steps_of"]
 
 _FORMAT = 1
 _WEIGHTS, _DESCRIPTION, _EXPORT = "policy.safetensors", "agent.json", "agent.zip"
@@ -35,21 +35,16 @@ def save_agent(folder: RunFolder, name: str, model: PPO) -> None:
     """Write an agent to ``agents/<name>/``, the whole folder at once.
 
     ``agent.zip`` is Stable-Baselines3's own format, for ``PPO.load``. It holds a pickle: nothing here ever reads it.
-
-    :param folder: run folder
-    :param name: name of the agent
-    :param model: the agent
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.policy.state_dict().items()}
     weights = save(state)
-    observation_space = model.observation_space
-    assert isinstance(observation_space, spaces.Box)
+    assert isinstance(model.observation_space, spaces.Box)
     assert isinstance(model.action_space, spaces.Discrete)
     description = {
         "format": _FORMAT,
         "algorithm": type(model).__name__,
         "num_timesteps": model.num_timesteps,
-        "observation_dimension": int(observation_space.shape[0]),
+        "observation_dimension": int(model.observation_space.shape[0]),
         "n_actions": int(model.action_space.n),
         "shapes": {key: list(value.shape) for key, value in state.items()},
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -70,7 +65,7 @@ def has_agent(folder: RunFolder, name: str) -> bool:
 
 def steps_of(folder: RunFolder, name: str) -> int:
     """Environment steps of a saved agent's training."""
-    return int(json.loads((folder.path / "agents" / name / _DESCRIPTION).read_text())["num_timesteps"])
+    return _whole_number(_read(folder, name)[0], "num_timesteps", name)
 
 
 def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPolicy:
@@ -82,25 +77,33 @@ def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPo
     :raises InputError: the agent's files are missing or damaged, or do not fit each other or the configuration
     """
     description, state = _read(folder, name)
-    try:
-        dimension, n_actions = int(description["observation_dimension"]), int(description["n_actions"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"agent {name!r}: {_DESCRIPTION} does not tell its spaces ({error})") from error
+    dimension, n_actions = (_whole_number(description, key, name) for key in ("observation_dimension", "n_actions"))
     first, last = state.get("mlp_extractor.policy_net.0.weight"), state.get("action_net.bias")
     if first is not None and last is not None and (found := (first.shape[1], len(last))) != (dimension, n_actions):
         raise InputError(
             f"agent {name!r}: {_DESCRIPTION} tells of {dimension} observed values and {n_actions} actions, its weights "
             f"are for {found[0]} and {found[1]}"
         )
-    policy = ActorCriticPolicy(
-        spaces.Box(0.0, 1.0, shape=(dimension,)),
-        spaces.Discrete(n_actions),
-        lr_schedule=lambda _: 0.0,
-        **policy_kwargs(base),
-    )
-    _fill(policy, state, name)
+    seen, actions = spaces.Box(0.0, 1.0, shape=(dimension,)), spaces.Discrete(n_actions)
+    policy = ActorCriticPolicy(seen, actions, lr_schedule=lambda _: 0.0, **policy_kwargs(base))
+    wanted = {key: list(value.shape) for key, value in policy.state_dict().items()}
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    for key in sorted(wanted.keys() | shapes.keys()):
+        if wanted.get(key) != shapes.get(key):
+            raise InputError(
+                f"the weights of agent {name!r} do not fit config.yaml: {key} has the shape {shapes.get(key)}, the "
+                f"configuration wants {wanted.get(key)}"
+            )
+    policy.load_state_dict(state)
     policy.set_training_mode(False)
     return policy
+
+
+def _whole_number(description: dict[str, Any], key: str, name: str) -> int:
+    try:
+        return int(description[key])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"agent {name!r}: {_DESCRIPTION} has no {key} ({error})") from error
 
 
 def _read(folder: RunFolder, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -129,23 +132,6 @@ def _read(folder: RunFolder, name: str) -> tuple[dict[str, Any], dict[str, torch
         raise InputError(f"agent {name!r}: {home / _WEIGHTS} holds no weights: {error}") from error
 
 
-def _fill(policy: ActorCriticPolicy, state: dict[str, torch.Tensor], name: str) -> None:
-    """Weights into a policy; the first that does not fit is named."""
-    wanted = {key: tuple(value.shape) for key, value in policy.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            raise InputError(
-                f"the weights of agent {name!r} do not fit config.yaml: {key} is "
-                f"{_shape(found.get(key))}, the configuration wants {_shape(wanted.get(key))}"
-            )
-    policy.load_state_dict(state)
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "not there" if shape is None else "x".join(map(str, shape)) or "one number"
-
-
 # -- agents in training -----------------------------------------------------------------------------------------------
 
 
@@ -154,7 +140,7 @@ class KeepCheckpoint(TrainingStateCallback):
 
     Beside the state of the training it holds what was recorded and is not yet in TensorBoard: SB3 writes an update's
     losses only after the next rollout. It must come before callbacks that record when a rollout starts, because these
-    record again when the training goes on.
+    record again when the training resumes.
 
     :param folder: run folder
     :param name: name of the agent
@@ -162,8 +148,8 @@ class KeepCheckpoint(TrainingStateCallback):
     """
 
     def __init__(self, folder: RunFolder, name: str, every: int) -> None:
-        super().__init__(folder.path / f"checkpoints/{name}.safetensors", every)
-        self._folder = folder
+        super().__init__(folder.path / name, every)
+        self._folder, self._name = folder, name
 
     def _on_training_end(self) -> None:
         """Nothing: the agent itself is saved next. From here the end of the training could not be logged again."""
@@ -177,26 +163,15 @@ class KeepCheckpoint(TrainingStateCallback):
             if isinstance(value, int | float | np.number) and "tensorboard" not in (excluded[key] or ())
         }
         text = json.dumps(values, default=lambda value: value.item())
-        self._folder.write(
-            f"checkpoints/{self.path.name}", lambda path: save_file(tensors, path, metadata={"values": text})
-        )
+        self._folder.write_checkpoint(self._name, tensors, {"values": text})
 
 
-def restore_checkpoint(path: Path, model: PPO) -> dict[str, float]:
+def restore(model: PPO, tensors: dict[str, torch.Tensor], text: dict[str, str]) -> dict[str, float]:
     """Put an agent where its checkpoint is; the next thing it does must be to learn.
 
-    :param path: of the checkpoint
-    :param model: made as that of the checkpoint was
     :return: what had been recorded and was not yet in TensorBoard
-    :raises InputError: the file is damaged, or of an agent with other settings
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {})["values"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        recorded = {str(key): float(value) for key, value in values.pop("recorded").items()}
-        restore_training_state(model, tensors, values)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = one_line(str(error), 200)
-        raise InputError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
+    values = json.loads(text["values"])
+    recorded = {str(key): float(value) for key, value in values.pop("recorded").items()}
+    restore_training_state(model, tensors, values)
     return recorded

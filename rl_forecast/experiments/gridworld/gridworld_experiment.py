@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.callbacks import ForecastEvalCallback
 from rl_forecast.experiments.gridworld.agent_files import (
     KeepCheckpoint,
     has_agent,
     load_policy,
-    restore_checkpoint,
+    restore,
     save_agent,
     steps_of,
 )
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
     from rl_forecast.experiments.experiment import Run
     from rl_forecast.experiments.metrics import Kind
+    from rl_forecast.experiments.progress import Phase
     from rl_forecast.experiments.settings import Config
 
 __all__ = ["GridworldExperiment"]
@@ -109,13 +110,12 @@ class GridworldExperiment:
 
         :return: environment step at which it resumes, ``None`` if it begins
         """
-        path = self.folder.path / f"checkpoints/{name}.safetensors"
-        if not path.is_file():
+        recorded: dict[str, float] = {}
+        if not self.folder.restore_checkpoint(name, lambda *state: recorded.update(restore(model, *state))):
             if (self.folder.path / f"tensorboard/{name}").is_dir():
                 self.progress.say(f"{title_of(name)}: beginning again, it had no checkpoint yet")
             model.set_logger(training_logger(self.folder, name, GRIDWORLD_LAYOUT))
             return None
-        recorded = restore_checkpoint(path, model)
         logger = training_logger(self.folder, name, GRIDWORLD_LAYOUT, model.num_timesteps)
         for key, value in recorded.items():
             logger.record(key, value)
@@ -135,7 +135,7 @@ class GridworldExperiment:
             self.progress.say(f"{title_of(name)}: resumed at step {start} of {end}")
         with self.progress.phase(f"train {title_of(name)}", end - begin) as phase:
             phase.advance(model.num_timesteps - begin)
-            callbacks: list[BaseCallback] = [phase.callback()]
+            callbacks: list[BaseCallback] = [_Steps(phase)]
             if self.config.checkpoint_every:
                 # Before the evaluation, which does its work again when the training resumes.
                 callbacks.append(KeepCheckpoint(self.folder, name, self.config.checkpoint_every))
@@ -173,9 +173,7 @@ class GridworldExperiment:
 
     def pictures(self, name: str, agent: ActorCriticPolicy, scores: pl.DataFrame) -> dict[str, Any]:
         """The riskiest tasks."""
-        tasks, psi = scores["task_id"].to_numpy(), scores["psi"].to_numpy()
-        sheet = worst_tasks_sheet(self.world, tasks, psi, agent, title_of(name), _N_WORST)
-        return {"final/worst_tasks": drawn(sheet)}
+        return {"final/worst_tasks": drawn(worst_tasks_sheet(self.world, scores, agent, title_of(name), _N_WORST))}
 
     def hyper_parameters(self, name: str) -> dict[str, Any]:
         """Settings that the agent uses."""
@@ -187,3 +185,15 @@ class GridworldExperiment:
         if name not in ("base", "ppo", "forecast_ppo", "anchor"):
             shown |= {f"penalty.{key}": value for key, value in asdict(config.penalty).items()}
         return shown
+
+
+class _Steps(BaseCallback):
+    """Reports environment steps."""
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__()
+        self._phase = phase
+
+    def _on_step(self) -> bool:
+        self._phase.advance(self.training_env.num_envs)
+        return True

@@ -1,4 +1,7 @@
-"""What ``rl-forecast show`` does: pictures of tasks, of agents in them, and of an agent's riskiest tasks."""
+"""What ``rl-forecast show`` does: pictures of tasks, of agents in them, and of an agent's riskiest tasks.
+
+Each function writes a picture and returns the lines to print.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import polars as pl
 import envs
 from rl_forecast.commands.shared import writing
 from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.experiments.command_line import parse_config
-from rl_forecast.experiments.gridworld.agent_files import load_policy
+from rl_forecast.experiments.command_line import read_config
+from rl_forecast.experiments.gridworld.agent_files import has_agent, load_policy
 from rl_forecast.experiments.gridworld.task_pictures import (
     TaskPicture,
     agent_picture,
@@ -20,7 +23,7 @@ from rl_forecast.experiments.gridworld.task_pictures import (
     worst_tasks_sheet,
 )
 from rl_forecast.experiments.gridworld.worlds import make_world
-from rl_forecast.experiments.metrics import TITLES
+from rl_forecast.experiments.metrics import title_of
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
 
@@ -34,23 +37,14 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def show_environment(env_id: str, task_id: int, out: str | None) -> list[str]:
-    """Picture of a task of any environment.
+    """A task of any environment; outside ``RiskGrid/`` the task is the seed of the reset.
 
-    :param env_id: registered id; outside ``RiskGrid/`` the task is the seed of the reset
-    :param task_id: the task
-    :param out: file to write, None for a name made of id and task
-    :return: lines to print
     :raises InputError: unknown environment, or one that cannot be drawn
     """
     out = out or f"{env_id.replace('/', '-').removesuffix('-v0')}-{task_id}.png"
     if env_id in envs.REGISTERED:
         picture, text = task_picture(gymnasium.make(env_id).unwrapped.world, task_id)  # type: ignore[attr-defined]
-    else:
-        picture, text = _foreign(env_id, task_id)
-    return [text, _one_line(picture.title), _save(task_sheet([picture], ""), out)]
-
-
-def _foreign(env_id: str, task_id: int) -> tuple[TaskPicture, str]:
+        return [text, _one_line(picture.title), _save(task_sheet([picture], ""), out)]
     try:
         env = gymnasium.make(env_id, render_mode="rgb_array")
     except gymnasium.error.Error as error:
@@ -60,57 +54,39 @@ def _foreign(env_id: str, task_id: int) -> tuple[TaskPicture, str]:
     frame: Any = env.render()
     if getattr(frame, "ndim", 0) != 3:
         raise InputError(f"{env_id} gives no picture: it does not support render_mode='rgb_array'")
-    title = f"seed {task_id} of {env_id}"
-    drawn = env.unwrapped.pprint_grid() if hasattr(env.unwrapped, "pprint_grid") else ""
+    text = env.unwrapped.pprint_grid() if hasattr(env.unwrapped, "pprint_grid") else ""
     env.close()
-    return TaskPicture(title, frame), drawn
+    title = f"seed {task_id} of {env_id}"
+    return [text, title, _save(task_sheet([TaskPicture(title, frame)], ""), out)]
 
 
 def show_agents(run: str, name: str | None, task_id: int, out: str | None) -> list[str]:
-    """What the agents of a run do in a task.
+    """What the agents of a run, or the one of a name, do in a task.
 
-    :param run: run folder
-    :param name: one agent, None for all
-    :param task_id: the task
-    :param out: file to write, None for one in the run folder
-    :return: lines to print
     :raises InputError: no such run or agent
     """
-    folder, config, agents = _open(run)
+    folder, config, agents = _open(run, name)
     world = make_world(config.world)
-    names = agents if name is None else [_known(name, agents)]
     drawn, text = task_picture(world, task_id)
     pictures = [
-        agent_picture(world, task_id, load_policy(folder, agent, config.base), TITLES.get(agent, agent))
-        for agent in names
+        agent_picture(world, task_id, load_policy(folder, agent, config.base), title_of(agent)) for agent in agents
     ]
-    out = out or str(folder.path / f"task-{task_id}.png")
-    numbers = [_one_line(picture.title) for picture in pictures]
     title = _one_line(drawn.title)
-    return [text, title, *numbers, _save(task_sheet(pictures, title), out)]
+    saved = _save(task_sheet(pictures, title), out or str(folder.path / f"task-{task_id}.png"))
+    return [text, title, *(_one_line(picture.title) for picture in pictures), saved]
 
 
 def show_worst(run: str, name: str | None, n: int, out: str | None) -> list[str]:
-    """The riskiest held-out tasks of an agent.
+    """The riskiest held-out tasks of an agent: the named one, ForecastPPO, or else the last one of the run.
 
-    :param run: run folder
-    :param name: the agent, None for ForecastPPO or else the last one of the run
-    :param n: number of tasks
-    :param out: file to write, None for one in the run folder
-    :return: lines to print
     :raises InputError: no such run or agent, or the run has no scores
     """
-    folder, config, agents = _open(run)
-    name = ("forecast_ppo" if "forecast_ppo" in agents else agents[-1]) if name is None else _known(name, agents)
-    path = folder.path / "scores.parquet"
-    try:
-        scores = pl.read_parquet(path).filter(pl.col("agent") == name)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path} cannot be read, so the run is not finished or damaged: run it again") from error
-    world, policy = make_world(config.world), load_policy(folder, name, config.base)
-    figure = worst_tasks_sheet(
-        world, scores["task_id"].to_numpy(), scores["psi"].to_numpy(), policy, TITLES.get(name, name), n
-    )
+    folder, config, agents = _open(run, name)
+    name = "forecast_ppo" if "forecast_ppo" in agents else agents[-1]
+    scores = folder.read_table("scores.parquet", "the run is not finished or damaged: run it again")
+    scores = scores.filter(pl.col("agent") == name)
+    policy = load_policy(folder, name, config.base)
+    figure = worst_tasks_sheet(make_world(config.world), scores, policy, title_of(name), n)
     worst = scores.sort("psi", descending=True).head(n).with_columns(p=pl.col("log_p").exp())
     lines = [
         f"#{rank}: task {row['task_id']}, {'rare' if row['rare'] else 'common'}, P(failure) {row['p']:.2g}, "
@@ -124,21 +100,18 @@ def _one_line(title: str) -> str:
     return title.replace("\n", ", ")
 
 
-def _open(run: str) -> tuple[RunFolder, Config, list[str]]:
+def _open(run: str, name: str | None) -> tuple[RunFolder, Config, list[str]]:
+    """A run and its finished agents, or the named one."""
     folder = RunFolder.open(run)
-    config = parse_config(Config, ["--config", str(folder.path / "config.yaml")], "rl-forecast show", "")
-    agents: list[str] = [
-        name for name in config.agents if (folder.path / "agents" / name / "policy.safetensors").is_file()
-    ]
+    config = read_config(folder.path / "config.yaml")
+    if not isinstance(config, Config):
+        raise InputError(f"{run!r} is a run of language models, whose prompts have no pictures")
+    agents: list[str] = [agent for agent in config.agents if has_agent(folder, agent)]
     if not agents:
         raise InputError(f"{run!r} has no finished agent yet")
-    return folder, config, agents
-
-
-def _known(name: str, agents: list[str]) -> str:
-    if name not in agents:
+    if name is not None and name not in agents:
         raise InputError(unknown_name("agent", name, agents))
-    return name
+    return folder, config, agents if name is None else [name]
 
 
 def _save(figure: Figure, out: str) -> str:

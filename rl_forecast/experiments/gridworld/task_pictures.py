@@ -12,6 +12,7 @@ from envs.gridworld.exact_risk import Occupancy, occupancy
 from envs.gridworld.minigrid_env import RiskGridEnv
 
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -88,29 +89,21 @@ def agent_picture(world: GridWorld, task_id: int, policy: ActorCriticPolicy, tit
     return TaskPicture(title, _frame(world, task_id)[1], int(tasks.goal_cell[0]), mass)
 
 
-def worst_tasks_sheet(
-    world: GridWorld,
-    task_ids: NDArray[np.int64],
-    psi: NDArray[np.float64],
-    policy: ActorCriticPolicy,
-    name: str,
-    n: int,
-) -> Figure:
-    """The riskiest tasks of an agent as a contact sheet, the worst one first.
+def worst_tasks_sheet(world: GridWorld, scores: pl.DataFrame, policy: ActorCriticPolicy, name: str, n: int) -> Figure:
+    """The riskiest tasks of an agent on one sheet, the worst one first.
 
     :param world: the world
-    :param task_ids: shape (n_tasks,), scored tasks
-    :param psi: shape (n_tasks,), their scores
+    :param scores: columns ``task_id`` and ``psi``
     :param policy: the agent's policy
     :param name: what the agent is called
     :param n: number of tasks to show
     """
-    order = np.argsort(psi, kind="stable")[::-1][:n]
+    order = np.argsort(scores["psi"].to_numpy(), kind="stable")[::-1][:n]
     pictures = []
-    for rank, task_id in enumerate(task_ids[order].tolist(), 1):
+    for rank, task_id in enumerate(scores["task_id"].to_numpy()[order].tolist(), 1):
         facts = ", ".join(_facts(world, world.tasks(np.array([task_id]))))
         pictures.append(agent_picture(world, task_id, policy, f"#{rank}: task {task_id}\n{facts}"))
-    return task_sheet(pictures, f"{world.family}: the {len(order)} riskiest of {len(psi)} held-out tasks of {name}")
+    return task_sheet(pictures, f"{world.family}: the {len(order)} riskiest of {len(scores)} held-out tasks of {name}")
 
 
 def task_sheet(pictures: list[TaskPicture], title: str) -> Figure:

@@ -1,34 +1,31 @@
-"""Base models: the game's own, trained from scratch and cached, or any the user names."""
+"""The game's own base model, trained from scratch and cached."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from agents.language_model.fine_tune import correct_answers, encode_examples, supervised_loss
-from agents.language_model.loading import load_language_model
 from agents.language_model.scorer import ContinuationScorer
 from envs.password_game.model import make_model, make_tokenizer
 from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.language_model.sources import make_game
+from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.tasks import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from envs.password_game.game import Example, PasswordGame
-    from rl_forecast.experiments.settings import BaseModelConfig, GameConfig, LanguageConfig
+    from rl_forecast.experiments.settings import BaseModelConfig, LanguageConfig
 
-__all__ = ["accuracy", "cached_base", "load_model", "train_base", "without_progress_bars"]
+__all__ = ["accuracy", "cached_base"]
 
 # Raised whenever the game, the model or the training changes: cached models of another version are not used.
 _VERSION = 1
@@ -37,30 +34,10 @@ _N_VALIDATION = 1000
 # Updates between two reports of progress.
 _REPORT = 20
 
-Say = Callable[[str], None]
 
-
-def load_model(name: str, device: torch.device) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer, from a folder or the hub, weights in float32.
-
-    :param name: folder or hub id
-    :param device: torch device
-    :raises InputError: it cannot be loaded, in one line
-    """
-    try:
-        return load_language_model(name, device=str(device))
-    except ValueError as error:
-        raise InputError(f"--model: {error}") from error
-
-
-def without_progress_bars() -> None:
-    """Silence the bars of transformers: a run has its own."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def cached_base(config: LanguageConfig, say: Say, report: Callable[[float], None] = lambda n: None) -> Path:
+def cached_base(
+    config: LanguageConfig, say: Callable[[str], None], report: Callable[[float], None] = lambda n: None
+) -> Path:
     """Folder of the game's base model, trained now if it is not there.
 
     The folder's name is a hash of everything that decides the weights. It appears whole or not at all.
@@ -70,40 +47,31 @@ def cached_base(config: LanguageConfig, say: Say, report: Callable[[float], None
     :param report: called with the number of updates made since the last call
     :return: a folder for ``from_pretrained``
     """
-    base, seed = config.base, config.seed if config.base.seed < 0 else config.base.seed
-    settings = asdict(base) | {
-        "game": asdict(config.game),
-        "seed": seed,
-        "version": _VERSION,
-        "threads": config.threads,
-    }
+    seed = config.seed if config.base.seed < 0 else config.base.seed
+    settings = asdict(config.base)
     del settings["cache_dir"]
+    settings |= {"game": asdict(config.game), "seed": seed, "version": _VERSION, "threads": config.threads}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    home = _cache_folder(base.cache_dir) / "base-models"
+    home = _cache_folder(config.base.cache_dir) / "base-models"
     target = home / f"password-game-{config.game.level}-{digest}"
     if (target / "training.json").is_file():
         say(f"base model: {target} (cached)")
         return target
     torch.set_num_threads(config.threads)
-    without_progress_bars()
-    model, tokenizer, trained = train_base(config.game, base, seed, say, report)
+    scorer, trained = _train_base(config, seed, say, report)
+
+    def write(folder: Path) -> None:
+        scorer.model.save_pretrained(folder)
+        scorer.tokenizer.save_pretrained(folder)
+        (folder / "training.json").write_text(json.dumps(settings | trained, indent=2, sort_keys=True) + "\n")
+
     try:
         home.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=home, prefix=".base-"))
+        # Another process may have been first; its model is the same one.
+        if not target.is_dir():
+            RunFolder(home).write_folder(target.name, write)
     except OSError as error:
         raise InputError(f"base models cannot be kept in {home}: {error.strerror}; set RL_FORECAST_CACHE") from error
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        (temporary / "training.json").write_text(json.dumps(settings | trained, indent=2, sort_keys=True) + "\n")
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            # Another process was first; its model is the same one.
-            if not (target / "training.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -114,43 +82,27 @@ def _cache_folder(configured: str) -> Path:
     return Path(named) if named else user_cache_path("rl-forecast", appauthor=False)
 
 
-def train_base(
-    game_config: GameConfig,
-    config: BaseModelConfig,
-    seed: int,
-    say: Say = print,
-    report: Callable[[float], None] = lambda n: None,
-) -> tuple[Any, Any, dict[str, float]]:
-    """Train the game's model from scratch until it answers clear tasks rightly.
-
-    :param game_config: the game
-    :param config: size and training of the model
-    :param seed: of weights and training tasks
-    :param say: prints a line
-    :param report: called with the number of updates made since the last call
-    :return: model, tokenizer, and the accuracy and updates reached
-    """
-    game = make_game(game_config)
-    tokenizer = make_tokenizer(game_config.n_words)
+def _train_base(
+    config: LanguageConfig, seed: int, say: Callable[[str], None], report: Callable[[float], None]
+) -> tuple[ContinuationScorer, dict[str, float]]:
+    """Train the game's model until it answers clear tasks rightly; the accuracy and updates reached."""
+    game, base = make_game(config.game), config.base
+    tokenizer = make_tokenizer(config.game.n_words)
     try:
-        model = make_model(tokenizer, seed, config.hidden_size, config.n_layers, config.n_heads)
+        model = make_model(tokenizer, seed, base.hidden_size, base.n_layers, base.n_heads)
     except ValueError as error:
         raise InputError(f"base: {one_line(str(error).splitlines()[0])}") from error
     scorer = ContinuationScorer(model, tokenizer)
     validation = game.clear(SPLITS["validation"].task_ids(_N_VALIDATION, seed))
-    reached, updates = 0.0, 0
-    for round_ in range(config.max_rounds):
-        _train_round(game, scorer, config, seed, updates, report)
-        updates += config.steps
+    reached = 0.0
+    for round_ in range(1, base.max_rounds + 1):
+        _train_round(game, scorer, base, seed, (round_ - 1) * base.steps, report)
         reached = accuracy(scorer, validation)
-        if reached >= config.accuracy:
+        if reached >= base.accuracy:
             break
-        last = round_ + 1 == config.max_rounds
-        say(
-            f"warning: {reached:.3f} of clear validation tasks are answered rightly, below {config.accuracy}: "
-            + ("going on with it after the last round" if last else "training another round")
-        )
-    return model, tokenizer, {"reached_accuracy": reached, "updates": float(updates)}
+        next_ = "training another round" if round_ < base.max_rounds else "it is used nevertheless"
+        say(f"warning: {reached:.3f} of clear validation tasks are answered rightly, below {base.accuracy}: {next_}")
+    return scorer, {"reached_accuracy": reached, "updates": float(round_ * base.steps)}
 
 
 def _train_round(
@@ -180,10 +132,10 @@ def _train_round(
 
 
 def accuracy(scorer: ContinuationScorer, examples: Sequence[Example], chunk: int = 250) -> float:
-    """Share of examples that greedy decoding answers exactly.
+    """Share of examples that greedy decoding answers exactly; NaN if there are none.
 
     :param scorer: scorer of the model
-    :param examples: tasks with one right answer; NaN if there are none
+    :param examples: tasks with one right answer
     :param chunk: examples of one forward pass
     """
     right = [

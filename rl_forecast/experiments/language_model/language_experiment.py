@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import transformers
 from stable_baselines3.common.logger import Logger
 
 from agents.language_model.distributed import shared_scores
+from agents.language_model.loading import load_language_model
 from agents.language_model.prompts import PromptTask
 from agents.language_model.scorer import ContinuationScorer
-from rl_forecast.errors import InputError, one_line
-from rl_forecast.experiments.language_model.base_model import accuracy, cached_base, load_model, without_progress_bars
+from rl_forecast.errors import InputError
+from rl_forecast.experiments.language_model.base_model import accuracy, cached_base
 from rl_forecast.experiments.language_model.methods import make_fine_tuner, method_weight
 from rl_forecast.experiments.language_model.sources import fit_sets, make_source
 from rl_forecast.experiments.metrics import title_of
@@ -54,7 +54,8 @@ class LanguageExperiment:
 
     def __init__(self, config: LanguageConfig, run: Run) -> None:
         self.folder, self.processes, self.progress, self.split = run.folder, run.processes, run.progress, run.split
-        without_progress_bars()
+        # A run has its own bars.
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.source = make_source(config)
         self.config: Any = replace(config, evaluation=fit_sets(self.source, config.evaluation, run.progress.say))
 
@@ -72,8 +73,8 @@ class LanguageExperiment:
         return self._scorer(name)
 
     def _scorer(self, name: str) -> ContinuationScorer:
-        model, tokenizer = load_model(name, self.processes.device)
-        model.eval()
+        with _input_errors("--model: "):
+            model, tokenizer = load_language_model(name, device=str(self.processes.device))
         return ContinuationScorer(model, tokenizer, max_batch_tokens=self.config.fine_tune.max_batch_tokens)
 
     def load(self, name: str) -> ContinuationScorer:
@@ -97,10 +98,7 @@ class LanguageExperiment:
 
     def _learn(self, name: str, tuner: FineTuner) -> None:
         steps, every = self.config.fine_tune.steps, self.config.checkpoint_every
-        checkpoint = f"checkpoints/{name}.safetensors"
-        path = self.folder.path / checkpoint
-        if path.is_file():
-            _load_checkpoint(path, tuner)
+        if self.folder.restore_checkpoint(name, tuner.load_state):
             self.progress.say(f"{title_of(name)}: resumed at step {tuner.step} of {steps}")
         logger = Logger(folder=None, output_formats=[])
         if self.processes.is_main:
@@ -113,8 +111,7 @@ class LanguageExperiment:
                 logger.dump(tuner.step)
                 phase.advance(1)
                 if every and tuner.step % every == 0 and self.processes.is_main:
-                    tensors, text = tuner.state()
-                    self.folder.write(checkpoint, lambda file, t=tensors, m=text: save_file(t, file, metadata=m))  # type: ignore[misc]
+                    self.folder.write_checkpoint(name, *tuner.state())
         logger.close()
 
     # -- scores -------------------------------------------------------------------------------------------------------
@@ -213,24 +210,13 @@ def _save(scorer: ContinuationScorer, path: Path) -> None:
     scorer.tokenizer.save_pretrained(path)
 
 
-def _load_checkpoint(path: Path, tuner: FineTuner) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        tuner.load_state(tensors, text)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = one_line(str(error), 200)
-        raise InputError(f"checkpoint {path} cannot be used: {reason}; delete it to train this agent again") from error
-
-
 @contextmanager
-def _input_errors() -> Iterator[None]:
-    """The scorer and the encoder name a bad prompt and the fix in one line."""
+def _input_errors(prefix: str = "") -> Iterator[None]:
+    """Scorers, encoders and loaders name what is bad, and the fix, in one line."""
     try:
         yield
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{prefix}{error}") from error
 
 
 @torch.no_grad()

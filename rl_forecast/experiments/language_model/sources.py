@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,14 +76,7 @@ def make_game(config: GameConfig) -> PasswordGame:
     :raises InputError: a setting is out of range
     """
     try:
-        return PasswordGame(
-            level=config.level,
-            strength=config.strength,
-            rare_probability=config.rare_probability,
-            n_words=config.n_words,
-            password_length=config.password_length,
-            n_phrases=config.n_phrases,
-        )
+        return PasswordGame(**asdict(config))
     except ValueError as error:
         raise InputError(f"game.{error}") from error
 
