@@ -107,9 +107,12 @@ def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: st
         epilog=f"Presets: {', '.join(preset_names())}. Dashes and underscores in names are the same. {epilog}".strip(),
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
-    given, _ = take_options(argv, "preset")
-    presets = ["--config", str(_preset_path(given["preset"][-1]))] if given["preset"] else []
-    return parse_fields(parser, cls, presets + argv)[0]
+    given, options = take_options(argv, "preset", "config")
+    preset = given["preset"][-1:]
+    files = [*map(str, map(_preset_path, preset)), *given["config"]]
+    return parse_fields(
+        parser, cls, [f"--config={file}" for file in files] + [f"--preset={p}" for p in preset] + options
+    )[0]
 
 
 def parse_fields(

@@ -252,4 +252,4 @@ def test_a_checkpoint_of_other_settings_is_refused(run: Path, capsys: pytest.Cap
     shutil.rmtree(run / "agents")
     (run / "timings.json").unlink()
     assert train(["--resume", str(run)]) == 2
-    assert "the agent is of (1, 'PPO', 32)" in _one_line(capsys)
+    assert "'PPO', 2), the agent is of" in _one_line(capsys)

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.language_model.fine_tune import FineTuner
@@ -84,14 +83,6 @@ def test_saved_models_load_anywhere_and_give_the_scores_of_the_run(smoke: tuple[
         np.testing.assert_allclose(scorer.score(scorer.encode(tasks)), known["log_p"][:50], atol=1e-4)
 
 
-def test_training_changes_the_model_and_each_method_differs(smoke: tuple[Path, str]) -> None:
-    folder, _ = smoke
-    weights = [load_file(folder / "agents" / agent / "model.safetensors") for agent in AGENTS]
-    for i in range(len(AGENTS)):
-        for other in weights[:i]:
-            assert any(not torch.equal(weights[i][name], other[name]) for name in other)
-
-
 def test_tensorboard_holds_curves_samples_and_the_outcome(smoke: tuple[Path, str]) -> None:
     folder, _ = smoke
     events = EventAccumulator(str(folder / "tensorboard" / "forecast"))
@@ -105,12 +96,9 @@ def test_tensorboard_holds_curves_samples_and_the_outcome(smoke: tuple[Path, str
     sample = events.Tensors("samples/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "<sys>" in sample
     assert "p(forbidden)" in sample
-
-
-def test_every_key_is_explained(smoke: tuple[Path, str]) -> None:
-    tags = scalar_tags(smoke[0] / "tensorboard")
-    assert {"train/worst_psi", "train/anchor_loss", "final/kl_attacks"} <= tags
-    assert undocumented(tags) == set()
+    logged = scalar_tags(folder / "tensorboard")
+    assert {"train/worst_psi", "train/anchor_loss", "final/kl_attacks"} <= logged
+    assert undocumented(logged) == set()
 
 
 def test_the_base_model_is_trained_once(smoke: tuple[Path, str], cache: Path) -> None:
@@ -256,39 +244,6 @@ def test_own_prompts_are_split_by_content_alone(tmp_path: Path) -> None:
     pool = one.pool(3, 60)
     assert len({task.task_id for task in pool}) == 60
     assert [t.task_id for t in pool] == [t.task_id for t in one.pool(3, 60)] != [t.task_id for t in one.pool(4, 60)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--preset", "password-game", "--forecast.coeff", "1"], "did you mean '--forecast.coef'?"),
-        (["--preset", "password-gam"], "did you mean 'password-game'?"),
-        (["--model", "/no/such/folder"], "--model: no folder '/no/such/folder'"),
-        (["--job", "langage"], "unknown job 'langage': did you mean 'language'?"),
-        (["--job", "language", "--lora", "8"], "--lora takes settings such as --lora r=..."),
-        (["--job", "language", "--lora", "rank=8"], "unknown option --lora.rank"),
-        (["--prompts", "none.jsonl"], "none.jsonl"),
-        (["--job", "language", "--game.n-words", "7"], "game.n_words must be even"),
-        (["--job", "language", "--device", "cuda:77"], "--device 'cuda:77' is not available"),
-        (["--job", "language", "--agents", "[sftt]"], "did you mean 'sft'?"),
-        (["--resume", "nowhere"], "'nowhere' is not a run folder"),
-        (["--resume", "nowhere", "--seed", "1"], "takes no other options"),
-        (["--job", "language", "--fine-tune.steps", "0"], "fine_tune.steps must be at least 1"),
-    ],
-)
-def test_bad_input_is_one_clear_line_and_exit_code_2(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert len(error.splitlines()) == 1, error
-    assert message in error
 
 
 def test_a_file_with_too_few_prompts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
