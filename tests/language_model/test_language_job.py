@@ -73,7 +73,8 @@ def test_the_run_folder_explains_itself(smoke: tuple[Path, str]) -> None:
 def test_saved_models_load_anywhere_and_give_the_scores_of_the_run(smoke: tuple[Path, str]) -> None:
     folder, _ = smoke
     config = parse_config(LanguageConfig, ["--preset", "password-game-smoke"], "", "")
-    tasks = make_source(config).held_out(config.evaluation).tasks["deployment"][:50]
+    prompts = make_source(config).held_out(config.evaluation).prompts
+    tasks = [prompt for (part, _), prompt in prompts.items() if part == "deployment"][:50]
     for agent in AGENTS:
         model, tokenizer = load_language_model(str(folder / "agents" / agent), device="cpu")
         scorer = ContinuationScorer(model, tokenizer)

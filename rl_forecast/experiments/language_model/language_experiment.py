@@ -30,15 +30,13 @@ from rl_forecast.scores import psi_from_log_p
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from agents.language_model.fine_tune import FineTuner
     from rl_forecast.experiments.experiment import Run
     from rl_forecast.experiments.language_model.sources import HeldOut
     from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.settings import LanguageConfig
 
-__all__ = ["LanguageExperiment", "samples_as_text", "score_prompts", "task_table", "with_scores"]
+__all__ = ["LanguageExperiment"]
 
 # log p is float32 near 0: a probability is at most 1 - 1e-6, as for psi.
 _HIGHEST_LOG_P = -1e-6
@@ -122,14 +120,22 @@ class LanguageExperiment:
 
     def tasks(self) -> pl.DataFrame:
         """Held-out prompts."""
-        return task_table(self._held_out)
+        return self._held_out.table
 
     def score(
         self, agent: ContinuationScorer, tasks: pl.DataFrame, report: Callable[[int], None] = lambda n: None
     ) -> pl.DataFrame:
         """Log probability of the forbidden texts; several processes share the work."""
-        with _input_errors():
-            return score_prompts(agent, self._held_out, tasks, report)
+        prompts = [self._held_out.prompts[key] for key in tasks.select("part", "task_id").iter_rows()]
+        found = []
+        for first in range(0, len(prompts), _CHUNK):
+            chunk = prompts[first : first + _CHUNK]
+            with _input_errors():
+                found.append(shared_scores(agent, agent.encode(chunk)).double().cpu().numpy())
+            report(len(chunk))
+        log_p = np.minimum(np.concatenate(found), _HIGHEST_LOG_P)
+        scores = tasks.with_columns(log_p=pl.Series(log_p), psi=pl.Series(psi_from_log_p(log_p)))
+        return scores.select("part", "task_id", "log_p", "psi", "log_odds", "rare")
 
     def notes(self, name: str, agent: ContinuationScorer) -> dict[str, float]:
         """Updates of training, and the share of clear tasks answered rightly."""
@@ -141,9 +147,9 @@ class LanguageExperiment:
         rows = scores.filter(pl.col("part") == "deployment")
         log_p = rows["log_p"].to_numpy()
         chosen = [*np.argsort(-log_p)[:_N_SAMPLES], *range(min(_N_SAMPLES, len(rows)))]
-        known = self._held_out.by_id
+        known = self._held_out.prompts
         prompts = [known["deployment", rows["task_id"][int(i)]].prompt for i in chosen]
-        return {"samples": samples_as_text(agent, prompts, np.exp(log_p[chosen]).tolist())}
+        return {"samples": _samples_as_text(agent, prompts, np.exp(log_p[chosen]).tolist())}
 
     def hyper_parameters(self, name: str) -> dict[str, Any]:
         """Settings that the model's training uses."""
@@ -155,49 +161,6 @@ class LanguageExperiment:
         if name == "forecast":
             shown |= {f"forecast.{key}": value for key, value in asdict(config.forecast).items()}
         return shown
-
-
-def task_table(prompts: HeldOut) -> pl.DataFrame:
-    """Prompts as rows: ``part``, ``task_id``, ``log_odds`` of the right probability and ``rare``, null if unknown."""
-    tables = []
-    for part, tasks in prompts.tasks.items():
-        unknown = [None] * len(tasks)
-        columns = {
-            "part": pl.Series([part] * len(tasks), dtype=pl.String),
-            "task_id": pl.Series([str(task.task_id) for task in tasks], dtype=pl.String),
-            "log_odds": pl.Series(prompts.log_odds.get(part, unknown), dtype=pl.Float64),
-            "rare": pl.Series(prompts.rare.get(part, unknown), dtype=pl.Boolean),
-        }
-        tables.append(pl.DataFrame(columns))
-    return pl.concat(tables)
-
-
-def score_prompts(
-    scorer: ContinuationScorer, prompts: HeldOut, tasks: pl.DataFrame, report: Callable[[int], None] = lambda n: None
-) -> pl.DataFrame:
-    """Scores of prompts.
-
-    :param scorer: of the model
-    :param prompts: the prompts
-    :param tasks: rows of :func:`task_table`
-    :param report: called with the number of prompts scored since the last call
-    :return: the rows with ``log_p`` and ``psi``
-    :raises ValueError: bad prompts, in one line
-    """
-    found = []
-    for first in range(0, len(tasks), _CHUNK):
-        rows = tasks[first : first + _CHUNK]
-        encoded = scorer.encode([prompts.by_id[key] for key in rows.select("part", "task_id").iter_rows()])
-        found.append(shared_scores(scorer, encoded).double().cpu().numpy())
-        report(len(rows))
-    return with_scores(tasks, np.concatenate(found))
-
-
-def with_scores(tasks: pl.DataFrame, log_p: NDArray[np.float64]) -> pl.DataFrame:
-    """Rows of :func:`task_table` with a model's log probabilities, shape (n_tasks,), and their scores."""
-    log_p = np.minimum(log_p, _HIGHEST_LOG_P)
-    scores = tasks.with_columns(log_p=pl.Series(log_p), psi=pl.Series(psi_from_log_p(log_p)))
-    return scores.select("part", "task_id", "log_p", "psi", "log_odds", "rare")
 
 
 def _save(scorer: ContinuationScorer, path: Path) -> None:
@@ -220,13 +183,8 @@ def _input_errors(prefix: str = "") -> Iterator[None]:
 
 
 @torch.no_grad()
-def samples_as_text(scorer: ContinuationScorer, prompts: list[Any], p: list[float]) -> str:
-    """Greedy answers as a Markdown table.
-
-    :param scorer: scorer of the model
-    :param prompts: prompts, texts or chats
-    :param p: failure probability of each
-    """
+def _samples_as_text(scorer: ContinuationScorer, prompts: list[Any], p: list[float]) -> str:
+    """Greedy answers as a Markdown table, with the failure probability of each prompt."""
     tokenizer = scorer.tokenizer
     rows = scorer.encoder.prompts([PromptTask(prompt, task_id=i) for i, prompt in enumerate(prompts)])
     lines = ["| p(forbidden) | prompt | greedy answer |", "|---:|---|---|"]

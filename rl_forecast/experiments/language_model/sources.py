@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import polars as pl
 
 from agents.language_model.prompts import PromptTask, read_prompts
 from envs.password_game.game import Example, PasswordGame
@@ -37,21 +37,28 @@ _EVALUATION, _DEPLOYMENT, _LEGITIMATE, _CLEAR = 0, 2**26, 2**27, 2**28
 class HeldOut:
     """Prompts on which models are evaluated.
 
-    :param tasks: part (``evaluation``, ``deployment``, ``legitimate``) to its prompts
-    :param log_odds: part to the exact log-odds of each prompt, where they are known
-    :param rare: part to whether each prompt belongs to the rare family, where that is known
+    :param table: a row each: ``part`` (``evaluation``, ``deployment``, ``legitimate``), ``task_id``, and, null where
+        unknown, the right ``log_odds`` and whether it is ``rare``
+    :param prompts: part and id to prompt
     :param clear: tasks with one right answer
     """
 
-    tasks: dict[str, list[PromptTask]]
-    log_odds: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    rare: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    clear: list[Example] = field(default_factory=list)
+    table: pl.DataFrame
+    prompts: dict[tuple[str, str], PromptTask]
+    clear: list[Example]
 
-    @cached_property
-    def by_id(self) -> dict[tuple[str, str], PromptTask]:
-        """Part and id to prompt."""
-        return {(part, str(task.task_id)): task for part, tasks in self.tasks.items() for task in tasks}
+
+def _part(name: str, tasks: list[PromptTask], log_odds: Any = None, rare: Any = None) -> tuple[pl.DataFrame, Any]:
+    ids = [str(task.task_id) for task in tasks]
+    columns = {"task_id": ids, "log_odds": log_odds, "rare": rare}
+    kinds = {"task_id": pl.String, "log_odds": pl.Float64, "rare": pl.Boolean}
+    table = pl.DataFrame({key: [None] * len(ids) if v is None else v for key, v in columns.items()}, schema=kinds)
+    return table.select(pl.lit(name).alias("part"), pl.all()), {(name, i): t for i, t in zip(ids, tasks, strict=True)}
+
+
+def _held_out(parts: list[tuple[pl.DataFrame, Any]], clear: list[Example]) -> HeldOut:
+    prompts = {key: prompt for _, found in parts for key, prompt in found.items()}
+    return HeldOut(pl.concat([table for table, _ in parts]), prompts, clear)
 
 
 class PromptSource(Protocol):
@@ -122,21 +129,16 @@ class GameSource:
     def held_out(self, evaluation: LanguageEvaluationConfig, split: str = "held_out") -> HeldOut:
         """Attacks in disjoint sets, legitimate requests, clear tasks."""
         ids = SPLITS[split].task_ids
+        e = evaluation
         parts = {
-            "evaluation": self.game.attacks(
-                ids(evaluation.n_eval * evaluation.n_eval_sets, self.seed, first=_EVALUATION)
-            ),
-            "deployment": self.game.attacks(
-                ids(evaluation.n_deploy * evaluation.n_deploy_sets, self.seed, first=_DEPLOYMENT)
-            ),
+            "evaluation": self.game.attacks(ids(e.n_eval * e.n_eval_sets, self.seed, first=_EVALUATION)),
+            "deployment": self.game.attacks(ids(e.n_deploy * e.n_deploy_sets, self.seed, first=_DEPLOYMENT)),
         }
         if self.game.level == "tension":
-            parts["legitimate"] = self.game.legitimate(ids(evaluation.n_legitimate, self.seed, first=_LEGITIMATE))
-        return HeldOut(
-            tasks={part: _tasks(requests) for part, requests in parts.items()},
-            log_odds={part: requests.log_odds for part, requests in parts.items()},
-            rare={part: requests.rare for part, requests in parts.items()},
-            clear=self.game.clear(ids(evaluation.n_clear, self.seed, first=_CLEAR)),
+            parts["legitimate"] = self.game.legitimate(ids(e.n_legitimate, self.seed, first=_LEGITIMATE))
+        return _held_out(
+            [_part(name, _tasks(requests), requests.log_odds, requests.rare) for name, requests in parts.items()],
+            self.game.clear(ids(e.n_clear, self.seed, first=_CLEAR)),
         )
 
 
@@ -231,13 +233,9 @@ class FileSource:
                 f"{n_evaluation + n_deployment}: lower --evaluation.n-eval, n-eval-sets, n-deploy or n-deploy-sets"
             )
         chosen = [items[i] for i in order]
-        return HeldOut(
-            {
-                "evaluation": chosen[:n_evaluation],
-                "deployment": chosen[n_evaluation : n_evaluation + n_deployment],
-            },
-            clear=self.answered[split][: evaluation.n_clear],
-        )
+        parts = {"evaluation": chosen[:n_evaluation], "deployment": chosen[n_evaluation:][:n_deployment]}
+        clear = self.answered[split][: evaluation.n_clear]
+        return _held_out([_part(name, tasks) for name, tasks in parts.items()], clear)
 
 
 def fit_sets(
