@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rl_forecast.evaluate import main as evaluate
-from rl_forecast.experiments.command_line import parse_config, parse_run, read_config
+from rl_forecast.experiments.command_line import RUNS, parse_config, parse_job, read_config
 from rl_forecast.experiments.settings import Config, LanguageConfig
 from rl_forecast.train import main as train
 
@@ -107,14 +107,14 @@ def test_the_job_follows_from_what_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "language.yaml").write_text("job: language\n")
-    assert type(parse_run(arguments.split(), "", _NO_TEXTS)) is cls
+    assert type(parse_job(RUNS, arguments.split(), "", _NO_TEXTS)) is cls
 
 
 def test_settings_of_earlier_versions_are_read(tmp_path: Path) -> None:
     old = {"fine_tune": {"anchor_coef": 7.0, "episodes_per_task": 3}, "forecast": {"risk_estimator": "flow"}}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(old))
-    forecast = read_config(path).forecast
+    forecast = read_config(path, RUNS).forecast
     assert (forecast.anchor_coef, forecast.episodes_per_task, forecast.risk) == (7.0, 3, "flow")  # type: ignore[union-attr]
     path.write_text("job: language\nfine_tune: {checkpoint_every: 4}\n")
-    assert read_config(path).checkpoint_every == 4
+    assert read_config(path, RUNS).checkpoint_every == 4

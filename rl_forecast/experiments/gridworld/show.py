@@ -13,7 +13,7 @@ import polars as pl
 import envs
 from rl_forecast.commands.shared import writing
 from rl_forecast.errors import InputError, unknown_name
-from rl_forecast.experiments.command_line import read_config
+from rl_forecast.experiments.command_line import RUNS, read_config
 from rl_forecast.experiments.gridworld.agent_files import has_agent, load_policy
 from rl_forecast.experiments.gridworld.task_pictures import (
     TaskPicture,
@@ -103,7 +103,7 @@ def _one_line(title: str) -> str:
 def _open(run: str, name: str | None) -> tuple[RunFolder, Config, list[str]]:
     """A run and its finished agents, or the named one."""
     folder = RunFolder.open(run)
-    config = read_config(folder.path / "config.yaml")
+    config = read_config(folder.path / "config.yaml", RUNS)
     if not isinstance(config, Config):
         raise InputError(f"{run!r} is a run of language models, whose prompts have no pictures")
     agents: list[str] = [agent for agent in config.agents if has_agent(folder, agent)]
