@@ -11,24 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
-import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 
 import envs  # registers the ids
 
 
-def _assert_equals(a: Any, b: Any, prefix: str = "") -> None:
-    """Assert that two nested observations or infos are equal, arrays included."""
-    assert type(a) is type(b), f"{prefix}{a!r} and {b!r} differ in type"
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), f"{prefix}keys {list(a)} and {list(b)}"
-        for key in a:
-            _assert_equals(a[key], b[key], f"{prefix}{key}: ")
-    elif isinstance(a, tuple | list):
-        assert len(a) == len(b), f"{prefix}lengths {len(a)} and {len(b)}"
-        for x, y in zip(a, b, strict=True):
-            _assert_equals(x, y, prefix)
-    else:
-        np.testing.assert_array_equal(a, b, err_msg=prefix)
+def _assert_equals(a: Any, b: Any, prefix: str | None = None) -> None:
+    assert data_equivalence(a, b), f"{prefix}{a} and {b}"
 
 
 utils = ModuleType("tests.utils")

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,25 +18,13 @@ _HERE = Path(__file__).resolve().parent
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rl-forecast" / "sdists"
 
 
-@dataclass(frozen=True)
-class Suite:
-    """Tests of another project.
-
-    :param package: its name on PyPI
-    :param plugin: pytest plugin in this folder that points the tests at our own
-    :param arguments: what pytest is to run, relative to the root of the sdist
-    """
-
-    package: str
-    plugin: str
-    arguments: tuple[str, ...]
-
-
-SUITES = {
-    "minigrid": Suite("minigrid", "minigrid_plugin", ("tests/test_envs.py",)),
-    # Imported under names that its SubprocVecEnv tests can find again in their worker processes.
-    "stable-baselines3": Suite("stable-baselines3", "sb3_plugin", ("tests", "--import-mode=prepend", "-rs")),
-    "stable-baselines3-term": Suite("stable-baselines3", "sb3_term_plugin", ("tests", "--import-mode=prepend", "-rs")),
+# Package on PyPI, pytest plugin in this folder that points its tests at our own classes, and arguments of pytest.
+# SB3's are imported under names that its SubprocVecEnv tests can find again in their worker processes.
+_SB3 = ("tests", "--import-mode=prepend", "-rs")
+SUITES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "minigrid": ("minigrid", "minigrid_plugin", ("tests/test_envs.py",)),
+    "stable-baselines3": ("stable-baselines3", "sb3_plugin", _SB3),
+    "stable-baselines3-term": ("stable-baselines3", "sb3_term_plugin", _SB3),
 }
 
 
@@ -60,23 +47,19 @@ def fetch(package: str) -> Path | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one suite.
-
-    :param arguments: name of the suite, then arguments for pytest
-    :return: pytest's exit code; 0 where the sdist cannot be had, 2 for an unknown suite
-    """
+    """Run one suite: pytest's exit code; 0 where the sdist cannot be had, 2 for an unknown suite."""
     if not arguments or arguments[0] not in SUITES:
         print(f"usage: run_suite.py {{{','.join(SUITES)}}} [pytest arguments]", file=sys.stderr)
         return 2
-    suite = SUITES[arguments[0]]
-    root = fetch(suite.package)
+    package, plugin, own = SUITES[arguments[0]]
+    root = fetch(package)
     if root is None:
-        print(f"SKIPPED: the sdist of {suite.package} {version(suite.package)} is not cached and PyPI was not reached")
+        print(f"SKIPPED: the sdist of {package} {version(package)} is not cached and PyPI was not reached")
         return 0
     # -P: the sdist's own package must not be imported, the installed release is what is tested.
     path = os.pathsep.join([str(_HERE), str(_HERE.parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", suite.plugin, "-p", "no:cacheprovider"]
-    command += ["--import-mode=importlib", "-o", "filterwarnings=default", *suite.arguments, *arguments[1:]]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider"]
+    command += ["--import-mode=importlib", "-o", "filterwarnings=default", *own, *arguments[1:]]
     return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
 
 

@@ -50,8 +50,7 @@ _LEFT_OUT = {
     "another algorithm on that environment": ("test_no_resource_warning",),
     "the sign of a loss after one update in that environment": ("test_ppo_warnings",),
 }
-_acted: set[str] = set()
-_running = ""
+_record: Any = None  # of the running test
 
 
 class PPO(sb3_plugin.PPO):
@@ -62,10 +61,10 @@ class PPO(sb3_plugin.PPO):
         super().__init__(*args, settings=ForecastSettings(**small), **kwargs)
 
     def train(self) -> None:
-        """Notes whether a gradient was added."""
+        """Notes whether a gradient was added, in the report: tests may run in xdist's workers."""
         super().train()
         if self.forecastability is not None and self.forecastability.update.grad_norms:
-            _acted.add(_running)
+            _record("gradient", True)
 
 
 class _Bridge(Bridge):
@@ -84,9 +83,9 @@ for _name in ("CartPole-v1", "Pendulum-v1"):
 
 
 @pytest.fixture(autouse=True)
-def _name_of_the_test(request: pytest.FixtureRequest) -> None:
-    global _running
-    _running = request.node.nodeid
+def _report(record_property: Any) -> None:
+    global _record
+    _record = record_property
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
@@ -99,5 +98,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say where the term had an effect."""
-    terminalreporter.write_line(f"the forecast gradient was added in {len(_acted)} tests")
+    """Say where the callback had an effect."""
+    acted = [report for report in terminalreporter.getreports("passed") if ("gradient", True) in report.user_properties]
+    terminalreporter.write_line(f"the forecast gradient was added in {len(acted)} tests")
