@@ -8,14 +8,16 @@ RUN := $(VENV)/bin/python
 train: $(VENV)/installed
 	$(RUN) -m rl_forecast.train $(ARGS)
 
+# In as many processes as there are cores. Files stay together: a run that several tests read is made once. Those with
+# the fewest tests take longest, so they keep their own order.
 test: $(VENV)/installed
-	$(RUN) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # MiniGrid's own environment tests on our ids; its sdist is fetched once, and the run skipped without a network.
 minigrid-suite: $(VENV)/installed
 	$(RUN) tests/foreign/run_suite.py minigrid $(ARGS)
 
-# SB3's own tests that concern PPO, on a ForecastPPO whose term is off; then those that can be run with the term on.
+# SB3's own tests that concern PPO, on ForecastPPO without settings; then those that can be run with the callback.
 sb3-suite: $(VENV)/installed
 	$(RUN) tests/foreign/run_suite.py stable-baselines3 $(ARGS)
 
