@@ -17,8 +17,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ JOBS: dict[str, dict[str, Any]] = {
     },
 }
 _SIGKILL = -9
-_GOING_ON = re.compile(r"^(.*): resumed at step (\d+) of (\d+)$", re.MULTILINE)
+_RESUMED = re.compile(r": resumed at step (\d+) of \d+$", re.MULTILINE)
 _DONE = re.compile(r"^(.*): done before$", re.MULTILINE)
 
 
@@ -81,20 +81,14 @@ _DONE = re.compile(r"^(.*): done before$", re.MULTILINE)
 class Trial:
     """One run that was killed and gone on with.
 
-    :param job: which run
-    :param seed: of the moments
     :param killed_at: seconds after the start of each process that was killed
-    :param done_before: agents that were not trained again
-    :param going_on: agent, step it went on from, and step of its end; empty where the kill fell between two agents
-    :param steps_before: share of all training steps that had not to be done again
+    :param steps_before: share of all training steps that were not repeated
     :param faults: what was wrong; empty for a trial that was survived
     """
 
     job: str
     seed: int
     killed_at: tuple[float, ...]
-    done_before: tuple[str, ...]
-    going_on: tuple[tuple[str, int, int], ...]
     steps_before: float
     faults: tuple[str, ...]
 
@@ -171,16 +165,12 @@ class Kills:
             faults.append(f"exit code {process.exitcode} after going on: {text[-300:]}")
         else:
             faults += differences(self.whole, folder)
-        going_on = tuple((agent, int(step), int(end)) for agent, step, end in _GOING_ON.findall(text))
-        done = tuple(_DONE.findall(text))
         if not faults:
             shutil.rmtree(folder.parent)
-        return Trial(
-            self.job, seed, tuple(killed_at), done, going_on, round(self._share(done, going_on), 3), tuple(faults)
-        )
+        return Trial(self.job, seed, tuple(killed_at), round(self._share_kept(text), 3), tuple(faults))
 
-    def _share(self, done: tuple[str, ...], going_on: tuple[tuple[str, int, int], ...]) -> float:
-        config = self._config
+    def _share_kept(self, text: str) -> float:
+        config, done = self._config, _DONE.findall(text)
         if self.job == "gridworld":
             steps = [config["base"]["total_timesteps"], *[config["fine_tune"]["total_timesteps"]] * 2]
             names = ["base", "PPO", "ForecastPPO"]
@@ -188,7 +178,7 @@ class Kills:
             steps = [0, *[config["fine_tune"]["steps"]] * 2]
             names = ["base", "SFT", "forecastability"]
         before = sum(n for name, n in zip(names, steps, strict=True) if name in done)
-        return (before + sum(step for _, step, _ in going_on)) / sum(steps)
+        return (before + sum(int(step) for step in _RESUMED.findall(text))) / sum(steps)
 
     def _wait(self, process: Any, folder: Path, rng: np.random.Generator, trained: bool) -> float:
         """Sleep until the moment of the kill.
@@ -217,11 +207,7 @@ class Kills:
 
 
 def small_run(job: str, steps: int | None = None) -> dict[str, Any]:
-    """Configuration of a run.
-
-    :param job: which
-    :param steps: training steps of each agent, those of :data:`JOBS` if ``None``
-    """
+    """Configuration of a run, with that many training steps of each agent if given."""
     config = copy.deepcopy(JOBS[job])
     if steps is not None and job == "gridworld":
         config["base"]["total_timesteps"] = config["fine_tune"]["total_timesteps"] = steps
@@ -303,47 +289,30 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def trials_of(n: int, seed: int, home: Path) -> Iterator[Trial]:
-    """Trials of every job, in turn, each printed when it is done.
-
-    :param n: how many in all
-    :param seed: of the first trial; the others count on
-    :param home: folder for the runs
-    """
+    """That many trials of both jobs in turn, each printed when it is done; their seeds count on from the first."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     kills = {job: Kills(job, home / job) for job in JOBS}
-    for job, runs in kills.items():
-        print(f"{job}: the whole run takes {runs.seconds:.1f} s", flush=True)
     for i in range(n):
         # Three in five are runs of PPO and ForecastPPO, two of the language model.
         trial = kills["gridworld" if i % 5 < 3 else "language"].trial(seed + i)
-        where = ", ".join(f"{agent} from step {step} of {end}" for agent, step, end in trial.going_on) or "between two"
         print(
-            f"{trial.job} seed {trial.seed}: killed after {trial.killed_at} s; done before: "
-            f"{', '.join(trial.done_before) or 'none'}; went on: {where}; "
-            f"{trial.steps_before:.0%} of the steps kept; {'; '.join(trial.faults) or 'identical'}",
+            f"{trial.job} seed {trial.seed}: killed after {trial.killed_at} s, {trial.steps_before:.0%} of the steps kept"
+            f"; {'; '.join(trial.faults) or 'identical'}",
             flush=True,
         )
         yield trial
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run trials and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="trials as JSON")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
-    trials = list(trials_of(args.trials, args.seed, home))
-    survived = sum(not trial.faults for trial in trials)
-    print(f"{survived} of {len(trials)} identical")
-    if args.out:
-        args.out.write_text(json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
-    if survived == len(trials):
-        shutil.rmtree(home)
-    else:
-        print(f"runs kept in {home}")
-    return 0 if survived == len(trials) else 1
+    survived = sum(not trial.faults for trial in trials_of(args.trials, args.seed, home))
+    print(f"{survived} of {args.trials} identical; runs that were not are kept in {home}")
+    return 0 if survived == args.trials else 1
 
 
 if __name__ == "__main__":

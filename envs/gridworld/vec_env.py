@@ -102,14 +102,10 @@ class GridVecEnv(VecEnv):
         return exact_risk(self.world, self.world.tasks(task_ids), log_policy).log_p
 
     def state_dict(self) -> dict[str, Any]:
-        """The engine's state, see :class:`rl_forecast.tasks.ResumableEnv`."""
         return self.engine.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where :meth:`state_dict` was taken, instead of :meth:`reset`.
-
-        :raises ValueError: another world, pool, or number of environments
-        """
+        """Continue from :meth:`state_dict` instead of :meth:`reset`; ``ValueError`` for another world, pool or size."""
         self.engine.load_state_dict(state)
 
     def close(self) -> None:
