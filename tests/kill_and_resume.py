@@ -296,8 +296,8 @@ def trials_of(n: int, seed: int, home: Path) -> Iterator[Trial]:
         # Three in five are runs of PPO and ForecastPPO, two of the language model.
         trial = kills["gridworld" if i % 5 < 3 else "language"].trial(seed + i)
         print(
-            f"{trial.job} seed {trial.seed}: killed after {trial.killed_at} s, {trial.steps_before:.0%} of the steps kept"
-            f"; {'; '.join(trial.faults) or 'identical'}",
+            f"{trial.job} seed {trial.seed}: killed after {trial.killed_at} s, {trial.steps_before:.0%} of the steps "
+            f"kept; {'; '.join(trial.faults) or 'identical'}",
             flush=True,
         )
         yield trial
