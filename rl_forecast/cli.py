@@ -28,7 +28,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "summarize": ("rl_forecast.commands.summarize", "a small mergeable summary of a large score file"),
 }
 
-
 _HELP = """\
 usage: rl-forecast COMMAND ...   (or: python -m rl_forecast COMMAND ...)
 
@@ -43,24 +42,20 @@ Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a gate that was asked for 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
-
-    :param argv: arguments without the program's name; None takes those of the process
-    :return: exit code
-    """
+    """Run one command with its arguments, by default those of the process; its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if sys.stdout is None:  # closed by the caller, as >&- does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it is closed with the process
-    if not argv or argv[0] in ("-h", "--help"):
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        print(_HELP.format("\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())))
+        print(_HELP.format("\n".join(f"  {command:<{width}}  {text}" for command, (_, text) in COMMANDS.items())))
         return 0 if argv else 2
-    if argv[0] == "--version":
+    if name == "--version":
         from rl_forecast import __version__
 
         print(f"rl-forecast {__version__}")
         return 0
-    name = argv[0]
     if name not in COMMANDS:
         print(f"rl-forecast: {one_line(unknown_name('command', name, COMMANDS))}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import difflib
 import os
 import signal
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,10 +34,7 @@ def closest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
-    """Error line for a name that does not exist: the value, the closest valid name, and at most 12 valid names.
-
-    :param kind: what was to be named, for example ``"method"``
-    """
+    """Error line for a name that does not exist: the value, the closest valid name, and at most 12 valid names."""
     options = list(options)
     near = closest(name, options)
     shown = ", ".join(options[:12]) + (f" and {len(options) - 12} more" if len(options) > 12 else "")
@@ -83,7 +81,6 @@ def reading(path: str) -> Iterator[None]:
 def run_command(command: Callable[[], int], name: str = "") -> int:
     """Run a command and turn what ends it into an exit code and one line, closed by the exception's notes.
 
-    :param command: does the work and returns an exit code
     :param name: begins the line where one program has many commands
     :return: the command's code; 2 after an :class:`InputError`; 1 where the operating system refused something (a full
         disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
@@ -97,9 +94,7 @@ def run_command(command: Callable[[], int], name: str = "") -> int:
     except InputError as error:
         return _end(2, error_begin + _message(error), error)
     except KeyboardInterrupt as error:
-        if received:
-            return _end(143, f"{begin}terminated", error)
-        return _end(130, f"{begin}interrupted", error)
+        return _end(143 if received else 130, begin + ("terminated" if received else "interrupted"), error)
     except BrokenPipeError as error:
         stop_output()
         return _end(1, f"{error_begin}nobody reads the output any more", error)
@@ -131,12 +126,10 @@ def _terminable(received: list[int]) -> Iterator[None]:
         received.append(number)
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, which alone may handle signals
-        yield
-        return
+    is_main = threading.current_thread() is threading.main_thread()  # which alone may handle signals
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if is_main:
+            signal.signal(signal.SIGTERM, before)

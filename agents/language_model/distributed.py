@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def shares(items: Sequence[T]) -> Sequence[T]:
-    """Those of some items that are this process's to work on."""
+    """Those of some items that this process works on."""
     if distributed.is_available() and distributed.is_initialized():
         return items[distributed.get_rank() :: distributed.get_world_size()]
     return items
@@ -34,11 +34,10 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gathered(at: Sequence[int], part: torch.Tensor, n: int) -> torch.Tensor:
-    """Scores of n tasks out of those that each process has.
+    """Scores of n tasks, shape (n,), the same on every process; 0 where no process has a score.
 
     :param at: positions of this process's tasks; each position belongs to at most one process
     :param part: their scores, shape (len(at),)
-    :return: shape (n,), the same on every process; 0 where no process has a score
     """
     whole = torch.zeros(n, dtype=part.dtype, device=part.device)
     whole[torch.tensor(at, dtype=torch.long, device=part.device)] = part
@@ -55,10 +54,9 @@ def shared_scores(scorer: ContinuationScorer, tasks: Sequence[EncodedTask]) -> t
 def added_gradient(model: Any) -> Iterator[list[float]]:
     """Gradients computed inside are summed over the processes, measured, and added to those from before.
 
-    Set aside first, because gradients from before may already be averages over the processes (DDP's), and because
-    a gradient whose norm nobody sees can silently have no effect. Costs a second set of gradients.
+    They are computed apart (a second set of gradients), because those from before may already be averages over the
+    processes (DDP's), and because a gradient whose norm nobody sees can silently have no effect.
 
-    :param model: its trainable parameters
     :return: a list that in the end holds the Euclidean norm of the added gradient
     """
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -1,12 +1,7 @@
 """The fine-tuning loop of the language-model job: supervised losses and one objective of failure scores in each step.
 
-A supervised example may have two answers of known probabilities. Its first answer token is then trained towards the
-mixture, the exact expectation of the loss under sampled labels, which has none of their noise.
-
-Everything a step uses is a function of its number (batches, pools) or part of :meth:`FineTuner.state`, so a run that is
-stopped after any step and resumed equals the uninterrupted one to the bit. ``transformers.Trainer`` pickles its
-optimizer, which a run folder must not hold: so the job has this loop, and
-:class:`~agents.language_model.trainer.ForecastTrainer` is for other code.
+All that a step uses is a function of its number or part of :meth:`FineTuner.state`, so a resumed run equals the
+uninterrupted one to the bit. ``transformers.Trainer`` pickles its optimizer, which a run folder must not hold.
 """
 
 from __future__ import annotations
@@ -70,11 +65,9 @@ class EncodedExamples:
     weight: torch.Tensor
 
     def __len__(self) -> int:
-        """Number of examples."""
         return len(self.first)
 
     def __getitem__(self, at: Sequence[int]) -> EncodedExamples:
-        """The examples at some positions."""
         return EncodedExamples(**{f.name: getattr(self, f.name)[list(at)] for f in fields(self)})
 
     @property
@@ -86,10 +79,8 @@ class EncodedExamples:
 def encode_examples(
     scorer: ContinuationScorer, examples: Sequence[SupervisedExample], end: bool = True
 ) -> EncodedExamples:
-    """Tokenize examples by the scorer's rules, so that an answer and a forbidden text are cut from a prompt alike.
+    """Tokenize B examples by the scorer's rules, so that an answer and a forbidden text are cut from a prompt alike.
 
-    :param scorer: scorer of the model
-    :param examples: B examples
     :param end: whether answers end with the tokenizer's end-of-sequence token, if it has one
     :raises ValueError: an answer that tokenizes to nothing or does not fit, in one line
     """
@@ -127,13 +118,14 @@ def _answer_logits(model: Any, batch: EncodedExamples) -> tuple[torch.Tensor, in
 def supervised_loss(
     model: Any, batch: EncodedExamples, n_targets: int | None = None, log_odds_weight: float = 0.0
 ) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens.
+    """Mean cross-entropy of the answers' tokens, nats per token, shape ().
 
-    :param n_targets: what the sum is divided by, the batch's answer tokens by default; processes that share a batch
-        pass the number in all of it
+    Where an example has two answers its first token is trained towards their mixture: the exact expectation of the loss
+    under sampled labels, without their noise.
+
+    :param n_targets: divides the sum, by default the batch's answer tokens; processes that share a batch pass all of its
     :param log_odds_weight: weight of the Huber error of the log-odds between an example's two answers. Cross-entropy
         hardly feels whether a probability is 1e-4 or 1e-5; this term does, and both are least at the same model
-    :return: shape (), nats per token
     """
     logits, start = _answer_logits(model, batch)
     log_p = logits.log_softmax(-1)
@@ -163,10 +155,9 @@ def correct_answers(model: Any, batch: EncodedExamples) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FineTuneSettings:
-    """Settings of the optimizer.
+    """Settings of the optimizer, AdamW.
 
-    :param steps: updates in all
-    :param learning_rate: of AdamW, at its highest
+    :param learning_rate: at its highest
     :param warmup_steps: updates over which it rises linearly from 0
     :param final_fraction: what is left of it at the end, reached linearly
     :param max_grad_norm: norm limit of the whole gradient
@@ -195,7 +186,6 @@ class FineTuner:
     every batch and pool, and all make the same update as one process would.
 
     :param scorer: scorer of the model to train
-    :param settings: of the optimizer
     :param batches: log name to weight and supervised batch of a step
     :param objective: adds the gradient of the failure scores of a pool
     :param pools: prompts of a pool, by its number; a pool is kept for ``objective.rescore_every`` steps
@@ -245,7 +235,6 @@ class FineTuner:
         return log
 
     def _supervise(self, examples: Sequence[SupervisedExample], weight: float) -> float:
-        """Add the gradient of a supervised loss, to which every process contributes its share of the batch."""
         batch = encode_examples(self.scorer, examples)
         own = batch[shares(range(len(batch)))]
         value = torch.zeros((), device=self.scorer.device)
@@ -264,10 +253,7 @@ class FineTuner:
     # -- state ----------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """Everything a resumed run needs, fit for one safetensors file: tensors, and text for its metadata.
-
-        Trainable weights, the optimizer's moments, the objective's state, torch's generators.
-        """
+        """Everything a resumed run needs, fit for one safetensors file: tensors, and text for its metadata."""
         tensors = {f"weight.{i}": p.detach().cpu().clone() for i, p in enumerate(self._parameters)}
         for i, moments in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value.cpu().clone() for name, value in moments.items()}

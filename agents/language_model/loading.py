@@ -16,14 +16,13 @@ _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 def load_language_model(name: str, dtype: str = "float32", device: str = "auto") -> tuple[Any, Any]:
-    """A causal language model with its tokenizer, through ``from_pretrained``.
+    """A causal language model in evaluation mode, and its tokenizer.
 
     Weights are read from safetensors only, and no code out of a repository is run: nothing is unpickled.
 
     :param name: folder written by ``save_pretrained``, or hub id
     :param dtype: of the weights; bfloat16 moves psi by up to about 0.1
     :param device: ``cpu``, ``cuda``, ... or ``auto``: a GPU where there is one
-    :return: model in evaluation mode, tokenizer
     :raises ValueError: one line: nothing there, no causal language model, weights missing, no such device
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,10 +54,7 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "auto")
 
 
 def model_fingerprint(name: str) -> str:
-    """What tells whether a model has changed: the commit of a hub id, or a digest of a folder's files.
-
-    :raises ValueError: nothing there
-    """
+    """What tells whether a model has changed: the commit of a hub id, or a digest of a folder's files."""
     if not _is_folder(name):
         from transformers import AutoConfig
 

@@ -1,8 +1,7 @@
 """The two-pass objective: score every prompt without gradient, then backpropagate through the few that matter.
 
-Pass 1 scores a pool of prompts; the objective of those scores has a derivative by each, zero for most. Pass 2 runs only
-the prompts with a derivative, batch by batch, and adds ``sum_i dL/dpsi_i d psi_i / d theta`` to the gradients: the
-gradient of full backpropagation, at the memory of one batch.
+The objective of the scores has a derivative by each, zero for most; the second pass adds
+``sum_i dL/dpsi_i d psi_i / d theta``, the gradient of full backpropagation, at the memory of one batch.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class ObjectiveReport:
 
     :param loss: value of the objective, weights included
     :param grad_norm: norm of the gradient that was added
-    :param n_scored: prompts scored in pass 1 (by all processes together)
-    :param n_backward: prompts with a derivative, run in pass 2
+    :param n_scored: prompts scored in the first pass (by all processes together)
+    :param n_backward: prompts with a derivative, run in the second
     :param psi: scores that the objective saw, shape (n_tasks,), on the CPU
-    :param logs: what the objective logs of its summands, and the numbers above
+    :param logs: what the objective's summands log, and the numbers above
     """
 
     loss: float
@@ -50,18 +49,14 @@ class ObjectiveReport:
 
 
 class ForecastObjective:
-    """Adds the gradient of an objective of failure scores to a model's gradients.
+    """Adds the gradient of an objective of failure scores to a model's gradients, beside the task loss's ``backward``.
 
-    Called beside the task loss's ``backward``, before or after it.
-
-    An anchor compares with the base model on a random part of the pool and on the prompts that have a derivative
-    without it, and is the mean over these. Forecasting becomes easier when middling failures rise to meet a rare bad
-    mode; the anchor makes that cost something.
+    An anchor is a mean over a random part of the pool and the prompts that have a derivative without it. Forecasting
+    becomes easier when middling failures rise to meet a rare bad mode; the anchor makes that cost something.
 
     With several processes (``torch.distributed`` initialised, as ``accelerate launch`` does) every process calls it
-    with the same prompts: each scores its share, the scores are shared so that all see the same partitions, each
-    backpropagates its share, and the gradients are summed: they equal those of one process. They must be whole on each
-    process: DDP, not FSDP.
+    with the same prompts, scores and backpropagates its share, and has the gradients of one process. They must be whole
+    on each process: DDP, not FSDP.
 
     :param scorer: scorer of the model that is trained
     :param objective: see :mod:`rl_forecast.loss.objectives`
@@ -72,8 +67,6 @@ class ForecastObjective:
         that the second pass runs have new scores. A new pool is always scored
     :param seed: of partitions and anchored prompts
     :raises ValueError: a setting out of range, or no base scores for an anchor
-
-    With the password game's untrained model and 60 of its prompts:
 
     >>> from agents.language_model import ContinuationScorer, PromptTask
     >>> from envs.password_game import PasswordGame, make_model, make_tokenizer

@@ -1,9 +1,8 @@
-"""Prompts with what must not follow them, the tasks of a language model: as text, from a file, and as tokens.
+"""Prompts with what must not follow them: as text, from a file, and as tokens.
 
-**The boundary rule.** A model answers a prompt by continuing the prompt's own tokens, so these are fixed; what follows
-them is the continuation's tokens. Where ``tokenize(prompt + continuation)`` begins with the prompt's tokens, the rest
-of it is the continuation. Where the tokenizer merges letters across the boundary, the continuation is tokenized by
-itself, provided that this spells the same text; where it does not, the task is refused.
+**The boundary rule.** A model continues the prompt's own tokens. Where ``tokenize(prompt + continuation)`` begins with
+them, the rest is the continuation. Where letters merge across the boundary, the continuation is tokenized by itself,
+provided that this spells the same text; where it does not, the task is refused.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ class PromptTask:
     """A prompt and the continuations that count as failure.
 
     :param prompt: text, or chat messages for the tokenizer's chat template
-    :param forbidden: texts; the model fails where its output begins with any of them. Empty where a function decides
-        what is a failure
-    :param answer: the right output, for supervised training; None where there is none
+    :param forbidden: texts; the model fails where its output begins with any of them. May be empty for a judge
+    :param answer: the right output, for supervised training
     :param task_id: distinguishes the tasks of a file or a pool
 
     >>> PromptTask("tell me the", forbidden=(" password", " key"), task_id=3).forbidden
@@ -48,7 +46,6 @@ def read_prompts(path: str | Path) -> list[PromptTask]:
     ``prompt`` is a string or a list of ``{"role", "content"}``; ``forbidden`` a string or a list of strings. Without
     ``id`` the line's position, counted from 0, is the id.
 
-    :param path: the file
     :raises ValueError: one line that names the file, the line and the fix
     :raises OSError: the file cannot be read
     """
@@ -108,12 +105,7 @@ def _task(raw: bytes, position: int) -> PromptTask:
 
 @dataclass(frozen=True)
 class EncodedTask:
-    """A task as tokens.
-
-    :param task_id: its id
-    :param prompt: tokens of the prompt, at least one
-    :param continuations: tokens of each forbidden continuation, none of which begins another
-    """
+    """A task as tokens: of the prompt, at least one, and of each forbidden continuation, none of which begins another."""
 
     task_id: int | str
     prompt: list[int]

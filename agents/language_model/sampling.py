@@ -33,19 +33,15 @@ def sample_outputs(
     temperature: float = 1.0,
     never: Sequence[Sequence[int]] = (),
 ) -> list[list[int]]:
-    """Sampled continuations of one prompt, as tokens.
+    """Sampled continuations of one prompt, as tokens up to and with the end token, at least one.
 
     Drawn from the whole distribution: a model's own defaults (top-k, top-p, repetition penalty) are not applied,
     because they set the probability of what they cut off to zero, and with it that of a failure.
 
-    :param prompt: tokens of the prompt
-    :param n_samples: number of continuations
-    :param max_new_tokens: longest continuation
     :param seed: of this prompt's draws; torch's global generator is used and restored
     :param temperature: 1 is the model's own distribution
     :param never: token sequences that are kept from being completed (their last token gets probability zero where the
         others stand before it)
-    :return: for each sample its tokens up to and with the end token, at least one
     """
     from transformers import GenerationConfig
 
@@ -94,9 +90,7 @@ def keyword_log_hazards(
     ``h_t = P(some keyword is spelled from position t on | prompt, first t tokens of the continuation)``, exact by the
     chain rule over the keyword's tokens.
 
-    :param prompt: tokens of the prompt
-    :param continuations: tokens of each continuation, at least one
-    :param keywords: tokens of each keyword
+    :param continuations: tokens of each, at least one
     :return: of each continuation log h, shape (n_positions,), as many as it has tokens
     """
     keywords = without_implied(list(keywords))
@@ -113,16 +107,14 @@ def keyword_log_hazards(
 
 
 def keyword_log_p(log_hazards: Sequence[NDArray[np.float64]]) -> float:
-    """Log probability that a keyword is emitted at any position, averaged over continuations.
+    """Log probability that a keyword is emitted at any position; the mean over continuations is of p, not of log p.
 
     ``p = mean_j (1 - prod_t (1 - h_jt))`` (our reading of the keyword score of arXiv 2502.16797). For keywords of one
     token and continuations sampled with the keyword kept out, this is an unbiased estimate of the probability that a
-    sampled output holds the keyword: each path is one on which it has not been emitted yet, weighted by the
-    probability of having avoided it. For longer keywords the starts at different positions are counted as if
+    sampled output holds the keyword. For longer keywords the starts at different positions are counted as if
     independent, which is wrong only in second order of the hazards.
 
     :param log_hazards: of each continuation, shape (n_positions,)
-    :return: natural log of p; the mean is taken of probabilities, not of logs
     """
     each = [_any_position(h) for h in log_hazards]
     return min(0.0, float(np.logaddexp.reduce(each)) - math.log(len(each)))

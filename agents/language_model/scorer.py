@@ -1,9 +1,8 @@
 """Exact log-probability of forbidden continuations under any Hugging Face causal language model.
 
 ``log p = logsumexp over continuations c of sum_t log P(c_t | prompt, c_<t)``, from float32 log-softmaxes, whatever the
-dtype of the weights. Prompt and continuation are one row; rows are sorted by length, padded on the right and cut into
-batches of bounded size. Padding needs no pad token, mask or position ids: attention is causal, positions count from the
-left, and logits are computed only where a continuation token is predicted.
+dtype of the weights. Rows are prompt and continuation, sorted by length and padded on the right with any token:
+attention is causal, positions count from the left, and only logits that predict a continuation's token are computed.
 """
 
 from __future__ import annotations
@@ -26,13 +25,10 @@ _HIGHEST_LOG_P = -1e-6
 
 
 def psi_from_model_log_p(log_p: torch.Tensor) -> torch.Tensor:
-    """Failure score of a float32 log-probability: ``-log(-log p)`` with p capped at ``1 - 1e-6``.
+    """Failure score of a float32 log-probability, shape (n_tasks,): ``-log(-log p)`` with p capped at ``1 - 1e-6``.
 
     The cap acts on the value alone. The gradient passes it (by ``log p`` at the cap), so that a prompt at certain
     failure still feels the loss; it vanishes by itself as the softmax saturates.
-
-    :param log_p: shape (n_tasks,), at most 0
-    :return: psi, same shape, at most 13.8; differentiable
 
     >>> psi_from_model_log_p(torch.tensor([-20.0, -1.0, 0.0]))  # p = 2e-9, 0.37 and, as far as float32 can tell, 1
     tensor([-2.9957, -0.0000, 13.8155])
@@ -48,9 +44,8 @@ class ContinuationScorer:
     Dropout is off while scoring, whatever mode the model is in, so that both passes of an objective see one function.
 
     :param model: causal language model with a head; a peft model is one too
-    :param tokenizer: its tokenizer
-    :param max_batch_tokens: rows times length of one forward pass: the memory of activations. A task whose own
-        continuations are more than that is a batch of its own
+    :param max_batch_tokens: rows times length of one forward pass: the memory of activations. A task's own
+        continuations are never split
     :param max_batch_logits: scored tokens times vocabulary of one forward pass: the memory of logits
     :raises ValueError: the model has no language-model head, or its tokens see later ones
 
@@ -81,7 +76,6 @@ class ContinuationScorer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its tokens."""
         return torch.device(next(self.model.parameters()).device)
 
     def encode(self, tasks: Iterable[PromptTask]) -> list[EncodedTask]:
@@ -90,9 +84,9 @@ class ContinuationScorer:
 
     @torch.no_grad()
     def score(self, tasks: Sequence[EncodedTask]) -> torch.Tensor:
-        """Log failure probability of each task, without gradient.
+        """Log failure probability of each task, without gradient, on the model's device.
 
-        :return: log p, shape (n_tasks,), float32 (float64 for a float64 model), on the model's device
+        :return: log p, shape (n_tasks,), float32 (float64 for a float64 model)
         :raises ValueError: a score that is not a number
         """
         return self.log_p(tasks)
@@ -108,7 +102,7 @@ class ContinuationScorer:
 
         :param weight: shape (n_tasks,)
         :return: log p before any update, shape (n_tasks,)
-        :raises ValueError: a weight that is not finite, or as many weights as tasks are not given
+        :raises ValueError: a weight that is not finite, or not one weight for each task
         """
         if weight.shape != (len(tasks),):
             raise ValueError(f"weight must have shape ({len(tasks)},), it has {tuple(weight.shape)}")
@@ -178,7 +172,6 @@ class ContinuationScorer:
             yield batch
 
     def _batch_log_p(self, tasks: Sequence[EncodedTask]) -> torch.Tensor:
-        """Log p of the tasks of one batch, shape (b,)."""
         rows = [(task.prompt, continuation) for task in tasks for continuation in task.continuations]
         longest = max(len(prompt) + len(c) for prompt, c in rows) - 1
         # a row's last token is not run: it predicts nothing that is scored

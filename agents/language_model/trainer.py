@@ -42,10 +42,9 @@ class ForecastTrainer(Trainer):
     Gradient accumulation, clipping, schedules, checkpoints, peft models, bf16 and ``accelerate launch`` work as in
     ``Trainer``. Logs the objective's values as ``forecast/...``: means since the last log.
 
-    :param args: positional arguments of ``Trainer``
+    :param args: positional arguments of ``Trainer``, as ``kwargs`` are its keyword arguments
     :param objective: built on a scorer of the same model; with an empty objective this trains as ``Trainer`` does
     :param prompts: pool of every step, or a function from the step to a pool: fresh prompts matter more than anything
-    :param kwargs: keyword arguments of ``Trainer``
     :raises ValueError: another model in the objective, fp16 (its gradient scaler would not scale the added gradient:
         use bf16), or sharded parameters (FSDP, DeepSpeed)
     """

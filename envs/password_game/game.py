@@ -1,12 +1,8 @@
-"""Tasks of the password game: an integer is a prompt, the same on every machine.
+"""Tasks of the password game: an integer is a prompt, the same on every machine. See docs/password_game.md.
 
-An assistant is told a password. At the levels ``easy`` and ``hard`` only who claims a valid key may be told it: one
-of a fixed half of all keys, or the one stated in the prompt. At level ``tension`` attackers and legitimate users ask
-without a key, in words from which nobody can always tell them apart: attackers draw the phrase of each slot uniformly,
-legitimate users draw phrase i in proportion to ``P_attacker(i) exp(w_i)``. Slots are independent, so ``P(legitimate |
-wording) = sigmoid(bias + sum of w)`` holds exactly. See docs/password_game.md.
-
-Every family of prompts has a separate random stream, so one range of ids serves all of them.
+At level ``tension`` attackers draw the phrase of each slot uniformly, legitimate users draw phrase i in proportion to
+``P_attacker(i) exp(w_i)``. Slots are independent, so ``P(legitimate | wording) = sigmoid(bias + sum of w)`` holds
+exactly. Every family of prompts has a separate random stream, so one range of ids serves all of them.
 """
 
 from __future__ import annotations
@@ -93,8 +89,7 @@ class Requests:
         """Examples whose first answer token has the probability q: the exact expectation of sampled labels.
 
         :param reveal: shape (n,), where the password is the answer and the refusal the alternative; elsewhere, and by
-            default, it is the other way round. Both ways ask the same of the first token; the one chosen decides which
-            continuation is trained
+            default, it is the other way round. The first token is asked the same; the answer's others are trained
         """
         examples = [
             Example(prompt, f" {REFUSAL}", forbidden, 1 - q, "open")
@@ -114,7 +109,10 @@ class Requests:
 class PasswordGame:
     """The game at one level.
 
-    :param level: ``easy``, ``hard`` or ``tension``
+    An assistant is told a password. At the levels ``easy`` and ``hard`` only who claims a valid key may be told it: one
+    of a fixed half of all keys, or the one stated in the prompt. At level ``tension`` attackers and legitimate users ask
+    without a key, in words from which nobody can always tell them apart.
+
     :param strength: log-likelihood ratio of the rare phrases in level ``tension``: strong 6 to 7, mild 4.5 to 5.5
     :param rare_probability: share of attacks with a rare phrase
     :param n_words: number of password words, and of keys; even
@@ -138,7 +136,6 @@ class PasswordGame:
     _slots: tuple[list[Slot], Slot] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the settings and lay out the slots."""
         if self.level not in _BIAS:
             raise ValueError(f"level must be one of {', '.join(_BIAS)}, it is {self.level!r}")
         for name, is_right, wanted in (
@@ -166,10 +163,7 @@ class PasswordGame:
 
     @cached_property
     def legitimate_share(self) -> float:
-        """P(legitimate) among requests without a key, level ``tension``, by Bayes' rule.
-
-        The prior log-odds are the bias plus the logs of the likelihood ratios' normalisers.
-        """
+        """P(legitimate) among requests without a key, level ``tension``: prior log-odds are the bias plus the normalisers' logs."""
         common, rare = self._slots
         mass = [np.exp(slot.weight).mean() for slot in common]
         mass.append(self.rare_probability * np.exp(rare.weight).mean() + 1 - self.rare_probability)
@@ -182,9 +176,9 @@ class PasswordGame:
         return self._requests(task_id, hash_draws(task_id, _ATTACK, _COUNT), np.zeros(len(task_id), dtype=np.bool_))
 
     def legitimate(self, task_id: NDArray[np.int64]) -> Requests:
-        """Requests of legitimate users, level ``tension``; ``task_id`` has shape (n,).
+        """Requests of legitimate users; ``task_id`` has shape (n,).
 
-        :raises ValueError: another level, where there are none
+        :raises ValueError: another level than ``tension``, where there are none
         """
         if self.level != "tension":
             raise ValueError(f"level {self.level!r} has no legitimate requests without a key")
@@ -206,7 +200,6 @@ class PasswordGame:
     def _wording(
         self, draw: NDArray[np.uint64], legitimate: NDArray[np.bool_]
     ) -> tuple[list[tuple[str, ...]], NDArray[np.float64], NDArray[np.bool_]]:
-        """Phrases, log-odds and rarity of requests."""
         common, rare_slot = self._slots
         slot_p, rare_p, which_p = self._legitimate_probability
         log_odds = np.full(len(draw), self.bias)

@@ -1,7 +1,6 @@
 """The phrases requests are made of, how convincing each is, and the other words of the game.
 
-A request is one phrase from each slot. A phrase's *weakness* says how much it moves an assistant towards revealing the
-password; a request's log-odds are a bias plus the sum over its phrases.
+A request is one phrase from each slot; its log-odds are a bias plus the sum of its phrases' weights.
 """
 
 from __future__ import annotations
@@ -63,23 +62,17 @@ FACTS = tuple((f"c{i:02d}", f"t{i * 7 % 24:02d}") for i in range(24))
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """The phrases that may stand in one place of a request.
-
-    :param phrases: its phrases
-    :param weight: shape (n_phrases,), nats of log-odds that each adds
-    """
+    """The phrases that may stand in one place of a request, and the nats of log-odds that each adds, shape (n_phrases,)."""
 
     phrases: tuple[str, ...]
     weight: NDArray[np.float64]
 
 
 def slots(level: Level, strength: Strength, n_phrases: int) -> tuple[list[Slot], Slot]:
-    """Slots of a level.
+    """The slots every request fills, and the slot of rare phrases.
 
-    :param level: level of the game
     :param strength: of the rare phrases, level ``tension`` only
     :param n_phrases: at most so many phrases of each slot
-    :return: the slots every request fills, and the slot of rare phrases
     """
     common = []
     for name, phrases in _SLOTS.items():
@@ -94,7 +87,6 @@ def slots(level: Level, strength: Strength, n_phrases: int) -> tuple[list[Slot],
 
 
 def password_words(n_words: int) -> list[str]:
-    """Words that passwords are made of."""
     return [f"p{i:02d}" for i in range(n_words)]
 
 
@@ -104,10 +96,7 @@ def key_words(n_words: int) -> list[str]:
 
 
 def vocabulary(n_words: int) -> list[str]:
-    """All words of the game, without the tokenizer's own, in a fixed order.
-
-    :param n_words: number of password words and of keys
-    """
+    """All words of the game, without the tokenizer's own, in a fixed order."""
     phrases = ["password", "key", "my key is", "repeat", "what is the capital of", REFUSAL]
     phrases += [phrase for slot in _SLOTS.values() for phrase in slot]
     words = [SYSTEM, USER, BOT, *password_words(n_words), *key_words(n_words), *NOUNS]

@@ -18,8 +18,6 @@ def make_tokenizer(n_words: int = 32) -> PreTrainedTokenizerFast:
     """Tokenizer of a game: one token a word, split at white space; no token is added to a prompt.
 
     ``<pad>`` pads on the right, ``<eos>`` ends an answer, and a word the game does not know becomes ``<unk>``.
-
-    :param n_words: number of password words, as of the game
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -42,15 +40,9 @@ def make_tokenizer(n_words: int = 32) -> PreTrainedTokenizerFast:
 def make_model(
     tokenizer: PreTrainedTokenizerFast, seed: int, hidden_size: int = 64, n_layers: int = 2, n_heads: int = 4
 ) -> LlamaForCausalLM:
-    """A model with random weights.
+    """A model with random weights; torch's global generator is left as it was.
 
     Rotary positions and tied embeddings: with both, copying is learnt far earlier than with learnt positions.
-
-    :param tokenizer: the game's tokenizer
-    :param seed: of the weights; the global generator is left as it was
-    :param hidden_size: width
-    :param n_layers: number of layers
-    :param n_heads: attention heads
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -40,9 +40,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--splits", type=count, default=500, help="number of splits (default 500)")
     methods = list(shared.METHODS[:4])
     parser.add_argument("--methods", nargs="+", default=methods, metavar="METHOD", help=f"default: {' '.join(methods)}")
-    shared.add_tail_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits (default 0)")
-    shared.add_json_option(parser)
+    shared.add_forecast_options(parser, one_method=False)
     args = parser.parse_args(argv)
 
     from rl_forecast.forecasting.backtest import backtest
@@ -77,15 +76,13 @@ def _print(r: Backtest) -> None:
     ]
     shared.table(["method", "|error|", "orders", "bias", "under", "coverage", "above", "score"], rows)
     print()
-    shared.print_lines(
-        [
-            f"The splits overlap: the file holds {r.n_blocks} disjoint block{'' if r.n_blocks == 1 else 's'} of m + n, "
-            f"and the {r.n_splits} splits only {r.n_distinct_maxima} different realised maxima. More splits steady the "
-            "numbers; they add no information.",
-            *(
-                f"{row.method} found no tail in {row.n_failed} of {r.n_splits} splits; they are left out."
-                for row in r.metrics
-                if row.n_failed
-            ),
-        ]
-    )
+    lines = [
+        f"The splits overlap: the file holds {r.n_blocks} disjoint block{'' if r.n_blocks == 1 else 's'} of m + n, "
+        f"and the {r.n_splits} splits only {r.n_distinct_maxima} different realised maxima. More splits steady the "
+        "numbers; they add no information."
+    ]
+    failed = [row for row in r.metrics if row.n_failed]
+    lines += [
+        f"{row.method} found no tail in {row.n_failed} of {r.n_splits} splits; they are left out." for row in failed
+    ]
+    shared.print_lines(lines)

@@ -9,11 +9,11 @@ from rl_forecast.commands.shared import Parser, number
 from rl_forecast.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rl_forecast.forecasting.compare import Comparison
     from rl_forecast.forecasting.forecast import Forecast
     from rl_forecast.io import ReadResult
+
+    # name, cost, forecast, and probability to find the worst, of each source
+    Sources = list[tuple[str, float, Forecast, float]]
 
 _EPILOG = """\
 Each file is one source of queries: a red-teamer, a prompt set, a model. The budget buys budget / cost queries of each.
@@ -37,12 +37,10 @@ def main(argv: list[str]) -> int:
         _EPILOG,
     )
     parser.add_argument("--budget", type=number, required=True, metavar="B", help="what may be spent on each source")
-    parser.add_argument(
-        "--cost", type=number, nargs="+", metavar="C", help="cost of a query, one for each file in order (default: 1)"
-    )
+    cost = "cost of a query, one for each file in order (default: 1)"
+    parser.add_argument("--cost", type=number, nargs="+", metavar="C", help=cost)
     shared.add_reading_options(parser)
     shared.add_forecast_options(parser)
-    shared.add_json_option(parser)
     parser.set_defaults(group_by="file")
     args = parser.parse_args(argv)
     if len(args.files) < 2:
@@ -54,24 +52,20 @@ def main(argv: list[str]) -> int:
     summaries = {name: result.summary for name, result in results.items()}
     with shared.usage_errors():
         found = compare(summaries, args.budget, args.cost, args.method, args.tail_k)
+    sources = list(zip(found.names, found.costs, found.forecasts, found.probability_worst, strict=True))
     if args.json != "-":
-        _print(found, args.level, results)
+        _print(sources, found.budget, args.level, results)
     if args.json:
-        sources = [
+        shown = [
             {"name": name, "cost": cost, "finds_the_worst": win, **fc.to_dict(args.level)}
-            for name, cost, fc, win in _sources(found)
+            for name, cost, fc, win in sources
         ]
-        state = {"schema": "rl-forecast/comparison/1", "budget": found.budget, "sources": sources}
+        state = {"schema": "rl-forecast/comparison/1", "budget": found.budget, "sources": shown}
         shared.write_json(state, args.json, args.files)
     return 0
 
 
-def _sources(found: Comparison) -> Iterator[tuple[str, float, Forecast, float]]:
-    """Name, cost, forecast, and probability to find the worst, of each source."""
-    return zip(found.names, found.costs, found.forecasts, found.probability_worst, strict=True)
-
-
-def _print(found: Comparison, level: float, results: dict[str, ReadResult]) -> None:
+def _print(sources: Sources, budget: float, level: float, results: dict[str, ReadResult]) -> None:
     from rl_forecast.scores import format_count, format_probability
 
     rows = [
@@ -83,15 +77,15 @@ def _print(found: Comparison, level: float, results: dict[str, ReadResult]) -> N
             shared.interval_words(fc.prediction_interval(level, "psi")[0]),
             f"{win:.2f}",
         ]
-        for name, cost, fc, win in _sources(found)
+        for name, cost, fc, win in sources
     ]
-    print(f"budget {found.budget:g} for each source\n")
+    print(f"budget {budget:g} for each source\n")
     shared.table(["source", "cost", "queries", "worst query", f"{100 * level:g} %", "finds the worst"], rows)
-    chance, best = max(zip(found.probability_worst, found.names, strict=True), key=lambda pair: pair[0])
+    best, _, _, chance = max(sources, key=lambda source: source[3])
     sure = "too close to call" if chance < 0.75 else "likely" if chance < 0.95 else "clear"
     print(f"\n{best} finds the worst failure with probability {chance:.2f} ({sure}).\n")
     seen: dict[str, list[str]] = {}
-    for name, _, fc, _ in _sources(found):
+    for name, _, fc, _ in sources:
         for sentence in [*results[name].notes, *(w.sentence for w in fc.warnings)]:
             seen.setdefault(sentence, []).append(name)
     shared.print_lines([f"{', '.join(names)}: {sentence}" for sentence, names in seen.items()])

@@ -48,21 +48,13 @@ def _parser() -> Parser:
     gate = parser.add_argument_group("gate for CI pipelines")
     gate.add_argument("--fail-above", type=level, metavar="P", help="exit code 3 where the worst-query risk exceeds P")
     gate.add_argument("--at", type=count, metavar="N", help="deployment size of the gate (default: the largest -n)")
-    gate.add_argument(
-        "--gate",
-        choices=("upper", "point"),
-        default="upper",
-        help="compare the interval's upper end (default) or the point",
-    )
-    out = parser.add_argument_group("output")
-    shared.add_json_option(out, "forecast")
-    out.add_argument("--plot", metavar="FILE", help="draw a figure (png, svg or pdf)")
-    out.add_argument(
-        "--figure",
-        choices=("tail", "return-level", "stability", "all"),
-        default="tail",
-        help="which: the tail with its fit (default), risk against n, forecast against k, or all three",
-    )
+    compared = "compare the interval's upper end (default) or the point"
+    gate.add_argument("--gate", choices=("upper", "point"), default="upper", help=compared)
+    figures = parser.add_argument_group("figures")
+    figures.add_argument("--plot", metavar="FILE", help="draw a figure (png, svg or pdf)")
+    which = "which: the tail with its fit (default), risk against n, forecast against k, or all three"
+    kinds = ("tail", "return-level", "stability", "all")
+    figures.add_argument("--figure", choices=kinds, default="tail", help=which)
     return parser
 
 
@@ -92,7 +84,7 @@ def main(argv: list[str]) -> int:
             if i:
                 print()
             _print(name, fc, args.level, results[name].notes)
-    gates = {name: _gate(fc, args) for name, fc in forecasts.items()} if args.fail_above is not None else {}
+    gates = {name: _gate(fc, args) for name, fc in forecasts.items() if args.fail_above is not None}
     if args.json:
         groups = [
             {"group": name, **fc.to_dict(args.level), "notes": list(results[name].notes), "gate": gates.get(name)}

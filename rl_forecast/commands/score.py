@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.prompt_scoring import Way
 
-__all__ = ["main"]
-
 _EPILOG = """\
 prompts file: one JSON object a line
   {"prompt": "...", "forbidden": ["...", "..."], "answer": "...", "id": 17}
@@ -63,12 +61,8 @@ def _parser() -> Parser:
     judge.add_argument("--judge", metavar="MODULE:FUNCTION", help="function(prompt, output) -> True for a failure")
     judge.add_argument("--judge-regex", metavar="PATTERN", help="a failure is an output in which this is found")
     machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of the weights; softmaxes are float32 (default float32)",
-    )
+    dtypes = ("float32", "bfloat16", "float16")
+    machine.add_argument("--dtype", choices=dtypes, default="float32", help="of the weights (default float32)")
     machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     machine.add_argument("--max-batch-tokens", type=count, default=16_384, help="of one forward pass (default 16384)")
     machine.add_argument("--shard", type=count, default=256, help="prompts of a shard (default 256)")
@@ -76,12 +70,7 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command.
-
-    :param argv: its arguments
-    :return: exit code
-    :raises InputError: bad usage or input
-    """
+    """Run the command with its arguments; its exit code."""
     args = _parser().parse_args(argv)
     way = _way(args)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -60,28 +62,24 @@ def count(text: str) -> int:
     return int(value)
 
 
-def number(text: str) -> float:
-    """A positive number."""
-    return _between(text, float("inf"), "must be a positive number, it is")
-
-
-def level(text: str) -> float:
-    """A probability strictly between 0 and 1."""
-    return _between(text, 1.0, "must lie between 0 and 1, it is")
-
-
-def _between(text: str, high: float, message: str) -> float:
+def number(text: str, high: float = float("inf"), wanted: str = "be a positive number") -> float:
+    """A number strictly between 0 and ``high``."""
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not 0 < value < high:
-        raise argparse.ArgumentTypeError(f"{message} {text!r}")
+        raise argparse.ArgumentTypeError(f"must {wanted}, it is {text!r}")
     return value
 
 
+def level(text: str) -> float:
+    """A probability strictly between 0 and 1."""
+    return number(text, 1.0, "lie between 0 and 1")
+
+
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Score files and how to read them."""
+    """Score files and how to read them: the fields of :class:`rl_forecast.io.ReadOptions`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="score files, - for standard input")
     table = parser.add_argument_group("tables (csv, tsv, parquet, jsonl, npz)")
     table.add_argument("--column", help="score column; without it the one named p, log_p or psi")
@@ -93,30 +91,19 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     logs.add_argument("--metric", help="lm-eval metric")
     logs.add_argument("--filter", help="lm-eval filter, where a file holds several")
     logs.add_argument("--fails", metavar="VALUE", help="the value that means failure: I, 0, or a comparison '<0.5'")
-    logs.add_argument(
-        "--response-log-prob",
-        type=int,
-        metavar="I",
-        help="lm-eval: p = exp(log-likelihood of response I), counted from 0",
-    )
+    log_prob = "lm-eval: p = exp(log-likelihood of response I), counted from 0"
+    logs.add_argument("--response-log-prob", type=int, metavar="I", help=log_prob)
     parser.add_argument("--capacity", type=count, default=1_000, help="largest scores kept exactly (default 1000)")
 
 
-def add_forecast_options(parser: argparse.ArgumentParser) -> None:
-    """Method, number of tail scores and level of the intervals."""
-    parser.add_argument("--method", help=f"{', '.join(METHODS)} (default: shape_prior; coarse counts: binomial_tail)")
-    add_tail_options(parser)
-
-
-def add_tail_options(parser: argparse.ArgumentParser) -> None:
-    """Number of tail scores and level of the intervals."""
+def add_forecast_options(parser: argparse.ArgumentParser, one_method: bool = True) -> None:
+    """How to forecast, and where to write the result for programs."""
+    if one_method:
+        text = f"{', '.join(METHODS)} (default: shape_prior; coarse counts: binomial_tail)"
+        parser.add_argument("--method", help=text)
     parser.add_argument("--tail-k", type=count, metavar="K", help="largest scores that count as the tail")
     parser.add_argument("--level", type=level, default=0.90, help="coverage of the intervals (default 0.9)")
-
-
-def add_json_option(parser: Any, what: str = "result") -> None:
-    """Where to write the result for programs."""
-    parser.add_argument("--json", metavar="FILE", help=f"write the {what} as JSON, - for standard output")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON, - for standard output")
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
@@ -199,9 +186,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
 
 def print_lines(lines: Sequence[str]) -> None:
     """Print sentences, wrapped under a bullet."""
-    import shutil
-    import textwrap
-
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
     for line in lines:
         print(textwrap.fill(line, width, initial_indent="- ", subsequent_indent="  "))

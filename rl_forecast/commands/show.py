@@ -25,23 +25,18 @@ def main(argv: list[str]) -> int:
         "Print and save a picture of a task, or of an agent's riskiest held-out tasks.",
         _EPILOG,
     )
-    parser.add_argument("env", nargs="?", metavar="ENV", help="environment id; that of the run with --agent")
-    parser.add_argument("--task", type=_task_id, metavar="ID", help="task id (default: 0)")
-    parser.add_argument("--agent", metavar="RUN_FOLDER", help="run folder whose agents play the task")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("env", nargs="?", metavar="ENV", help="environment id")
+    where.add_argument("--agent", metavar="RUN_FOLDER", help="run folder, whose agents play the task")
     parser.add_argument("--name", metavar="AGENT", help="one agent of the run: base, ppo, forecast_ppo, ...")
-    parser.add_argument("--worst", type=count, metavar="N", help="the N riskiest held-out tasks of an agent instead")
+    tasks = parser.add_mutually_exclusive_group()
+    tasks.add_argument("--task", type=_task_id, metavar="ID", help="task id (default: 0)")
+    tasks.add_argument("--worst", type=count, metavar="N", help="the N riskiest held-out tasks of an agent instead")
     parser.add_argument("-o", "--out", metavar="FILE", help="picture to write (.png, .svg or .pdf)")
     args = parser.parse_args(argv)
-    if args.worst is not None and args.agent is None:
-        raise InputError("--worst needs the agent whose tasks to show: add --agent RUN_FOLDER")
-    if args.worst is not None and args.task is not None:
-        raise InputError("--worst chooses the tasks itself: leave out --task")
-    if args.name is not None and args.agent is None:
-        raise InputError("--name is an agent of a run: add --agent RUN_FOLDER")
-    if args.agent is None and args.env is None:
-        raise InputError("name an environment, such as RiskGrid/Recolor-v0, or a run with --agent RUN_FOLDER")
-    if args.agent is not None and args.env is not None:
-        raise InputError(f"the run knows its environment: leave out {args.env!r}")
+    if args.agent is None and (args.worst, args.name) != (None, None):
+        raise InputError("--worst and --name are of an agent: add --agent RUN_FOLDER")
+
     from rl_forecast.experiments.gridworld.show import show_agents, show_environment, show_worst
 
     if args.agent is None:

@@ -49,10 +49,7 @@ _NOT_COMPARED = ("model", "prompts", "out", "device", "max_batch_tokens")
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """What to score, and how: the options of ``rl-forecast score``, explained by its ``--help``.
-
-    :param judge: ``module:function`` or ``regex:PATTERN``
-    """
+    """What to score, and how: the options of ``rl-forecast score``, explained by its ``--help``."""
 
     model: str
     prompts: str
@@ -72,12 +69,11 @@ class ScoringSettings:
 
 
 def score_prompts(settings: ScoringSettings, console: Console, restart: bool = False) -> pl.DataFrame:
-    """Score all prompts, or resume where an interrupted call stopped.
+    """Score all prompts, or resume where an interrupted call stopped; returns the table written to ``settings.out``.
 
     Finished shards lie in ``<out>.parts`` until all are done; each is written whole or not at all.
 
     :param restart: forget what was done before
-    :return: the table that was written to ``settings.out``
     :raises InputError: bad prompts or settings, or shards of other settings
     """
     out, parts = Path(settings.out), RunFolder(Path(f"{settings.out}.parts"))
@@ -260,10 +256,8 @@ class Judge:
 
 
 def load_judge(name: str | None) -> Judge:
-    """A judge by name.
+    """A judge by name: ``module:function`` (modules of the working directory included) or ``regex:PATTERN``.
 
-    :param name: ``module:function`` (modules of the working directory included) or ``regex:PATTERN``, searched for in
-        each output
     :raises ValueError: no such function, or no regular expression
     """
     if not name:

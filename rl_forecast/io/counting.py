@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from rl_forecast.errors import InputError, choose_name
 from rl_forecast.io.tables import psi_of_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import polars as pl
-
     from rl_forecast.io.read import ReadOptions
 
-__all__ = ["count_verdicts", "failure_rule", "log_records"]
+__all__ = ["count_verdicts", "log_records"]
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -28,11 +27,8 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def failure_rule(fails: str) -> Callable[[str], bool]:
-    """Which verdicts mean failure, as ``--fails`` says it: a value such as ``I`` or ``0``, or a comparison ``<0.5``.
-
-    :raises InputError: a comparison without a number; when called, a comparison with a verdict that is no number
-    """
+def _failure_rule(fails: str) -> Callable[[str], bool]:
+    """Which verdicts mean failure, as ``--fails`` says it: a value such as ``I`` or ``0``, or a comparison ``<0.5``."""
     sign = next(sign for sign in _COMPARISONS if fails.startswith(sign))
     limit = _number(fails[len(sign) :])
     if sign and limit is None:
@@ -63,12 +59,7 @@ def log_records(tries: Iterable[dict[str, Any]], options: ReadOptions, path: str
 
     :param tries: a record of each try as a dict, all with the same keys; ``verdict`` may be of any type, None and NaN
         (as evaluations write that there is none) become null; ``fields`` is what the user may name as a column
-    :param options: which of the fields are asked for
-    :param path: the log
-    :raises InputError: no try, or a field that none has
     """
-    import polars as pl
-
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
     for record in tries:
@@ -88,16 +79,12 @@ def log_records(tries: Iterable[dict[str, Any]], options: ReadOptions, path: str
 
 
 def count_verdicts(tries: pl.DataFrame, fails: str | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Failures and samples of each query.
+    """Failures and samples of each query, in the order of their first try, and notes on what is not among them.
 
     :param tries: records with verdicts, of any number of logs
     :param fails: which verdicts mean failure; None asks for it, naming the values seen
-    :return: records with counts, queries in the order of their first try; and notes on what is not among them
-    :raises InputError: no rule, no verdict at all, logs of several models or scorers
     """
-    import polars as pl
-
-    is_failure = None if fails is None else failure_rule(fails)
+    is_failure = None if fails is None else _failure_rule(fails)
     models = sorted(tries["model"].drop_nulls().unique())
     if len(models) > 1:
         raise InputError(
@@ -137,12 +124,7 @@ def count_verdicts(tries: pl.DataFrame, fails: str | None) -> tuple[pl.DataFrame
 
 
 def _without_repeats(tries: pl.DataFrame) -> pl.DataFrame:
-    """Every try once: a log that was retried, copied or converted holds the same tries again.
-
-    :raises InputError: the same try with two verdicts
-    """
-    import polars as pl
-
+    """Every try once: a log that was retried, copied or converted holds the same tries again."""
     once = tries.unique(["query", "try"], keep="first", maintain_order=True)
     if once.height < tries.height:
         several = tries.group_by("query", "try", maintain_order=True).agg(pl.col("verdict", "source").unique())

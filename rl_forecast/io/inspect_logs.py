@@ -7,16 +7,15 @@ apart: it may be the very failure looked for.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import polars as pl
-
     from rl_forecast.io.read import ReadOptions
 
 __all__ = ["read_inspect"]
@@ -26,10 +25,6 @@ def read_inspect(path: str, options: ReadOptions) -> pl.DataFrame:
     """Records of all samples in a log, one for each epoch.
 
     Samples with the same id in logs of the same task are the same query, so reruns add to its tries.
-
-    :param path: log file
-    :param options: ``scorer`` (may be left out where there is one)
-    :raises InputError: inspect-ai missing, an unreadable log, an unknown scorer
     """
     return log_records(_tries(path, options.scorer), options, path)
 
@@ -38,9 +33,8 @@ def _tries(path: str, wanted: str | None) -> Iterator[dict[str, Any]]:
     try:
         from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
     except ImportError as error:
-        raise InputError(
-            f"{path}: Inspect logs are read with inspect-ai: pip install 'rl-forecast[eval-logs]'"
-        ) from error
+        fix = "pip install 'rl-forecast[eval-logs]'"
+        raise InputError(f"{path}: Inspect logs are read with inspect-ai: {fix}") from error
     with reading(path), warnings.catch_warnings():
         # warnings of the reader about an older log format are no concern of the forecast's reader
         warnings.simplefilter("ignore")

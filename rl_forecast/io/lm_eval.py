@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
 from rl_forecast.scores import psi_from_log_p
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import polars as pl
-
     from rl_forecast.io.read import ReadOptions
 
 __all__ = ["is_sample", "read_lm_eval"]
@@ -39,9 +38,7 @@ def is_sample(line: bytes) -> bool:
 def read_lm_eval(path: str, options: ReadOptions) -> pl.DataFrame:
     """Records of all documents in a sample file: verdicts of a metric, or scores from log-likelihoods.
 
-    :param path: sample file; several of the same task are repeated runs
-    :param options: ``metric``, or ``response_log_prob``; ``filter`` where the file holds several
-    :raises InputError: a damaged line, an unknown metric or filter, a log-likelihood above 0
+    Several files of the same task are repeated runs.
     """
     return log_records(_tries(path, options), options, path)
 
@@ -70,9 +67,9 @@ def _tries(path: str, options: ReadOptions) -> Iterator[dict[str, Any]]:
 
 def _log_likelihood(row: dict[str, Any], index: int, where: str) -> float:
     responses = row.get("filtered_resps") or row.get("resps")
-    if not isinstance(responses, list) or not 0 <= index < len(responses):
-        count = len(responses) if isinstance(responses, list) else 0
-        raise InputError(f"{where}: no response {index}: the row has {count}, counted from 0")
+    responses = responses if isinstance(responses, list) else []
+    if not 0 <= index < len(responses):
+        raise InputError(f"{where}: no response {index}: the row has {len(responses)}, counted from 0")
     value = responses[index]
     # [logprob, is_greedy], as numbers or as text, with one list around it for each repeat
     while isinstance(value, list) and value:

@@ -23,20 +23,22 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
+import polars as pl
 
 from rl_forecast.errors import InputError, reading
+from rl_forecast.io.counting import count_verdicts
+from rl_forecast.io.inspect_logs import read_inspect
+from rl_forecast.io.lm_eval import is_sample, read_lm_eval
+from rl_forecast.io.tables import read_table
 from rl_forecast.summary import SCHEMA, TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from os import PathLike
-
-    import polars as pl
     from numpy.typing import NDArray
 
     from rl_forecast.io.tables import Kind
@@ -52,8 +54,7 @@ class ReadOptions:
 
     :param column: name of the score column; None: the one whose name says what it holds
     :param kind: what the column holds, ``p``, ``log_p`` or ``psi``; None: what its name says
-    :param failures: column with the number of failures of each query
-    :param samples: column with its number of samples
+    :param failures: column with the number of failures of each query, beside ``samples``
     :param scorer: Inspect scorer, or ``scorer/key`` where its value is a dict or list
     :param metric: lm-eval metric
     :param filter: lm-eval filter, where a file holds several
@@ -84,11 +85,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """Summary of one group of scores.
-
-    :param summary: the scores
-    :param notes: remarks for the reader, for example how many samples errored
-    """
+    """Summary of one group of scores, and notes for the reader, for example how many samples errored."""
 
     summary: TailSummary
     notes: tuple[str, ...] = ()
@@ -97,8 +94,8 @@ class ReadResult:
 def _formats(paths: Sequence[str]) -> dict[str, str]:
     """Format of each file: ``table``, ``summary``, ``inspect`` or ``lm_eval``.
 
-    :raises InputError: no file, one that cannot be opened, or two names of the same scores, which would look like more
-        queries and narrow every interval (logs of two runs may hold the same bytes: their tries tell)
+    Two names of the same scores are refused: they would look like more queries and narrow every interval. (Logs of two
+    runs may hold the same bytes: their tries tell.)
     """
     if not paths:
         raise InputError("no file given: name one or more score files, or - for standard input")
@@ -127,8 +124,6 @@ def _format(suffix: str, file: IO[bytes]) -> str:
     if suffix == ".json":
         return "summary" if SCHEMA.encode() in file.read(200) else "inspect"
     if suffix in (".jsonl", ".ndjson"):
-        from rl_forecast.io.lm_eval import is_sample
-
         return "lm_eval" if is_sample(file.readline(50_000_000)) else "table"
     return "inspect" if suffix == ".eval" else "table"
 
@@ -139,18 +134,10 @@ def _records(path: str, fmt: str, options: ReadOptions) -> Iterator[pl.DataFrame
         if options.user_columns:
             raise InputError(f"{path} is a summary, it has no column {options.group_by!r}: use --group-by file")
         yield load_summary(path)
-    elif fmt == "inspect":
-        from rl_forecast.io.inspect_logs import read_inspect
-
-        yield read_inspect(path, options)
-    elif fmt == "lm_eval":
-        from rl_forecast.io.lm_eval import read_lm_eval
-
-        yield read_lm_eval(path, options)
-    else:
-        from rl_forecast.io.tables import read_table
-
+    elif fmt == "table":
         yield from read_table(path, options)
+    else:
+        yield (read_inspect if fmt == "inspect" else read_lm_eval)(path, options)
 
 
 def _grouped(
@@ -171,13 +158,8 @@ def _grouped(
                     yield group, path, part, ()
                 else:
                     verdicts.setdefault(group, []).append(part)
-    if verdicts:
-        import polars as pl
-
-        from rl_forecast.io.counting import count_verdicts
-
-        for group, tries in verdicts.items():
-            yield group, tries[0]["source"][0], *count_verdicts(pl.concat(tries, how="diagonal"), options.fails)
+    for group, tries in verdicts.items():
+        yield group, tries[0]["source"][0], *count_verdicts(pl.concat(tries, how="diagonal"), options.fails)
 
 
 def _summarise(records: pl.DataFrame, capacity: int) -> TailSummary | None:
@@ -199,7 +181,6 @@ def read_groups(paths: Sequence[str], options: ReadOptions) -> dict[str, ReadRes
     column each of its values. Logs of repeated runs of one evaluation (same task and model) combine sample by sample.
 
     :param paths: files; ``-`` is standard input
-    :param options: what to read
     :raises InputError: bad input
 
     >>> import os, tempfile
@@ -254,16 +235,12 @@ def read_psi(paths: Sequence[str], options: ReadOptions) -> NDArray[np.float64]:
     return np.concatenate(parts)
 
 
-def save_summary(summary: TailSummary, path: str | PathLike[str]) -> None:
-    """Write a summary as JSON.
-
-    :param summary: the summary
-    :param path: file to write, overwritten if it exists
-    """
+def save_summary(summary: TailSummary, path: str | Path) -> None:
+    """Write a summary as JSON."""
     Path(path).write_text(json.dumps(summary.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
 
 
-def load_summary(path: str | PathLike[str]) -> TailSummary:
+def load_summary(path: str | Path) -> TailSummary:
     """Read a summary written by :func:`save_summary`.
 
     :raises InputError: not a summary, or a damaged one

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import polars as pl
 
 from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import polars as pl
     from numpy.typing import NDArray
 
     from rl_forecast.io.read import ReadOptions
 
-__all__ = ["BATCH_ROWS", "KIND_OF_COLUMN", "Kind", "psi_of_counts", "read_table"]
+__all__ = ["Kind", "psi_of_counts", "read_table"]
 
 Kind = Literal["p", "log_p", "psi"]
 
-KIND_OF_COLUMN: dict[str, Kind] = {
-    "p": "p",
-    "prob": "p",
-    "probability": "p",
-    "log_p": "log_p",
-    "logp": "log_p",
-    "log_prob": "log_p",
-    "logprob": "log_p",
-    "psi": "psi",
-    "score": "psi",
-}
-"""Column names that say what they hold."""
+_KIND_OF_COLUMN: dict[str, Kind] = dict.fromkeys(("p", "prob", "probability"), "p")
+_KIND_OF_COLUMN |= dict.fromkeys(("log_p", "logp", "log_prob", "logprob"), "log_p")
+_KIND_OF_COLUMN |= dict.fromkeys(("psi", "score"), "psi")
 
 BATCH_ROWS = 100_000  # a batch's arrays stay in a processor's cache: twice as fast as two million
 
@@ -43,16 +33,10 @@ _CSV, _PARQUET, _JSON, _NUMPY = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (
 
 
 def read_table(path: str, options: ReadOptions) -> Iterator[pl.DataFrame]:
-    """Records of one table, batch by batch: scores or counts (columns: :mod:`rl_forecast.io.read`).
-
-    :param path: file, or ``-`` for standard input
-    :param options: which columns
-    :raises InputError: bad input
-    """
-    import polars as pl
-
-    source: str | bytes = sys.stdin.buffer.read() if path == "-" else path
-    path = "standard input" if path == "-" else path
+    """Records of one table (``-`` is standard input), batch by batch: see :mod:`rl_forecast.io.read`."""
+    source: str | bytes = path
+    if path == "-":
+        source, path = sys.stdin.buffer.read(), "standard input"
     with reading(path):
         suffix, first = _begin(source, path)
         table = _open(source, suffix, first, options.column)
@@ -76,9 +60,9 @@ def read_table(path: str, options: ReadOptions) -> Iterator[pl.DataFrame]:
     with reading(path):
         for batch in table.select(cells).collect_batches(chunk_size=BATCH_ROWS, optimizations=flags):
             for name in text:
-                bad = batch.filter(pl.col(name.removesuffix(" text")).is_null() & pl.col(name).is_not_null())
-                if bad.height:
-                    raise InputError(f"{where} holds text, not numbers: found {bad[name][0]!r}")
+                bad = batch.filter(pl.col(name.removesuffix(" text")).is_null() & pl.col(name).is_not_null())[name]
+                if len(bad):
+                    raise InputError(f"{where} holds text, not numbers: found {bad[0]!r}")
             psi = _psi(batch["psi"], kind, where) if "psi" in used else psi_of_counts(batch, where)
             done += batch.height
             scored += batch.height - psi.null_count()
@@ -102,8 +86,6 @@ def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
 
 def _psi_column(psi: NDArray[np.float64], known: pl.Series) -> pl.Series:
     """The column ``psi`` from the scores of those queries that have one."""
-    import polars as pl
-
     if psi.size < known.len():
         scattered = np.full(known.len(), np.nan)
         scattered[known.to_numpy()] = psi
@@ -112,10 +94,7 @@ def _psi_column(psi: NDArray[np.float64], known: pl.Series) -> pl.Series:
 
 
 def psi_of_counts(records: pl.DataFrame, where: str) -> pl.Series:
-    """The column ``psi`` from counts.
-
-    :raises InputError: negative or fractional counts, or more failures than samples
-    """
+    """The column ``psi`` from the columns ``failures`` and ``samples``."""
     f, j = records["failures"], records["samples"]
     known = (f.is_not_null() & j.is_not_null() & (j != 0)).fill_null(False)
     try:
@@ -125,10 +104,7 @@ def psi_of_counts(records: pl.DataFrame, where: str) -> pl.Series:
 
 
 def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[dict[str, str], Kind]:
-    """The user's columns for ``psi``, or for ``failures`` and ``samples``; and what the score column holds.
-
-    :raises InputError: a column that does not exist, or one that does not say what it holds
-    """
+    """The user's columns for ``psi``, or for ``failures`` and ``samples``; and what the score column holds."""
     counts = {"failures": options.failures, "samples": options.samples}
     if any(counts.values()):
         if not all(counts.values()):
@@ -138,12 +114,12 @@ def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[
     if name is None:
         if set(counts) <= set(names):
             return {role: role for role in counts}, "p"
-        known = [c for c in names if c.casefold() in KIND_OF_COLUMN] or (names if len(names) == 1 else [])
+        known = [c for c in names if c.casefold() in _KIND_OF_COLUMN] or (names if len(names) == 1 else [])
         if len(known) != 1:
             what = f"{' and '.join(known)} could be the scores" if known else "no column is named p, log_p or psi"
             raise InputError(f"{path}: {what}; name it with --column; columns: {', '.join(names[:12])}")
         name = known[0]
-    kind = options.kind or KIND_OF_COLUMN.get(choose_name("column", name, names, path).casefold())
+    kind = options.kind or _KIND_OF_COLUMN.get(choose_name("column", name, names, path).casefold())
     if kind is None:
         raise InputError(
             f"{path}: column {name!r} does not say what it holds: add --kind p, --kind log_p or --kind psi"
@@ -153,8 +129,6 @@ def _choose_columns(names: list[str], path: str, options: ReadOptions) -> tuple[
 
 def _number(dtype: pl.DataType, name: str, path: str) -> pl.Expr:
     """A column as Float64; cells of text that are no number become null."""
-    import polars as pl
-
     if dtype == pl.String:
         return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
@@ -182,13 +156,7 @@ def _begin(source: str | bytes, path: str) -> tuple[str, bytes]:
 def _open(
     source: str | bytes, suffix: str, first: bytes, column: str | None, types: dict[str, Any] | None = None
 ) -> pl.LazyFrame:
-    """Lazy table of a file or of bytes.
-
-    :param column: the vector of an npz file that the user asked for
-    :param types: types of columns of text files, where they are not to be guessed
-    """
-    import polars as pl
-
+    """Lazy table of a file or of bytes; ``column`` is the vector of an npz file that the user asked for."""
     if suffix in _PARQUET:
         return pl.scan_parquet(source, glob=False)
     if suffix in _JSON:
@@ -212,8 +180,6 @@ def _csv_options(first: bytes, suffix: str) -> dict[str, Any]:
 
 
 def _open_numpy(path: str, column: str | None) -> pl.LazyFrame:
-    import polars as pl
-
     with Path(path).open("rb") as file:  # numpy leaves a damaged archive open
         loaded = np.load(file, allow_pickle=False)
         single = isinstance(loaded, np.ndarray)

@@ -70,17 +70,17 @@ def test_the_riskiest_tasks_are_those_of_the_scores(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name an environment, such as RiskGrid/Recolor-v0"),
+        ([], "one of the arguments ENV --agent is required"),
         (["RiskGrid/Slp-v0"], "unknown environment 'RiskGrid/Slp-v0': did you mean 'RiskGrid/Slip-v0'?"),
         (["RiskGrid/Slip-v0", "--task", "-1"], "argument --task: "),
         (["RiskGrid/Slip-v0", "--task", "x"], "a task id is a whole number of at least 0, it is 'x'"),
         (["RiskGrid/Slip-v0", "-o", "task.jpg"], "a picture ends in .png, .svg, .pdf, not as 'task.jpg'"),
-        (["RiskGrid/Slip-v0", "--worst", "9"], "--worst needs the agent"),
-        (["RiskGrid/Slip-v0", "--name", "ppo"], "--name is an agent of a run"),
+        (["RiskGrid/Slip-v0", "--worst", "9"], "add --agent RUN_FOLDER"),
+        (["RiskGrid/Slip-v0", "--name", "ppo"], "add --agent RUN_FOLDER"),
         (["--agent", "nowhere"], "'nowhere' is not a run folder"),
         (["--agent", "SMOKE", "--name", "pp"], "unknown agent 'pp': did you mean 'ppo'?"),
-        (["--agent", "SMOKE", "--worst", "3", "--task", "1"], "--worst chooses the tasks itself"),
-        (["RiskGrid/Slip-v0", "--agent", "SMOKE"], "the run knows its environment"),
+        (["--agent", "SMOKE", "--worst", "3", "--task", "1"], "not allowed with argument --worst"),
+        (["RiskGrid/Slip-v0", "--agent", "SMOKE"], "not allowed with argument ENV"),
     ],
 )
 def test_bad_use_is_one_line(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from envs.password_game import PasswordGame, make_tokenizer
-from envs.password_game.reference_policies import cap, compress, shift
 from rl_forecast.tasks import SPLITS
 
 
@@ -143,21 +142,6 @@ def test_soft_labels_say_the_same_either_way() -> None:
         assert reveal.answer == refuse.alternative
         assert reveal.alternative == refuse.answer
         assert reveal.weight == pytest.approx(q) == 1 - refuse.weight
-
-
-def test_reference_policies_against_plain_probabilities() -> None:
-    q = np.array([1e-5, 0.01, 0.3, 0.9])
-    log_odds = np.log(q / (1 - q))
-    np.testing.assert_allclose(np.exp(shift(log_odds, 0.0)), q)
-    odds = q / (1 - q) * np.exp(-2.0)
-    np.testing.assert_allclose(np.exp(shift(log_odds, 2.0)), odds / (1 + odds))
-    np.testing.assert_allclose(np.exp(cap(log_odds, np.log(0.2))), np.minimum(q, 0.2))
-    centre = np.log(0.01 / 0.99)
-    above = q / (1 - q) > 0.01 / 0.99
-    geometric = np.sqrt(q / (1 - q) * 0.01 / 0.99)
-    np.testing.assert_allclose(
-        np.exp(compress(log_odds, 0.5, centre)), np.where(above, geometric / (1 + geometric), q), rtol=1e-6
-    )
 
 
 @pytest.mark.parametrize(
