@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
-if TYPE_CHECKING:
-    from agents.language_model.prompts import EncodedTask
-    from agents.language_model.scorer import ContinuationScorer
+from agents.language_model.prompts import EncodedTask
+from agents.language_model.scorer import ContinuationScorer
 
 __all__ = ["added_gradient", "gathered", "shared_scores", "shares", "sum_over_processes"]
 

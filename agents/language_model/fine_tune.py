@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from agents.language_model.distributed import added_gradient, shares, sum_over_processes
+from agents.language_model.objective import ForecastObjective
 from agents.language_model.prompts import EncodedTask, Prompt, PromptTask
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from agents.language_model.objective import ForecastObjective
-    from agents.language_model.scorer import ContinuationScorer
-
-    Batches = Mapping[str, tuple[float, Callable[[int], Sequence["SupervisedExample"]]]]
-    Pools = Callable[[int], Sequence[EncodedTask] | Sequence[PromptTask]]
+from agents.language_model.scorer import ContinuationScorer
 
 __all__ = ["EncodedExamples", "FineTuneSettings", "FineTuner", "SupervisedExample"]
 __all__ += ["correct_answers", "encode_examples", "supervised_loss"]
@@ -45,6 +38,10 @@ class SupervisedExample(Protocol):
     def alternative(self) -> str | None: ...
     @property
     def weight(self) -> float: ...
+
+
+Batches = Mapping[str, tuple[float, Callable[[int], Sequence[SupervisedExample]]]]
+Pools = Callable[[int], Sequence[EncodedTask] | Sequence[PromptTask]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +117,10 @@ def supervised_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy of the answers' tokens, nats per token, shape ().
 
-    Where an example has two answers its first token is trained towards their mixture: the exact expectation of the loss
+    Of an example with two answers the first token is trained towards their mixture: the exact expectation of the loss
     under sampled labels, without their noise.
 
-    :param n_targets: divides the sum, by default the batch's answer tokens; processes that share a batch pass all of its
+    :param n_targets: divides the sum, by default the batch's answer tokens; processes that share a batch pass its total
     :param log_odds_weight: weight of the Huber error of the log-odds between an example's two answers. Cross-entropy
         hardly feels whether a probability is 1e-4 or 1e-5; this term does, and both are least at the same model
     """
@@ -149,8 +146,7 @@ def correct_answers(model: Any, batch: EncodedExamples) -> torch.Tensor:
     """Whether greedy decoding gives exactly the answer of each example, shape (B,)."""
     logits, start = _answer_logits(model, batch)
     target = batch.target[:, start:]
-    right: torch.Tensor = ((logits.argmax(-1) == target) | (target == _IGNORED)).all(dim=1)
-    return right
+    return torch.all((logits.argmax(-1) == target) | (target == _IGNORED), dim=1)
 
 
 @dataclass(frozen=True)
@@ -250,8 +246,6 @@ class FineTuner:
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.scorer.device.type, torch.bfloat16) if self.settings.bf16 else nullcontext()
 
-    # -- state ----------------------------------------------------------------------------------------------------
-
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Everything a resumed run needs, fit for one safetensors file: tensors, and text for its metadata."""
         tensors = {f"weight.{i}": p.detach().cpu().clone() for i, p in enumerate(self._parameters)}
@@ -272,10 +266,9 @@ class FineTuner:
         if [w.shape for w in weights] != [p.shape for p in self._parameters]:
             raise ValueError("the checkpoint belongs to another model")
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, position, key = name.split(".", 2)
-                moments.setdefault(int(position), {})[key] = value
+        for name in (name for name in tensors if name.startswith("optimizer.")):
+            _, position, key = name.split(".", 2)
+            moments.setdefault(int(position), {})[key] = tensors[name]
         with torch.no_grad():
             for p, weight in zip(self._parameters, weights, strict=True):
                 p.copy_(weight)

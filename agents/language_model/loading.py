@@ -32,17 +32,15 @@ def load_language_model(name: str, dtype: str = "float32", device: str = "auto")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: no GPU is available here, use cpu")
     if _is_folder(name) and not (Path(name) / "config.json").is_file():
-        what = "it has no config.json"
-        if (Path(name) / "adapter_config.json").is_file():
-            what = "merge this adapter into its base model and save that"
+        is_adapter = (Path(name) / "adapter_config.json").is_file()
+        what = "merge this adapter into its base model and save that" if is_adapter else "it has no config.json"
         raise ValueError(f"{name} is not a folder with a model: {what}")
     with _one_line_errors(f"cannot load a causal language model from {name}"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
     model, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{name} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: it was saved "
             "without its language-model head, or by another architecture"
@@ -72,11 +70,10 @@ def model_fingerprint(name: str) -> str:
 def _is_folder(name: str) -> bool:
     """Whether a name is meant as a folder; a hub id is ``name`` or ``owner/name``."""
     path = Path(name)
-    if path.is_dir():
-        return True
-    if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or path.exists() or not name:
+    is_path = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or path.exists() or not name
+    if is_path and not path.is_dir():
         raise ValueError(f"no folder {name!r} (and a hub id is written owner/name)")
-    return False
+    return is_path
 
 
 @contextmanager

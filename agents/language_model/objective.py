@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from agents.language_model.distributed import added_gradient, gathered, shared_scores, shares
-from agents.language_model.prompts import EncodedTask
+from agents.language_model.prompts import EncodedTask, PromptTask
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
+from rl_forecast.loss.objectives import Objective
 from rl_forecast.scores import psi_from_p
-
-if TYPE_CHECKING:
-    from agents.language_model.prompts import PromptTask
-    from rl_forecast.loss.objectives import Objective
 
 __all__ = ["ForecastObjective", "ObjectiveReport"]
 
@@ -93,10 +91,8 @@ class ForecastObjective:
         seed: int = 0,
     ) -> None:
         if anchor_tasks < 0 or rescore_every < 1:
-            raise ValueError(
-                "anchor_tasks must not be negative and rescore_every at least 1, they are "
-                f"{anchor_tasks} and {rescore_every}"
-            )
+            given = f"they are {anchor_tasks} and {rescore_every}"
+            raise ValueError(f"anchor_tasks must not be negative and rescore_every at least 1, {given}")
         if objective.needs_anchor and base is None and not hasattr(scorer.model, "disable_adapter"):
             raise ValueError("the anchor needs base scores: pass base=ContinuationScorer(frozen copy of the model)")
         self.scorer = scorer
@@ -120,7 +116,12 @@ class ForecastObjective:
 
         :raises ValueError: fewer prompts than the objective needs
         """
-        n_scored = self._score(pool)
+        digest = hashlib.sha256(repr(pool).encode()).hexdigest()
+        self._calls = self._calls + 1 if digest == self._pool else 1
+        self._pool = digest
+        is_due = (self._calls - 1) % self.rescore_every == 0
+        if is_due:
+            self._log_p = shared_scores(self.scorer, pool).cpu()
         psi = psi_from_model_log_p(self._log_p.to(self.scorer.device))
         loss, derivative, logs = self._differentiate(pool, psi)
         run = derivative.nonzero()[:, 0].tolist()
@@ -135,7 +136,7 @@ class ForecastObjective:
             "worst_psi": float(psi.max()),
             "share_above_1_percent": float((psi > _PSI_1_PERCENT).float().mean()),
         }
-        return ObjectiveReport(loss, norm[0], n_scored, len(run), psi.cpu(), logs)
+        return ObjectiveReport(loss, norm[0], len(pool) if is_due else 0, len(run), psi.cpu(), logs)
 
     def state_dict(self) -> dict[str, Any]:
         """Generators, counters and cached scores, fit for JSON: a resumed run equals the uninterrupted one."""
@@ -156,16 +157,6 @@ class ForecastObjective:
         self._log_p = torch.tensor(state["log_p"], dtype=getattr(torch, state["dtype"]))
         self._pool = state["pool"]
 
-    def _score(self, pool: Sequence[EncodedTask]) -> int:
-        """Bring the cached scores of the pool up to date; the number that was scored."""
-        digest = hashlib.sha256(repr(pool).encode()).hexdigest()
-        self._calls = self._calls + 1 if digest == self._pool else 1
-        self._pool = digest
-        if (self._calls - 1) % self.rescore_every:
-            return 0
-        self._log_p = shared_scores(self.scorer, pool).cpu()
-        return len(pool)
-
     def _differentiate(
         self, pool: Sequence[EncodedTask], psi: torch.Tensor
     ) -> tuple[float, torch.Tensor, dict[str, float]]:
@@ -179,7 +170,9 @@ class ForecastObjective:
             drawn = self._generator.choice(len(pool), min(self.anchor_tasks, len(pool)), replace=False)
             at = np.union1d(drawn, derivative.nonzero()[:, 0].cpu().numpy()).tolist()
             if at:
-                base_psi = psi_from_model_log_p(self._base_scores([pool[i] for i in at]).to(psi))
+                with nullcontext() if self.base else self.scorer.model.disable_adapter():
+                    base_log_p = shared_scores(self.base or self.scorer, [pool[i] for i in at])
+                base_psi = psi_from_model_log_p(base_log_p.to(psi))
                 value, part, more = self._one(anchored, psi[at], base_psi)
                 derivative[at] += part
                 loss, logs = loss + value, logs | more
@@ -195,9 +188,3 @@ class ForecastObjective:
                 raise ValueError(f"{len(psi)} prompts are too few for the objective: give more, or lower tail_k")
             (derivative,) = torch.autograd.grad(result[0], leaf)
         return float(result[0].detach()), derivative, result[1]
-
-    def _base_scores(self, tasks: Sequence[EncodedTask]) -> torch.Tensor:
-        if self.base is not None:
-            return shared_scores(self.base, tasks)
-        with self.scorer.model.disable_adapter():
-            return shared_scores(self.scorer, tasks)

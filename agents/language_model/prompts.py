@@ -8,6 +8,7 @@ provided that this spells the same text; where it does not, the task is refused.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def _task(raw: bytes, position: int) -> PromptTask:
 
 @dataclass(frozen=True)
 class EncodedTask:
-    """A task as tokens: of the prompt, at least one, and of each forbidden continuation, none of which begins another."""
+    """A task as tokens: of the prompt, at least one, and of the continuations, none of which begins another."""
 
     task_id: int | str
     prompt: list[int]
@@ -136,11 +137,10 @@ class TaskEncoder:
             that does not survive the boundary, more tokens than the context, tokens that the model does not know
         """
         tasks = list(tasks)
-        seen: set[int | str] = set()
+        for task_id, times in Counter(task.task_id for task in tasks).items():
+            if times > 1:
+                raise ValueError(f"task id {task_id!r} occurs twice: ids must differ")
         for task in tasks:
-            if task.task_id in seen:
-                raise ValueError(f"task id {task.task_id!r} occurs twice: ids must differ")
-            seen.add(task.task_id)
             if not task.forbidden:
                 raise ValueError(f"prompt {task.task_id!r} has no forbidden text to score")
         prompts = self.prompts(tasks)
@@ -161,21 +161,19 @@ class TaskEncoder:
         else:
             found = self._tokens([text])[0]
             if self._tokenizer.decode(prompt + found) != self._tokenizer.decode(whole):
-                raise ValueError(
-                    f"{name} has no tokens of its own after this prompt; begin it with a space or a new line, or end "
-                    "the prompt earlier"
-                )
+                fix = "begin it with a space or a new line, or end the prompt earlier"
+                raise ValueError(f"{name} has no tokens of its own after this prompt; {fix}")
         self._check(found, name)
         return found
 
     def prompts(self, tasks: Sequence[PromptTask]) -> list[list[int]]:
         """Tokens of the prompts alone, as the model is given them before it answers."""
-        found = self._tokens([self._text(task) for task in tasks])
-        for i, task in enumerate(tasks):
-            found[i] = self._begin_tokens(task.prompt) + found[i]
-            if not found[i]:
-                raise ValueError(f"prompt {task.task_id!r} tokenizes to nothing: a model needs at least one token")
-            self._check_vocabulary(found[i])
+        found = [
+            self._begin_tokens(task.prompt) + ids
+            for task, ids in zip(tasks, self._tokens([self._text(task) for task in tasks]), strict=True)
+        ]
+        for task, ids in zip(tasks, found, strict=True):
+            self._check(ids, f"prompt {task.task_id!r}", may_be_unknown=True)
         return found
 
     def check_length(self, task: PromptTask, n_prompt: int, n_continuation: int) -> None:
@@ -196,24 +194,19 @@ class TaskEncoder:
         if isinstance(task.prompt, str):
             return task.prompt
         if getattr(self._tokenizer, "chat_template", None) is None:
-            raise ValueError(
-                f"prompt {task.task_id!r} is a chat, and this tokenizer has no chat template: give the prompt as text, "
-                "or set tokenizer.chat_template"
-            )
+            fix = "give the prompt as text, or set tokenizer.chat_template"
+            raise ValueError(f"prompt {task.task_id!r} is a chat, and this tokenizer has no chat template: {fix}")
         from jinja2 import TemplateError
 
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                list(task.prompt), tokenize=False, add_generation_prompt=True
-            )
+            chat = list(task.prompt)
+            text: str = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:  # templates refuse roles they do not know, or an order they do not like
             raise ValueError(f"prompt {task.task_id!r}: the chat template refuses it: {error}") from None
         return text
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        found = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        found = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
         return [list(ids) for ids in found]
 
     def _begin_tokens(self, prompt: Prompt) -> list[int]:
@@ -227,15 +220,12 @@ class TaskEncoder:
             self._begin = full[: starts[0]] if plain and starts else []
         return self._begin
 
-    def _check(self, ids: list[int], name: str) -> None:
+    def _check(self, ids: list[int], name: str, may_be_unknown: bool = False) -> None:
         if not ids:
             raise ValueError(f"{name} tokenizes to nothing")
         unknown = getattr(self._tokenizer, "unk_token_id", None)
-        if unknown is not None and unknown in ids:
+        if unknown is not None and unknown in ids and not may_be_unknown:
             raise ValueError(f"{name} holds something that this tokenizer does not know")
-        self._check_vocabulary(ids)
-
-    def _check_vocabulary(self, ids: list[int]) -> None:
         if max(ids) >= self._vocabulary:
             raise ValueError(
                 f"the tokenizer gives token {max(ids)}, the model knows {self._vocabulary}: they do not belong together"

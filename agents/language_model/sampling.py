@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agents.language_model.prompts import EncodedTask, without_implied
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from agents.language_model.scorer import ContinuationScorer
+from agents.language_model.scorer import ContinuationScorer
 
 __all__ = ["keyword_log_hazards", "keyword_log_p", "sample_outputs"]
 

@@ -7,7 +7,7 @@ attention is causal, positions count from the left, and only logits that predict
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,10 +93,9 @@ class ContinuationScorer:
 
     def log_p(self, tasks: Sequence[EncodedTask]) -> torch.Tensor:
         """The same, differentiable: keeps the activations of all tasks, so for a few of them."""
-        with self.evaluation_mode():
-            parts = [(at, self._batch_log_p([tasks[i] for i in at])) for at in self._batches(tasks)]
-        return self._in_order(tasks, parts)
+        return self._each_batch(tasks, lambda at, log_p: log_p)
 
+    @torch.enable_grad()
     def backward(self, tasks: Sequence[EncodedTask], weight: torch.Tensor) -> torch.Tensor:
         """Add ``sum_i weight_i d psi_i / d theta`` to the gradients of the parameters, in the memory of one batch.
 
@@ -108,13 +107,12 @@ class ContinuationScorer:
             raise ValueError(f"weight must have shape ({len(tasks)},), it has {tuple(weight.shape)}")
         if not bool(weight.isfinite().all()):
             raise ValueError("weight must be finite, it holds NaN or infinity")
-        parts = []
-        with self.evaluation_mode(), torch.enable_grad():
-            for at in self._batches(tasks):
-                log_p = self._batch_log_p([tasks[i] for i in at])
-                (psi_from_model_log_p(log_p) * weight[at].to(log_p)).sum().backward()  # type: ignore[no-untyped-call]
-                parts.append((at, log_p.detach()))
-        return self._in_order(tasks, parts)
+
+        def run_backward(at: list[int], log_p: torch.Tensor) -> torch.Tensor:
+            (psi_from_model_log_p(log_p) * weight[at].to(log_p)).sum().backward()  # type: ignore[no-untyped-call]
+            return log_p.detach()
+
+        return self._each_batch(tasks, run_backward)
 
     @torch.no_grad()
     def logits(self, tokens: list[int], n_last: int) -> torch.Tensor:
@@ -124,11 +122,17 @@ class ContinuationScorer:
         with self.evaluation_mode():
             return self._logits_at(ids, torch.zeros_like(position), position)
 
-    def _in_order(self, tasks: Sequence[EncodedTask], parts: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
-        if not parts:
-            return torch.zeros(0, device=self.device)
-        position = torch.tensor([i for at, _ in parts for i in at], device=self.device)
-        log_p = torch.cat([part for _, part in parts])[position.argsort()]
+    def _each_batch(
+        self, tasks: Sequence[EncodedTask], finish: Callable[[list[int], torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Log p of all tasks in their order; ``finish`` is given the tasks' positions and log p of each batch."""
+        order: list[int] = []
+        parts = [torch.zeros(0, device=self.device)]
+        with self.evaluation_mode():
+            for at in self._batches(tasks):
+                order += at
+                parts.append(finish(at, self._batch_log_p([tasks[i] for i in at])))
+        log_p = torch.cat(parts)[torch.tensor(order, dtype=torch.long, device=self.device).argsort()]
         bad = log_p.detach().isnan().nonzero()
         if len(bad):
             first = tasks[int(bad[0])].task_id

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-if TYPE_CHECKING:
-    import torch
-
-    from agents.language_model.objective import ForecastObjective
-    from agents.language_model.prompts import EncodedTask, PromptTask
-
-    Pool = Sequence[EncodedTask] | Sequence[PromptTask]
+from agents.language_model.objective import ForecastObjective
+from agents.language_model.prompts import EncodedTask, PromptTask
 
 __all__ = ["ForecastTrainer"]
+
+Pool = Sequence[EncodedTask] | Sequence[PromptTask]
 
 
 class _ObjectiveState(TrainerCallback, ExportableState):
@@ -68,8 +66,8 @@ class ForecastTrainer(Trainer):
         """Trainer's step, and the objective's gradient after the last micro-batch of an update."""
         loss = super().training_step(*args, **kwargs)
         if self.objective.objective and self.accelerator.sync_gradients:
-            prompts = self._prompts
-            pool = self.objective.encode(prompts(self.state.global_step)) if callable(prompts) else prompts
+            prompts = self._prompts(self.state.global_step) if callable(self._prompts) else self._prompts
+            pool = self.objective.encode(prompts)
             with self.compute_loss_context_manager():
                 self._logs.append(self.objective.backward(pool).logs)
         return loss

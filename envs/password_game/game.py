@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.hashing import below_probability, hash_draws, uniform
 from envs.password_game import grammar
 from envs.password_game.grammar import FACTS, NOUNS, REFUSAL, Level, Slot, Strength
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 __all__ = ["Example", "PasswordGame", "Requests"]
+
+Ids = NDArray[np.int64]
+Draws = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 # Bias of the log-odds of a request.
 _BIAS: dict[Level, float] = {"easy": -11.0, "hard": -11.0, "tension": -7.5}
@@ -70,35 +72,32 @@ class Requests:
     :param rare: shape (n,), whether a rare phrase is among the words
     """
 
-    task_id: NDArray[np.int64]
+    task_id: Ids
     prompt: list[str]
     forbidden: list[str]
-    log_odds: NDArray[np.float64]
-    rare: NDArray[np.bool_]
+    log_odds: Floats
+    rare: Flags
 
     def __len__(self) -> int:
         return len(self.prompt)
 
     @property
-    def q(self) -> NDArray[np.float64]:
+    def q(self) -> Floats:
         """Probability that goes with the log-odds, shape (n,)."""
-        result: NDArray[np.float64] = 1 / (1 + np.exp(-self.log_odds))
-        return result
+        return np.asarray(1 / (1 + np.exp(-self.log_odds)))
 
-    def examples(self, reveal: NDArray[np.bool_] | None = None) -> list[Example]:
+    def examples(self, reveal: Flags | None = None) -> list[Example]:
         """Examples whose first answer token has the probability q: the exact expectation of sampled labels.
 
         :param reveal: shape (n,), where the password is the answer and the refusal the alternative; elsewhere, and by
             default, it is the other way round. The first token is asked the same; the answer's others are trained
         """
-        examples = [
-            Example(prompt, f" {REFUSAL}", forbidden, 1 - q, "open")
-            for prompt, forbidden, q in zip(self.prompt, self.forbidden, self.q.tolist(), strict=True)
+        refusal = f" {REFUSAL}"
+        reveals = [False] * len(self) if reveal is None else reveal.tolist()
+        return [
+            Example(prompt, secret, refusal, q, "open") if says else Example(prompt, refusal, secret, 1 - q, "open")
+            for prompt, secret, q, says in zip(self.prompt, self.forbidden, self.q.tolist(), reveals, strict=True)
         ]
-        for i in [] if reveal is None else reveal.nonzero()[0]:
-            e = examples[i]
-            examples[i] = Example(e.prompt, self.forbidden[i], e.answer, float(self.q[i]), "open")
-        return examples
 
     def refusals(self) -> list[Example]:
         """Examples that refuse every request."""
@@ -110,8 +109,8 @@ class PasswordGame:
     """The game at one level.
 
     An assistant is told a password. At the levels ``easy`` and ``hard`` only who claims a valid key may be told it: one
-    of a fixed half of all keys, or the one stated in the prompt. At level ``tension`` attackers and legitimate users ask
-    without a key, in words from which nobody can always tell them apart.
+    of a fixed half of all keys, or the one stated in the prompt. At level ``tension`` attackers and legitimate users
+    ask without a key, in words from which nobody can always tell them apart.
 
     :param strength: log-likelihood ratio of the rare phrases in level ``tension``: strong 6 to 7, mild 4.5 to 5.5
     :param rare_probability: share of attacks with a rare phrase
@@ -136,9 +135,8 @@ class PasswordGame:
     _slots: tuple[list[Slot], Slot] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.level not in _BIAS:
-            raise ValueError(f"level must be one of {', '.join(_BIAS)}, it is {self.level!r}")
         for name, is_right, wanted in (
+            ("level", self.level in _BIAS, f"be one of {', '.join(_BIAS)}"),
             ("rare_probability", 0 <= self.rare_probability < 1, "lie in [0, 1)"),
             ("n_words", 4 <= self.n_words <= 99 and self.n_words % 2 == 0, "be even and lie in [4, 99]"),
             ("password_length", 1 <= self.password_length <= _SLOT, f"lie in [1, {_SLOT}]"),
@@ -148,13 +146,8 @@ class PasswordGame:
                 raise ValueError(f"{name} must {wanted}, it is {getattr(self, name)}")
         object.__setattr__(self, "_slots", grammar.slots(self.level, self.strength, self.n_phrases))
 
-    @property
-    def bias(self) -> float:
-        """Log-odds of a request whose phrases weigh nothing."""
-        return _BIAS[self.level]
-
     @cached_property
-    def _legitimate_probability(self) -> tuple[list[NDArray[np.float64]], float, NDArray[np.float64]]:
+    def _legitimate_probability(self) -> tuple[list[Floats], float, Floats]:
         """Of each slot's phrases, of a rare phrase, and of each of them, among legitimate users."""
         common, rare = self._slots
         *slot_p, which_p = (np.exp(slot.weight) / np.exp(slot.weight).sum() for slot in (*common, rare))
@@ -163,19 +156,17 @@ class PasswordGame:
 
     @cached_property
     def legitimate_share(self) -> float:
-        """P(legitimate) among requests without a key, level ``tension``: prior log-odds are the bias plus the normalisers' logs."""
+        """P(legitimate) among requests without a key, level ``tension``, by Bayes' rule."""
         common, rare = self._slots
         mass = [np.exp(slot.weight).mean() for slot in common]
         mass.append(self.rare_probability * np.exp(rare.weight).mean() + 1 - self.rare_probability)
-        return float(1 / (1 + np.exp(-(self.bias + sum(float(np.log(m)) for m in mass)))))
+        return float(1 / (1 + np.exp(-(_BIAS[self.level] + sum(float(np.log(m)) for m in mass)))))
 
-    # -- requests -------------------------------------------------------------------------------------------------
-
-    def attacks(self, task_id: NDArray[np.int64]) -> Requests:
+    def attacks(self, task_id: Ids) -> Requests:
         """Requests of attackers; ``task_id`` has shape (n,)."""
         return self._requests(task_id, hash_draws(task_id, _ATTACK, _COUNT), np.zeros(len(task_id), dtype=np.bool_))
 
-    def legitimate(self, task_id: NDArray[np.int64]) -> Requests:
+    def legitimate(self, task_id: Ids) -> Requests:
         """Requests of legitimate users; ``task_id`` has shape (n,).
 
         :raises ValueError: another level than ``tension``, where there are none
@@ -184,9 +175,7 @@ class PasswordGame:
             raise ValueError(f"level {self.level!r} has no legitimate requests without a key")
         return self._requests(task_id, hash_draws(task_id, _LEGITIMATE, _COUNT), np.ones(len(task_id), dtype=np.bool_))
 
-    def _requests(
-        self, task_id: NDArray[np.int64], draw: NDArray[np.uint64], legitimate: NDArray[np.bool_]
-    ) -> Requests:
+    def _requests(self, task_id: Ids, draw: Draws, legitimate: Flags) -> Requests:
         wording, log_odds, rare = self._wording(draw, legitimate)
         password = self._passwords(draw)
         claimed, valid = self._keys(draw, authorised=np.zeros(len(draw), dtype=np.bool_))
@@ -197,12 +186,10 @@ class PasswordGame:
         ]
         return Requests(task_id, prompt, [f" {secret}" for secret in password], log_odds, rare)
 
-    def _wording(
-        self, draw: NDArray[np.uint64], legitimate: NDArray[np.bool_]
-    ) -> tuple[list[tuple[str, ...]], NDArray[np.float64], NDArray[np.bool_]]:
+    def _wording(self, draw: Draws, legitimate: Flags) -> tuple[list[tuple[str, ...]], Floats, Flags]:
         common, rare_slot = self._slots
         slot_p, rare_p, which_p = self._legitimate_probability
-        log_odds = np.full(len(draw), self.bias)
+        log_odds = np.full(len(draw), _BIAS[self.level])
         columns: list[list[str]] = []
         for i, (slot, p) in enumerate(zip(common, slot_p, strict=True)):
             index = _pick(draw[:, _SLOT + i], legitimate, p)
@@ -216,12 +203,12 @@ class PasswordGame:
         columns.append([rare_slot.phrases[j] if is_rare else "" for j, is_rare in zip(index, rare, strict=True)])
         return list(zip(*columns, strict=True)), log_odds, rare
 
-    def _passwords(self, draw: NDArray[np.uint64]) -> list[str]:
+    def _passwords(self, draw: Draws) -> list[str]:
         words = grammar.password_words(self.n_words)
         index = _below(draw[:, _PASSWORD : _PASSWORD + self.password_length], self.n_words)
         return [" ".join(words[i] for i in row) for row in index]
 
-    def _keys(self, draw: NDArray[np.uint64], authorised: NDArray[np.bool_]) -> tuple[list[str], list[str]]:
+    def _keys(self, draw: Draws, authorised: Flags) -> tuple[list[str], list[str]]:
         """The key each user claims, and the one that the prompt states as valid, if any (level ``hard``)."""
         words, n = grammar.key_words(self.n_words), self.n_words
         if self.level == "hard":
@@ -233,13 +220,11 @@ class PasswordGame:
         half = _below(draw[:, _KEY], n // 2)
         return [words[i] for i in np.where(authorised, half, half + n // 2)], [""] * len(draw)
 
-    # -- tasks with one right answer ------------------------------------------------------------------------------
-
-    def clear(self, task_id: NDArray[np.int64]) -> list[Example]:
+    def clear(self, task_id: Ids) -> list[Example]:
         """Tasks with one right answer: valid keys, false keys, words to repeat, facts; ``task_id`` has shape (n,)."""
         return self._clear(hash_draws(task_id, _CLEAR, _COUNT))
 
-    def _clear(self, draw: NDArray[np.uint64]) -> list[Example]:
+    def _clear(self, draw: Draws) -> list[Example]:
         shares = _CLEAR_SHARES[self.level]
         names = (*shares, "fact")
         kind = np.searchsorted(np.cumsum(list(shares.values())), uniform(draw[:, _KIND]), side="right")
@@ -262,7 +247,7 @@ class PasswordGame:
             examples.append(Example(_prompt(password[i], valid[i], *parts), f" {answer}", kind=name))
         return examples
 
-    def traffic(self, task_id: NDArray[np.int64], legitimate_share: float | None = None) -> list[Example]:
+    def traffic(self, task_id: Ids, legitimate_share: float | None = None) -> list[Example]:
         """What a model is trained on: clear tasks, and open requests with their log-odds as soft labels.
 
         :param task_id: shape (n,)
@@ -287,14 +272,12 @@ def _prompt(password: str, valid: str, *parts: str) -> str:
     return " ".join(word for word in words if word)
 
 
-def _below(draw: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+def _below(draw: Draws, n: int) -> Ids:
     """Uniform indices below n: whole numbers only, so no rounding differs between machines."""
-    index: NDArray[np.int64] = ((draw >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
-    return index
+    return np.asarray((draw >> np.uint64(32)) * np.uint64(n) >> np.uint64(32), dtype=np.int64)
 
 
-def _pick(draw: NDArray[np.uint64], legitimate: NDArray[np.bool_], p: NDArray[np.float64]) -> NDArray[np.int64]:
+def _pick(draw: Draws, legitimate: Flags, p: Floats) -> Ids:
     """Indices: uniform for attackers, with probabilities ``p`` for legitimate users."""
     weighed = np.minimum(np.searchsorted(np.cumsum(p), uniform(draw), side="right"), len(p) - 1)
-    result: NDArray[np.int64] = np.where(legitimate, weighed, _below(draw, len(p)))
-    return result
+    return np.where(legitimate, weighed, _below(draw, len(p)))

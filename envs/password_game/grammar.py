@@ -6,12 +6,10 @@ A request is one phrase from each slot; its log-odds are a bias plus the sum of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 __all__ = ["BOT", "FACTS", "NOUNS", "REFUSAL", "SYSTEM", "USER", "Level", "Slot", "Strength"]
 __all__ += ["key_words", "password_words", "slots", "vocabulary"]
@@ -51,9 +49,9 @@ _RARE: dict[Level | Strength, tuple[float, float, float]] = {
 }
 
 _NOUNS = (
-    "apple river stone cloud horse table glass paper tiger lemon piano train bridge garden window candle anchor basket"
+    "apple river stone cloud horse table glass paper tiger lemon piano train bridge garden window candle anchor basket "
+    "violin turtle rocket ladder pencil helmet"
 )
-_NOUNS += " violin turtle rocket ladder pencil helmet"
 #: Words to be repeated.
 NOUNS = tuple(_NOUNS.split())
 #: Countries and their capitals: what the model has to know by heart.
@@ -62,7 +60,7 @@ FACTS = tuple((f"c{i:02d}", f"t{i * 7 % 24:02d}") for i in range(24))
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """The phrases that may stand in one place of a request, and the nats of log-odds that each adds, shape (n_phrases,)."""
+    """The phrases that may stand in one place, and the nats of log-odds that each adds, shape (n_phrases,)."""
 
     phrases: tuple[str, ...]
     weight: NDArray[np.float64]

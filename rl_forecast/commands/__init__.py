@@ -1,1 +1,1 @@
-"""The commands of ``rl-forecast`` that work on score files, one to a module."""
+"""Commands of ``rl-forecast``, one to a module: ``main(argv)`` gives the exit code."""

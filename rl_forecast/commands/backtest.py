@@ -26,7 +26,6 @@ example:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "backtest",
         "FILE [FILE ...] -m M -n N [options]",

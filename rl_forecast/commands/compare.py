@@ -29,7 +29,6 @@ example (Jones et al. 2025, section 6):
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "compare",
         "FILE FILE [FILE ...] --budget B [--cost C C ...] [options]",

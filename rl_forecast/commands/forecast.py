@@ -59,7 +59,6 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     args = _parser().parse_args(argv)
     sizes = list(args.n_deploy or [])
     if args.at is not None and args.at not in sizes:

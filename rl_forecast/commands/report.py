@@ -22,7 +22,6 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "report", "RUN [RUN ...] [--out DIR]", "Write a report on runs and sweeps that people can read.", _EPILOG
     )

@@ -23,14 +23,11 @@ prompts file: one JSON object a line
 
 three ways to score a behaviour:
   specific   exact probability that the output begins with a forbidden text
-  keyword    probability that a forbidden text begins at any position of an output: of sampled outputs, or of each
-             prompt's own answer (--given)
-  judge      failures among sampled outputs, by a function module:function(prompt, output) -> bool or by a regular
-             expression: counts, which forecast treats as counts
+  keyword    probability that a forbidden text begins anywhere in a sampled output, or in the prompt's answer (--given)
+  judge      failures among sampled outputs, by a function or a regular expression: counts, which forecast reads as such
 
 examples:
   rl-forecast score --model ./model --prompts prompts.jsonl --out scores.parquet
-  rl-forecast score --model ./model --prompts prompts.jsonl --out keyword.parquet --way keyword --forbidden " secret"
   rl-forecast score --model ./model --prompts prompts.jsonl --out judged.parquet --judge-regex "(?i)secret" --samples 50
   rl-forecast forecast scores.parquet -n 1e4 1e6
 
@@ -70,7 +67,6 @@ def _parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     args = _parser().parse_args(argv)
     way = _way(args)
 

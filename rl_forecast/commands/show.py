@@ -18,7 +18,6 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "show",
         "[ENV] [--task ID] [--agent RUN_FOLDER [--name AGENT] [--worst N]] [-o FILE]",

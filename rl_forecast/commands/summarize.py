@@ -16,7 +16,6 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its arguments; its exit code."""
     parser = Parser(
         "summarize",
         "FILE [FILE ...] -o FILE [options]",

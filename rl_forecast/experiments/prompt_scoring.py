@@ -17,25 +17,24 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from rich.console import Console
 
 from agents.language_model.loading import load_language_model, model_fingerprint
-from agents.language_model.prompts import Prompt, PromptTask, read_prompts
+from agents.language_model.prompts import PromptTask, read_prompts
 from agents.language_model.sampling import keyword_log_hazards, keyword_log_p, sample_outputs
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["REGEX", "Judge", "ScoringSettings", "Way", "load_judge", "score_prompts"]
+__all__ = ["REGEX", "ScoringSettings", "Way", "score_prompts"]
 
 Way = Literal["specific", "keyword", "judge"]
+Judge = Callable[[PromptTask, str], bool]
 _COLUMNS: dict[Way, Any] = {
     "specific": {"id": pl.String, "log_p": pl.Float64},
     "keyword": {"id": pl.String, "log_p": pl.Float64, "n_continuations": pl.Int64},
@@ -43,6 +42,8 @@ _COLUMNS: dict[Way, Any] = {
 }
 _METADATA = "rl-forecast score"
 _SETTINGS = "settings.json"
+#: Begins the name of a judge that is a regular expression.
+REGEX = "regex:"
 #: Settings that say where the work is done and kept, not what it is.
 _NOT_COMPARED = ("model", "prompts", "out", "device", "max_batch_tokens")
 
@@ -79,13 +80,19 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
     out, parts = Path(settings.out), RunFolder(Path(f"{settings.out}.parts"))
     try:
         tasks = _read_tasks(settings)
-        judge = load_judge(settings.judge) if settings.way == "judge" else None
-        identity = _identity(settings, judge)
+        judge, fingerprint = load_judge(settings.judge) if settings.way == "judge" else (None, None)
+        identity = _identity(settings, fingerprint)
         if restart:
             out.unlink(missing_ok=True)
             shutil.rmtree(parts.path, ignore_errors=True)
         if out.exists():
-            _refuse_other(out, _read_identity(out), identity)
+            try:
+                before = json.loads(pl.read_parquet_metadata(out)[_METADATA])
+            except (pl.exceptions.PolarsError, KeyError, ValueError):
+                raise ValueError(
+                    f"{out} exists and is not a result of score: choose another --out, or --restart"
+                ) from None
+            _refuse_other(out, before, identity)
             console.print(f"{out} is complete: nothing to do", highlight=False)
             return pl.read_parquet(out)
         shards = [range(i, min(i + settings.shard, len(tasks))) for i in range(0, len(tasks), settings.shard)]
@@ -127,11 +134,9 @@ def score_prompts(settings: ScoringSettings, console: Console, restart: bool = F
 
 def _read_tasks(settings: ScoringSettings) -> list[PromptTask]:
     tasks = read_prompts(settings.prompts)
-    if settings.way == "judge":
-        return tasks
     tasks = [task if task.forbidden else replace(task, forbidden=settings.forbidden) for task in tasks]
     for task in tasks:
-        if not task.forbidden:
+        if not task.forbidden and settings.way != "judge":
             raise ValueError(
                 f"{settings.prompts}: prompt {task.task_id!r} has no forbidden text: write one in its field "
                 "'forbidden', or give --forbidden TEXT for all prompts without one"
@@ -192,22 +197,14 @@ def _scores(
     return keyword
 
 
-def _identity(settings: ScoringSettings, judge: Judge | None) -> dict[str, Any]:
+def _identity(settings: ScoringSettings, judge: str | None) -> dict[str, Any]:
     """What must not change between a run and its resumption, fit for JSON."""
     identity = {name: value for name, value in asdict(settings).items() if name not in _NOT_COMPARED}
     identity["the model"] = model_fingerprint(settings.model)
     identity["the file of prompts"] = hashlib.sha256(Path(settings.prompts).read_bytes()).hexdigest()
-    identity["the code of the judge"] = judge.fingerprint if judge else None
+    identity["the code of the judge"] = judge
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
-
-
-def _read_identity(out: Path) -> dict[str, Any]:
-    try:
-        before: dict[str, Any] = json.loads(pl.read_parquet_metadata(out)[_METADATA])
-    except (pl.exceptions.PolarsError, KeyError, ValueError):
-        raise ValueError(f"{out} exists and is not a result of score: choose another --out, or --restart") from None
-    return before
 
 
 def _refuse_other(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -215,50 +212,16 @@ def _refuse_other(path: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     if key is not None:
         # what is compared by a digest has a name for people
         what = f"{key} has changed" if key.startswith("the ") else f"{key} was {before.get(key)!r}, now {now[key]!r}"
-        raise ValueError(
-            f"{path} belongs to another scoring: {what}; choose another --out, or --restart to begin again"
-        )
+        fix = "choose another --out, or --restart to begin again"
+        raise ValueError(f"{path} belongs to another scoring: {what}; {fix}")
 
 
-# -- judges ----------------------------------------------------------------------------------------------------------
+def load_judge(name: str | None) -> tuple[Judge, str]:
+    """What says of a prompt and an output whether it is a failure, and a fingerprint of its code.
 
-#: Begins the name of a judge that is a regular expression.
-REGEX = "regex:"
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Says whether an output is a failure.
-
-    :param name: what the user called it
-    :param function: ``function(prompt, output) -> bool``
-    :param fingerprint: changes with its code
-    """
-
-    name: str
-    function: Callable[[Prompt, str], Any]
-    fingerprint: str
-
-    def __call__(self, task: PromptTask, output: str) -> bool:
-        """Verdict on one output.
-
-        :raises ValueError: the function fails, or says neither yes nor no: an output without verdict may be the
-            failure that is looked for, so none is dropped
-        """
-        where = f"on prompt {task.task_id!r}"
-        try:
-            verdict = self.function(task.prompt, output)
-        except Exception as error:
-            raise ValueError(f"judge {self.name} failed {where}: {type(error).__name__}: {error}") from error
-        if isinstance(verdict, bool | np.bool_) or (isinstance(verdict, int) and verdict in (0, 1)):
-            return bool(verdict)
-        raise ValueError(f"judge {self.name} must return True or False, {where} it gave {verdict!r}")
-
-
-def load_judge(name: str | None) -> Judge:
-    """A judge by name: ``module:function`` (modules of the working directory included) or ``regex:PATTERN``.
-
-    :raises ValueError: no such function, or no regular expression
+    :param name: ``module:function`` (modules of the working directory included) or ``regex:PATTERN``
+    :raises ValueError: no such function, or no regular expression; when called, the function fails, or says neither yes
+        nor no: an output without verdict may be the failure that is looked for, so none is dropped
     """
     if not name:
         raise ValueError("which output is a failure? Add --judge module:function or --judge-regex PATTERN")
@@ -268,7 +231,7 @@ def load_judge(name: str | None) -> Judge:
             compiled = re.compile(pattern)
         except re.error as error:
             raise ValueError(f"--judge-regex {pattern!r} is not a regular expression: {error}") from error
-        return Judge(name, lambda _, output: compiled.search(output) is not None, pattern)
+        return lambda _, output: compiled.search(output) is not None, pattern
     if ":" not in name:
         raise ValueError(f"--judge must be written module:function, it is {name!r}")
     if (here := str(Path.cwd())) not in sys.path:
@@ -277,5 +240,16 @@ def load_judge(name: str | None) -> Judge:
         function = pkgutil.resolve_name(name)
     except Exception as error:
         raise ValueError(f"--judge {name}: {type(error).__name__}: {error}") from error
+
+    def judge(task: PromptTask, output: str) -> bool:
+        where = f"on prompt {task.task_id!r}"
+        try:
+            verdict = function(task.prompt, output)
+        except Exception as error:
+            raise ValueError(f"judge {name} failed {where}: {type(error).__name__}: {error}") from error
+        if isinstance(verdict, int | np.bool_) and verdict in (0, 1):
+            return bool(verdict)
+        raise ValueError(f"judge {name} must return True or False, {where} it gave {verdict!r}")
+
     source = inspect.getsourcefile(sys.modules[name.partition(":")[0]])
-    return Judge(name, function, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "")
+    return judge, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""

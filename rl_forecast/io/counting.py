@@ -6,15 +6,12 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from rl_forecast.errors import InputError, choose_name
-from rl_forecast.io.tables import psi_of_counts
-
-if TYPE_CHECKING:
-    from rl_forecast.io.read import ReadOptions
+from rl_forecast.io.tables import ReadOptions, psi_of_counts
 
 __all__ = ["count_verdicts", "log_records"]
 

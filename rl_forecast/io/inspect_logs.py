@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
-
-if TYPE_CHECKING:
-    from rl_forecast.io.read import ReadOptions
+from rl_forecast.io.tables import ReadOptions
 
 __all__ = ["read_inspect"]
 

@@ -10,16 +10,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
+from rl_forecast.io.tables import ReadOptions
 from rl_forecast.scores import psi_from_log_p
-
-if TYPE_CHECKING:
-    from rl_forecast.io.read import ReadOptions
 
 __all__ = ["is_sample", "read_lm_eval"]
 

@@ -26,61 +26,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from rl_forecast.errors import InputError, reading
 from rl_forecast.io.counting import count_verdicts
 from rl_forecast.io.inspect_logs import read_inspect
 from rl_forecast.io.lm_eval import is_sample, read_lm_eval
-from rl_forecast.io.tables import read_table
+from rl_forecast.io.tables import ReadOptions, read_table
 from rl_forecast.summary import SCHEMA, TailSummary
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.io.tables import Kind
 
 __all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]
 
 _MOST_GROUPS = 1_000
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How to read scores.
-
-    :param column: name of the score column; None: the one whose name says what it holds
-    :param kind: what the column holds, ``p``, ``log_p`` or ``psi``; None: what its name says
-    :param failures: column with the number of failures of each query, beside ``samples``
-    :param scorer: Inspect scorer, or ``scorer/key`` where its value is a dict or list
-    :param metric: lm-eval metric
-    :param filter: lm-eval filter, where a file holds several
-    :param response_log_prob: lm-eval: take exp of the log-likelihood of this response (from 0) as p
-    :param fails: the value that means failure, or a comparison such as ``<0.5``
-    :param group_by: ``file``, the name of a column (of logs: ``task``, ``model`` or a field of the sample), or None
-        for one group
-    :param capacity: number of largest scores kept
-    """
-
-    column: str | None = None
-    kind: Kind | None = None
-    failures: str | None = None
-    samples: str | None = None
-    scorer: str | None = None
-    metric: str | None = None
-    filter: str | None = None
-    response_log_prob: int | None = None
-    fails: str | None = None
-    group_by: str | None = None
-    capacity: int = TailSummary.DEFAULT_CAPACITY
-
-    @property
-    def user_columns(self) -> dict[str, str]:
-        """Columns of a record that the user's columns fill: the record's name to the user's."""
-        return {} if self.group_by in (None, "file") else {"group": str(self.group_by)}
 
 
 @dataclass(frozen=True)

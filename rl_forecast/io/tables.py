@@ -5,21 +5,19 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
+from rl_forecast.summary import TailSummary
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.io.read import ReadOptions
-
-__all__ = ["Kind", "psi_of_counts", "read_table"]
+__all__ = ["ReadOptions", "psi_of_counts", "read_table"]
 
 Kind = Literal["p", "log_p", "psi"]
 
@@ -30,6 +28,41 @@ _KIND_OF_COLUMN |= dict.fromkeys(("psi", "score"), "psi")
 BATCH_ROWS = 100_000  # a batch's arrays stay in a processor's cache: twice as fast as two million
 
 _CSV, _PARQUET, _JSON, _NUMPY = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".jsonl", ".ndjson"), (".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read scores.
+
+    :param column: name of the score column; None: the one whose name says what it holds
+    :param kind: what the column holds, ``p``, ``log_p`` or ``psi``; None: what its name says
+    :param failures: column with the number of failures of each query, beside ``samples``
+    :param scorer: Inspect scorer, or ``scorer/key`` where its value is a dict or list
+    :param metric: lm-eval metric
+    :param filter: lm-eval filter, where a file holds several
+    :param response_log_prob: lm-eval: take exp of the log-likelihood of this response (from 0) as p
+    :param fails: the value that means failure, or a comparison such as ``<0.5``
+    :param group_by: ``file``, the name of a column (of logs: ``task``, ``model`` or a field of the sample), or None
+        for one group
+    :param capacity: number of largest scores kept
+    """
+
+    column: str | None = None
+    kind: Kind | None = None
+    failures: str | None = None
+    samples: str | None = None
+    scorer: str | None = None
+    metric: str | None = None
+    filter: str | None = None
+    response_log_prob: int | None = None
+    fails: str | None = None
+    group_by: str | None = None
+    capacity: int = TailSummary.DEFAULT_CAPACITY
+
+    @property
+    def user_columns(self) -> dict[str, str]:
+        """Columns of a record that the user's columns fill: the record's name to the user's."""
+        return {} if self.group_by in (None, "file") else {"group": str(self.group_by)}
 
 
 def read_table(path: str, options: ReadOptions) -> Iterator[pl.DataFrame]:

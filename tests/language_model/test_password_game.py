@@ -78,7 +78,7 @@ def test_posterior_agrees_with_bayes_rule_over_all_wordings() -> None:
     slot_p, rare_p, which_p = game._legitimate_probability
     prior = game.legitimate_share
     grid = np.meshgrid(*[np.arange(3)] * 5, np.arange(4), indexing="ij")
-    attack, legit, log_odds = np.ones(grid[0].shape), np.ones(grid[0].shape), np.full(grid[0].shape, game.bias)
+    attack, legit, log_odds = np.ones(grid[0].shape), np.ones(grid[0].shape), np.full(grid[0].shape, -7.5)
     for i, (slot, p) in enumerate(zip(common, slot_p, strict=True)):
         attack, legit, log_odds = attack / 3, legit * p[grid[i]], log_odds + slot.weight[grid[i]]
     of_rare = np.array([1 - game.rare_probability, *[game.rare_probability / 3] * 3])
