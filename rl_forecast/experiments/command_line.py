@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -19,6 +18,7 @@ from rl_forecast.experiments.settings import RENAMED, Config, LanguageConfig, ch
 __all__ = ["RUNS", "Parser", "parse_config", "parse_fields", "parse_job", "preset_names", "read_config", "take_options"]
 
 ConfigT = TypeVar("ConfigT")
+_PRESETS = Path(__file__).parent / "presets"
 
 #: Name of a job to the configuration of its runs.
 RUNS: dict[str, type[Config] | type[LanguageConfig]] = {"gridworld": Config, "language": LanguageConfig}
@@ -164,17 +164,13 @@ def take_options(argv: list[str], *names: str) -> tuple[dict[str, list[str]], li
 
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package."""
-    return sorted(path.stem for path in _preset_folder().glob("*.yaml"))
-
-
-def _preset_folder() -> Path:
-    return Path(str(resources.files("rl_forecast.experiments") / "presets"))
+    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
 def _preset_path(name: str) -> Path:
     if name not in preset_names():
         raise InputError(f"unknown preset {name!r}: {_hint(name, preset_names())}")
-    return _preset_folder() / f"{name}.yaml"
+    return _PRESETS / f"{name}.yaml"
 
 
 def _job_of(path: Path) -> str | None:
@@ -259,10 +255,8 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
     text = " ".join(message.split())
     if f"forecast.{text.partition(' ')[0]}" in options:  # ForecastSettings checks itself, wherever it stands
         return f"forecast.{text}"
-    group = re.search(r"Group '([\w.]*)' does not accept option '([\w.]+)'", text) or re.search(
-        r"Key '()([\w.]+)' is not expected", text
-    )
-    if group:
+    unexpected = r"Group '([\w.]*)' does not accept option '([\w.]+)'", r"Key '()([\w.]+)' is not expected"
+    for group in filter(None, (re.search(pattern, text) for pattern in unexpected)):
         name = f"{group[1]}.{group[2]}".strip(".")
         return f"unknown field {name!r}: {_closest_option(name, options).replace('--', '')}"
     value = re.search(r'Parser key "([\w.]+)":? (.*?)\.? Got value: (.*)$', text)

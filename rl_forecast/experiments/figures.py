@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,14 +41,8 @@ def survival_figure(agents: dict[str, HeldOutScores]) -> Figure:
         probability_ticks(axis.xaxis, left - 0.3, right + 0.5)
         axis.set_xlabel("failure probability (linear in psi)", fontsize=9)
     # On the first panel only: its left end is free of marks.
-    axes[0].annotate(
-        f"worst of {n_deploy}",
-        (0.02, 1 / n_deploy),
-        xycoords=("axes fraction", "data"),
-        va="bottom",
-        fontsize=8,
-        color="0.4",
-    )
+    place: Any = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+    axes[0].annotate(f"worst of {n_deploy}", (0.02, 1 / n_deploy), fontsize=8, color="0.4", **place)
     axes[0].set_ylabel("share of tasks with a higher failure probability")
     figure.suptitle(
         f"Can the worst of {n_deploy} deployment tasks be forecast from {n_eval} evaluation tasks?", fontsize=12

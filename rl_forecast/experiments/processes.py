@@ -17,12 +17,7 @@ __all__ = ["Processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, as ``accelerate launch`` starts them.
-
-    :param rank: number of this process
-    :param count: number of processes
-    :param device: torch device of this process
-    """
+    """The processes of a run, as ``accelerate launch`` starts them: number of this one, of all, and its device."""
 
     rank: int
     count: int
@@ -32,7 +27,6 @@ class Processes:
     def join(cls, config: AnyConfig) -> Processes:
         """Meet the other processes, if there are any.
 
-        :param config: configuration of the run
         :raises InputError: the device is not there, accelerate is not installed, or the job has one process only
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -62,10 +56,7 @@ class Processes:
             distributed.barrier()
 
     def from_main(self, value: Any) -> Any:
-        """The main process's value, in every process.
-
-        :param value: plain data; that of the other processes is ignored
-        """
+        """The main process's value, plain data, in every process."""
         if self.count == 1:
             return value
         box = [value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import platform
@@ -30,20 +31,16 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder"]
 
-_RECORDED_PACKAGES = (
+_RECORDED_PACKAGES: tuple[str, ...] = (
     "rl-forecast",
     "stable-baselines3",
     "gymnasium",
     "minigrid",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "accelerate",
     "numpy",
     "scipy",
     "polars",
 )
+_RECORDED_PACKAGES += ("torch", "transformers", "tokenizers", "peft", "accelerate")
 # What is being written has a name that begins so, which tells what a killed process left.
 _PARTIAL = ".partial-"
 _LOCK, _HOLDER = ".lock", ".holder.json"
@@ -69,8 +66,8 @@ class RunFolder:
     ) -> RunFolder:
         """Make ``<log_dir>/<preset>-<seed>`` with configuration, command and versions; a counter is added if taken.
 
-        :param config: the resolved configuration
-        :param command: the command line as typed
+        :param config: the configuration
+        :param command: the command line
         :param prepare: writes what the run starts from, before there is a run that could be resumed
         :raises InputError: the folder cannot be made
         """
@@ -78,14 +75,11 @@ class RunFolder:
         log_dir = Path(config.log_dir)
         try:
             log_dir.mkdir(parents=True, exist_ok=True)
-            path, counter = log_dir / name, 1
-            while True:
-                try:
+            for counter in itertools.count(1):
+                path = log_dir / (name if counter == 1 else f"{name}-{counter}")
+                with suppress(FileExistsError):
                     path.mkdir()
                     break
-                except FileExistsError:
-                    counter += 1
-                    path = log_dir / f"{name}-{counter}"
         except OSError as error:
             raise InputError(f"cannot make a run folder in {config.log_dir!r}: {error.strerror}") from error
         folder = cls(path)
@@ -269,10 +263,7 @@ class RunFolder:
         return {agent: renamed(row) for agent, row in content.items()}
 
     def finish(self, seconds: dict[str, float]) -> None:
-        """Write the last file: from now on the run is finished.
-
-        :param seconds: of each phase
-        """
+        """Write the last file, seconds of each phase: from now on the run is finished."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         self.write_json(_LAST, seconds)
 

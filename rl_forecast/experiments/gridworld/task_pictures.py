@@ -52,11 +52,7 @@ def _frame(world: GridWorld, task_id: int) -> tuple[RiskGridEnv, NDArray[np.uint
 
 
 def task_picture(world: GridWorld, task_id: int) -> tuple[TaskPicture, str]:
-    """A task as a picture, titled with what does not show, and as text.
-
-    :param world: the world
-    :param task_id: the task
-    """
+    """A task as a picture, titled with what does not show, and as text."""
     env, frame = _frame(world, task_id)
     tasks = world.tasks(np.array([task_id]))
     title = f"task {task_id} of {world.family}\n{', '.join(_facts(world, tasks))}"
@@ -75,13 +71,7 @@ def _facts(world: GridWorld, tasks: TaskBatch) -> list[str]:
 
 
 def agent_picture(world: GridWorld, task_id: int, policy: ActorCriticPolicy, title: str) -> TaskPicture:
-    """A task with an agent's visits and deaths.
-
-    :param world: the world
-    :param task_id: the task
-    :param policy: the agent's policy
-    :param title: text above the probabilities of failure and success
-    """
+    """A task with an agent's visits and deaths; the title stands above the probabilities of failure and success."""
     tasks = world.tasks(np.array([task_id]))
     policy.set_training_mode(False)
     mass = occupancy(world, tasks, lambda observation: log_action_probability(policy, observation))
@@ -90,14 +80,7 @@ def agent_picture(world: GridWorld, task_id: int, policy: ActorCriticPolicy, tit
 
 
 def worst_tasks_sheet(world: GridWorld, scores: pl.DataFrame, policy: ActorCriticPolicy, name: str, n: int) -> Figure:
-    """The riskiest tasks of an agent on one sheet, the worst one first.
-
-    :param world: the world
-    :param scores: columns ``task_id`` and ``psi``
-    :param policy: the agent's policy
-    :param name: what the agent is called
-    :param n: number of tasks to show
-    """
+    """The ``n`` riskiest tasks of an agent on one sheet, the worst first; ``scores`` has ``task_id`` and ``psi``."""
     order = np.argsort(scores["psi"].to_numpy(), kind="stable")[::-1][:n]
     pictures = []
     for rank, task_id in enumerate(scores["task_id"].to_numpy()[order].tolist(), 1):
@@ -107,11 +90,7 @@ def worst_tasks_sheet(world: GridWorld, scores: pl.DataFrame, policy: ActorCriti
 
 
 def task_sheet(pictures: list[TaskPicture], title: str) -> Figure:
-    """Panels in rows of at most three, with one legend.
-
-    :param pictures: the panels
-    :param title: text above all
-    """
+    """Panels in rows of at most three, under a title and with one legend."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure

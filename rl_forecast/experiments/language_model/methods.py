@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,10 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.language_model.sources import PromptSource
     from rl_forecast.experiments.settings import LanguageConfig
 
-__all__ = ["make_fine_tuner", "method_weight", "with_weight"]
+__all__ = ["make_fine_tuner", "method_weight"]
 
-_MEANS: dict[str, Callable[[float], Objective]] = {
-    "mean_log_p": mean_log_risk,
-    "mean_p": mean_risk,
-    "mean_score": mean_score,
-}
+_MEANS: dict[str, Callable[[float], Objective]]
+_MEANS = {"mean_log_p": mean_log_risk, "mean_p": mean_risk, "mean_score": mean_score}
 
 
 def method_weight(name: str, config: LanguageConfig) -> float:
@@ -41,15 +37,6 @@ def method_weight(name: str, config: LanguageConfig) -> float:
     if name in ("base", "sft"):
         return 0.0
     return config.forecast.coef if name == "forecast" else float(getattr(config.weights, name))
-
-
-def with_weight(name: str, config: LanguageConfig, weight: float) -> LanguageConfig:
-    """The configuration with another weight of a method."""
-    if name == "forecast":
-        return replace(config, forecast=replace(config.forecast, coef=weight))
-    if name in ("base", "sft"):
-        return config
-    return replace(config, weights=replace(config.weights, **{name: weight}))  # type: ignore[arg-type]
 
 
 def make_fine_tuner(name: str, config: LanguageConfig, source: PromptSource, base: ContinuationScorer) -> FineTuner:
@@ -65,14 +52,9 @@ def make_fine_tuner(name: str, config: LanguageConfig, source: PromptSource, bas
     model = _trainable(config, base.model)
     scorer = ContinuationScorer(model, base.tokenizer, max_batch_tokens=tune.max_batch_tokens)
     has_lora = config.lora.r > 0
-    settings = FineTuneSettings(
-        steps=tune.steps,
-        learning_rate=tune.learning_rate or (3e-3 if has_lora else 5e-4),
-        warmup_steps=tune.warmup_steps,
-        final_fraction=tune.final_fraction,
-        max_grad_norm=tune.max_grad_norm,
-        bf16=tune.precision == "bf16",
-    )
+    same = {name: getattr(tune, name) for name in ("steps", "warmup_steps", "final_fraction", "max_grad_norm")}
+    rate = tune.learning_rate or (3e-3 if has_lora else 5e-4)
+    settings = FineTuneSettings(learning_rate=rate, bf16=tune.precision == "bf16", **same)
     has_examples = len(source.examples(0, 1)) > 0
     batches: dict[str, tuple[float, Any]] = {}
     if has_examples:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from envs.password_game.game import Requests
     from rl_forecast.experiments.settings import GameConfig, LanguageConfig, LanguageEvaluationConfig
 
-__all__ = ["FileSource", "GameSource", "HeldOut", "PromptSource", "fit_sets", "make_game", "make_source"]
+__all__ = ["FileSource", "HeldOut", "PromptSource", "fit_sets", "make_game", "make_source"]
 
 # Positions in a split's sequence, so that families of one split never share a task.
 _EVALUATION, _DEPLOYMENT, _LEGITIMATE, _CLEAR = 0, 2**26, 2**27, 2**28
@@ -48,17 +48,18 @@ class HeldOut:
     clear: list[Example]
 
 
-def _part(name: str, tasks: list[PromptTask], log_odds: Any = None, rare: Any = None) -> tuple[pl.DataFrame, Any]:
-    ids = [str(task.task_id) for task in tasks]
-    columns = {"task_id": ids, "log_odds": log_odds, "rare": rare}
-    kinds = {"task_id": pl.String, "log_odds": pl.Float64, "rare": pl.Boolean}
-    table = pl.DataFrame({key: [None] * len(ids) if v is None else v for key, v in columns.items()}, schema=kinds)
-    return table.select(pl.lit(name).alias("part"), pl.all()), {(name, i): t for i, t in zip(ids, tasks, strict=True)}
-
-
-def _held_out(parts: list[tuple[pl.DataFrame, Any]], clear: list[Example]) -> HeldOut:
-    prompts = {key: prompt for _, found in parts for key, prompt in found.items()}
-    return HeldOut(pl.concat([table for table, _ in parts]), prompts, clear)
+def _held_out(parts: dict[str, list[PromptTask]], clear: list[Example], known: dict[str, Requests]) -> HeldOut:
+    tables = []
+    kinds = {"part": pl.String, "task_id": pl.String, "log_odds": pl.Float64, "rare": pl.Boolean}
+    for part, tasks in parts.items():
+        unknown = [None] * len(tasks)
+        requests = known.get(part)
+        log_odds, rare = (unknown, unknown) if requests is None else (requests.log_odds, requests.rare)
+        ids = [str(task.task_id) for task in tasks]
+        columns = {"part": [part] * len(tasks), "task_id": ids, "log_odds": log_odds, "rare": rare}
+        tables.append(pl.DataFrame(columns, schema=kinds))
+    prompts = {(part, str(task.task_id)): task for part, tasks in parts.items() for task in tasks}
+    return HeldOut(pl.concat(tables), prompts, clear)
 
 
 class PromptSource(Protocol):
@@ -100,11 +101,7 @@ def make_source(config: LanguageConfig) -> PromptSource:
 
 @dataclass(frozen=True)
 class GameSource:
-    """Prompts of the password game.
-
-    :param game: the game
-    :param seed: of the run
-    """
+    """Prompts of the password game."""
 
     game: PasswordGame
     seed: int
@@ -136,10 +133,8 @@ class GameSource:
         }
         if self.game.level == "tension":
             parts["legitimate"] = self.game.legitimate(ids(e.n_legitimate, self.seed, first=_LEGITIMATE))
-        return _held_out(
-            [_part(name, _tasks(requests), requests.log_odds, requests.rare) for name, requests in parts.items()],
-            self.game.clear(ids(e.n_clear, self.seed, first=_CLEAR)),
-        )
+        clear = self.game.clear(ids(e.n_clear, self.seed, first=_CLEAR))
+        return _held_out({part: _tasks(requests) for part, requests in parts.items()}, clear, parts)
 
 
 def _tasks(requests: Requests) -> list[PromptTask]:
@@ -234,19 +229,13 @@ class FileSource:
             )
         chosen = [items[i] for i in order]
         parts = {"evaluation": chosen[:n_evaluation], "deployment": chosen[n_evaluation:][:n_deployment]}
-        clear = self.answered[split][: evaluation.n_clear]
-        return _held_out([_part(name, tasks) for name, tasks in parts.items()], clear)
+        return _held_out(parts, self.answered[split][: evaluation.n_clear], {})
 
 
 def fit_sets(
     source: PromptSource, evaluation: LanguageEvaluationConfig, say: Callable[[str], None]
 ) -> LanguageEvaluationConfig:
-    """Set sizes that the held-out prompts can fill: as asked for if possible, else one part in four evaluates.
-
-    :param source: where the prompts come from; the game has as many as are asked for
-    :param evaluation: the sizes asked for
-    :param say: prints a line where they had to change
-    """
+    """Set sizes that the held-out prompts can fill: as asked for if possible, else one part in four evaluates."""
     if not isinstance(source, FileSource):
         return evaluation
     n = len(source.attacks["held_out"])
