@@ -1,7 +1,5 @@
 """Score files of every format, made once."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +55,3 @@ class Cli:
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
-
-
-def run_process(*argv: object, stdin: bytes = b"", timeout: float = 300) -> "subprocess.CompletedProcess[bytes]":
-    """``python -m rl_forecast`` as a process of its own."""
-    command = [sys.executable, "-m", "rl_forecast", *map(str, argv)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,22 +21,9 @@ SETTINGS = settings(
 )
 
 
-@given(
-    st.binary(max_size=400), st.sampled_from(["csv", "tsv", "jsonl", "parquet", "npz", "npy", "json", "eval", "txt"])
-)
-@SETTINGS
-def test_any_bytes(tmp_path: Path, cli: Cli, data: bytes, suffix: str) -> None:
-    path = tmp_path / f"any.{suffix}"
-    path.write_bytes(data)
-    code, _, _ = cli("forecast", path, "-n", 100, "--fails", "0", "--json", "-")
-    assert code in (0, 2)
-
-
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """A sound file of each format."""
-    import polars as pl
-
     folder = tmp_path_factory.mktemp("valid")
     p = np.random.default_rng(0).random(60)
     table = pl.DataFrame({"p": p})
@@ -108,44 +96,22 @@ def test_csv_cells_are_read_right_or_refused(tmp_path: Path, cli: Cli, cells: li
     group = json.loads(out)["groups"][0]
     assert (group["n_eval"], group["n_unscored"]) == (len(scores), meant.count(None))
     assert math.isclose(group["largest_risk_seen"], max(scores), rel_tol=1e-12)
-    distinct = len({s for s in scores if 0 < s < 1})
     assert code == (0 if group["status"] == "ok" else 2)
-    if distinct < 2:
+    if len({s for s in scores if 0 < s < 1}) < 2:
         assert group["status"] == "degenerate"
 
 
-@given(st.lists(st.tuples(st.integers(-1, 6), st.integers(-1, 6)), min_size=1, max_size=20))
-@SETTINGS
-def test_counts_are_read_right_or_refused(tmp_path: Path, cli: Cli, pairs: list[tuple[int, int]]) -> None:
-    path = tmp_path / "counts.csv"
-    path.write_text("failures,samples\n" + "".join(f"{f},{j}\n" for f, j in pairs))
-    code, out, _ = cli("forecast", path, "-n", 50, "--json", "-")
-    sampled = [(f, j) for f, j in pairs if j != 0]
-    if not sampled or any(not 0 <= f <= j for f, j in sampled):
-        assert (code, out) == (2, "")
-        return
-    group = json.loads(out)["groups"][0]
-    assert (group["n_eval"], group["n_unscored"]) == (len(sampled), len(pairs) - len(sampled))
-    rate = np.mean([f / j for f, j in sampled])
-    assert math.isclose(
-        group["forecasts"][0]["aggregate_risk"]["point"], 1 - (1 - rate) ** 50, rel_tol=1e-9, abs_tol=1e-12
-    )
+ANY_PSI = st.one_of(st.floats(-700, 900), st.sampled_from([-math.inf, math.inf, 0.0, 700.0, 800.0]))
 
 
 @given(
-    st.lists(
-        st.one_of(st.floats(-700, 900), st.sampled_from([-math.inf, math.inf, 0.0, 700.0, 800.0])),
-        min_size=1,
-        max_size=40,
-    ),
+    st.lists(ANY_PSI, min_size=1, max_size=40),
     st.sampled_from(["parquet", "csv", "npz"]),
     st.sampled_from(["p", "log_p", "psi"]),
 )
 @SETTINGS
 def test_any_scores_in_any_table_are_summarised_alike(tmp_path: Path, psi: list[float], suffix: str, kind: str) -> None:
     """Three readers and the library against one another, from one end of the scale to the other."""
-    import polars as pl
-
     log_p = log_p_from_psi(psi)
     values = {"p": np.exp(log_p), "log_p": log_p, "psi": np.array(psi)}[kind]
     path = tmp_path / f"any.{suffix}"

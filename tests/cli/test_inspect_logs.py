@@ -37,8 +37,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     @scorer(metrics=[accuracy()])
     def sometimes():  # type: ignore[no-untyped-def]
         async def score(state: TaskState, target: Target) -> Score:
-            value = float("nan") if state.sample_id == 3 else float(int(state.sample_id) % 2)
-            return Score(value=value)
+            return Score(value=float("nan") if state.sample_id == 3 else float(int(state.sample_id) % 2))
 
         return score
 
@@ -64,23 +63,14 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         outputs = [ModelOutput.from_content("mockllm/model", "yes" if i % 3 else "no") for i in range(200)]
         for output in outputs:
             output.usage = ModelUsage()  # else the mock counts tokens with a tokenizer that it has to download
+        samples = [Sample(input=f"q{i}", target="yes", id=i) for i in range(1, N_SAMPLES + 1)]
+        scorers, solvers = [match(), sometimes(), graded()], [breaks_down(), generate()]
+        task = Task(dataset=samples, solver=solvers, scorer=scorers, epochs=EPOCHS, name="mocked")
+        model = get_model("mockllm/model", custom_outputs=outputs)
+        where = {"log_dir": str(folder / fmt), "log_format": fmt, "display": "none"}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            log = eval(
-                Task(
-                    dataset=[Sample(input=f"q{i}", target="yes", id=i) for i in range(1, N_SAMPLES + 1)],
-                    solver=[breaks_down(), generate()],
-                    scorer=[match(), sometimes(), graded()],
-                    epochs=EPOCHS,
-                    name="mocked",
-                ),
-                model=get_model("mockllm/model", custom_outputs=outputs),
-                log_dir=str(folder / fmt),
-                log_format=fmt,
-                fail_on_error=False,
-                display="none",
-                max_samples=1,
-            )[0]
+            log = eval(task, model=model, fail_on_error=False, max_samples=1, **where)[0]
         assert log.status == "success"
         found[fmt] = Path(log.location.removeprefix("file://"))
     return found
@@ -117,11 +107,10 @@ def test_errored_and_unscored_samples_are_counted_not_dropped(logs: dict[str, Pa
     assert match.summary.count == N_SAMPLES - 1
     assert match.summary.n_unscored == 1
     assert any(note.startswith(f"{EPOCHS + 1} samples errored") for note in match.notes)
-    sometimes = read_groups([str(logs["eval"])], ReadOptions(scorer="sometimes", fails="<0.5"))[""]
+    sometimes = read_groups([str(logs["eval"])], ReadOptions(scorer="sometimes", fails="7"))[""]
     assert sometimes.summary.n_unscored == 2  # sample 3 is NaN in every epoch
-    assert any(f"{EPOCHS} samples have no score" in note for note in sometimes.notes)
-    never = read_groups([str(logs["eval"])], ReadOptions(scorer="match", fails="incorrect"))[""]
-    assert any("no sample has the value 'incorrect'" in note for note in never.notes)
+    for said in (f"{EPOCHS} samples have no score", "no sample has the value '7'"):
+        assert any(said in note for note in sometimes.notes)
 
 
 def test_a_rerun_adds_tries_and_a_converted_log_none(logs: dict[str, Path], tmp_path: Path) -> None:
@@ -159,7 +148,6 @@ def test_logs_have_groups_and_backtests_like_tables(logs: dict[str, Path], cli: 
     ("options", "message"),
     [
         ({"fails": "I"}, "several scorers: choose one with --scorer: graded, match, sometimes"),
-        ({"scorer": "macth", "fails": "I"}, "did you mean 'match'"),
         ({"scorer": "match"}, r"which value of scorer 'match' means failure\?.*C \(\d+\)"),
         ({"scorer": "graded", "fails": "1"}, "several values: choose one with --scorer: graded/harm, graded/tone"),
         ({"scorer": "graded/harn", "fails": "1"}, "did you mean 'harm'"),
@@ -180,8 +168,6 @@ def test_damaged_logs_are_one_line(logs: dict[str, Path], tmp_path: Path) -> Non
         with pytest.raises(InputError, match=name) as caught:
             read_groups([str(path)], ReadOptions(scorer="match", fails="I"))
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="no such file"):
-        read_groups([str(tmp_path / "none.eval")], ReadOptions())
 
 
 def test_without_inspect_the_way_to_get_it_is_named(logs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

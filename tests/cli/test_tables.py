@@ -60,17 +60,13 @@ def test_unusual_tables_are_read_right(tmp_path: Path) -> None:
     assert top(tmp_path / "r*.jsonl") == [0.6, 0.1]
 
 
-def test_several_files_are_one_evaluation_or_one_each(files: Path, psi: np.ndarray) -> None:
+def test_files_and_groups(files: Path, psi: np.ndarray) -> None:
     paths = [str(files / "scores.csv"), str(files / "scores.parquet")]
     together = read_groups(paths, ReadOptions(capacity=50))[""].summary
     assert_same(together, TailSummary.from_scores(np.concatenate([psi, psi]), capacity=50))
     apart = read_groups(paths, ReadOptions(group_by="file"))
-    assert list(apart) == ["scores.csv", "scores.parquet"]
-    assert all(r.summary.count == psi.size for r in apart.values())
-
-
-def test_groups_of_a_column(files: Path, psi: np.ndarray) -> None:
-    found = read_groups([str(files / "scores.parquet"), str(files / "scores.csv")], ReadOptions(group_by="family"))
+    assert {name: r.summary.count for name, r in apart.items()} == {"scores.csv": psi.size, "scores.parquet": psi.size}
+    found = read_groups(paths, ReadOptions(group_by="family"))
     assert list(found) == ["a", "b"]
     assert_same(found["b"].summary, TailSummary.from_scores(np.concatenate([psi[1::2]] * 2)))
 
@@ -123,13 +119,8 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "not.parquet").write_text("p\n0.1\n")
     (tmp_path / "x.docx").write_text("p\n0.1\n")
     np.savez(tmp_path / "matrix.npz", p=np.eye(3))
-    for name, message in [
-        ("not.parquet", "cannot be read"),
-        ("none.csv", "no such file"),
-        ("x.docx", "unknown format"),
-        ("matrix.npz", "holds no vector of numbers"),
-        ("", "folder"),
-    ]:
+    refusals = {"not.parquet": "cannot be read", "none.csv": "no such file", "x.docx": "unknown format"}
+    for name, message in (refusals | {"matrix.npz": "holds no vector of numbers", "": "folder"}).items():
         with pytest.raises(InputError, match=message):
             read_groups([str(tmp_path / name)], ReadOptions())
 

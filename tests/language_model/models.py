@@ -32,39 +32,26 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
 
 
-def bpe_tokenizer(begin: bool = True) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, with <s> before every text, a chat template, and a pad token only if asked for."""
+def bpe_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, with <s> before every text and a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<end>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=letters, show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    if begin:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
 def tiny_llama(vocabulary: int, seed: int = 0, **kwargs: Any) -> LlamaForCausalLM:
-    """Two layers of width 32."""
-    settings: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.3,  # logits far from uniform, so that a wrong one is noticed
-        "pad_token_id": None,
-    }
+    """Two layers of width 32, with logits far from uniform, so that a wrong one is noticed."""
+    settings: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
+    settings |= {"num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": True}
+    settings |= {"vocab_size": vocabulary, "initializer_range": 0.3, "pad_token_id": None}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(LlamaConfig(**(settings | kwargs)))
@@ -72,26 +59,15 @@ def tiny_llama(vocabulary: int, seed: int = 0, **kwargs: Any) -> LlamaForCausalL
 
 def tiny_gpt2(vocabulary: int, seed: int = 0, **kwargs: Any) -> GPT2LMHeadModel:
     """Two layers of width 32, learned positions, dropout on."""
-    settings: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 2,
-        "n_positions": 64,
-        "initializer_range": 0.3,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-    }
+    settings: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "initializer_range": 0.3}
+    settings |= {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GPT2LMHeadModel(GPT2Config(**(settings | kwargs)))
 
 
 def word_scorer(make: Any = tiny_llama, **kwargs: Any) -> ContinuationScorer:
-    """A scorer of a tiny model of words.
-
-    :param kwargs: of the model's configuration
-    """
+    """A scorer of a tiny model of words; ``kwargs`` are of its configuration."""
     tokenizer = word_tokenizer()
     return ContinuationScorer(make(len(tokenizer), **kwargs), tokenizer)
 
@@ -106,9 +82,8 @@ def save(folder: Path, model: Any, tokenizer: Any) -> Path:
 def assert_close(actual: Any, expected: Any, n_terms: int = 200) -> None:
     """Equal but for the order in which float32 adds up.
 
-    A sum of n terms may be off by n roundings of the largest partial sum, and kernels add in another order for another
-    batch or machine. A score is a sum over at most 4 tokens of a logit minus the log of a sum over about 50 words: 200
-    terms. Errors of a logit do not shrink with its result, so they are measured by the largest value, not by each.
+    A sum of n terms may be off by n roundings of the largest partial sum. A score is a sum over at most 4 tokens of a
+    logit minus the log of a sum over about 50 words. Errors of a logit are measured by the largest value, not by each.
     """
     actual, expected = (
         x.detach().double().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in (actual, expected)

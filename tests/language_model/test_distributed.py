@@ -34,15 +34,14 @@ def _train(folder: Path) -> None:
     encoded = scorer.encode(word_tasks(200))
     batch = torch.randint(2, scorer.vocabulary, (8, 12), generator=torch.Generator().manual_seed(0))
     reports = []
+    own = batch[rank::n_processes]
     for step in range(4):
         optimizer.zero_grad()
-        before = step % 2 == 0  # the objective may come before or after the task's loss
-        if before:
-            report = objective.backward(encoded)
-        own = batch[rank::n_processes]
-        accelerator.backward(prepared(input_ids=own, labels=own).loss)
-        if not before:
-            report = objective.backward(encoded)
+        if step % 2:  # the objective may come before or after the task's loss
+            accelerator.backward(prepared(input_ids=own, labels=own).loss)
+        report = objective.backward(encoded)
+        if step % 2 == 0:
+            accelerator.backward(prepared(input_ids=own, labels=own).loss)
         optimizer.step()
         reports.append([report.loss, report.n_scored, *report.logs.values()])
     (folder / f"{n_processes}-{rank}.json").write_text(json.dumps(reports))
@@ -58,9 +57,8 @@ def _run_two(folder: Path) -> None:
         free.bind(("127.0.0.1", 0))
         where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     # forked from a process that has imported torch: see tests/conftest.py
-    processes = [
-        multiprocessing.get_context("forkserver").Process(target=_run, args=(folder, rank, where)) for rank in (0, 1)
-    ]
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=_run, args=(folder, rank, where)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.language_model import ContinuationScorer, ForecastObjective, PromptTask
 from agents.language_model.fine_tune import (
     FineTuner,
     FineTuneSettings,
@@ -16,9 +17,6 @@ from agents.language_model.fine_tune import (
     encode_examples,
     supervised_loss,
 )
-from agents.language_model.objective import ForecastObjective
-from agents.language_model.prompts import PromptTask
-from agents.language_model.scorer import ContinuationScorer
 from envs.password_game import Example, PasswordGame, make_model, make_tokenizer
 from rl_forecast.experiments.metrics import bernoulli_kl
 from rl_forecast.loss.objectives import mean_log_risk
@@ -68,16 +66,12 @@ def test_supervised_loss_is_the_expectation_under_both_answers(scorer: Continuat
 def test_log_odds_error_is_zero_at_the_right_probabilities_only(scorer: ContinuationScorer) -> None:
     game = PasswordGame("tension", n_words=8, password_length=2)
     requests = game.attacks(SPLITS["train"].task_ids(4, 0))
+    pairs = list(zip(requests.prompt, requests.forbidden, strict=True))
     with torch.no_grad():
-        odds = [
-            _token_log_p(scorer, p, f)[0] - _token_log_p(scorer, p, " sorry no")[0]
-            for p, f in zip(requests.prompt, requests.forbidden, strict=True)
-        ]
+        odds = [_token_log_p(scorer, p, f)[0] - _token_log_p(scorer, p, " sorry no")[0] for p, f in pairs]
     for off in (0.0, 0.5, -3.0):
-        examples = [
-            Example(p, f, " sorry no", float(torch.sigmoid(o + off)))
-            for p, f, o in zip(requests.prompt, requests.forbidden, odds, strict=True)
-        ]
+        q = [float(torch.sigmoid(o + off)) for o in odds]
+        examples = [Example(*pair, " sorry no", weight) for pair, weight in zip(pairs, q, strict=True)]
         batch = encode_examples(scorer, examples)
         plain, more = (supervised_loss(scorer.model, batch, 1, log_odds_weight=w).item() for w in (0.0, 1.0))
         huber = off**2 / 2 if abs(off) <= 1 else abs(off) - 0.5
@@ -113,9 +107,8 @@ def test_a_step_is_adamw_on_the_sum_of_the_clipped_gradients() -> None:
     tokenizer = make_tokenizer(8)
     scorer = ContinuationScorer(make_model(tokenizer, 0, 16, 1, 2), tokenizer)
     attacks = PasswordGame("tension", n_words=8, password_length=2).attacks(SPLITS["train"].task_ids(40, 0))
-    pool = [
-        PromptTask(p, (f,), task_id=i) for i, (p, f) in enumerate(zip(attacks.prompt, attacks.forbidden, strict=True))
-    ]
+    texts = zip(attacks.prompt, attacks.forbidden, strict=True)
+    pool = [PromptTask(prompt, (forbidden,), task_id=i) for i, (prompt, forbidden) in enumerate(texts)]
     batches = {"a": (1.0, lambda step: _examples(20)), "b": (0.5, lambda step: _examples(40)[20:])}
     by_hand = ContinuationScorer(copy.deepcopy(scorer.model), tokenizer)
     for weight, batch in batches.values():

@@ -20,11 +20,10 @@ VOCABULARY, END = 6, 1
 @pytest.fixture(scope="module")
 def scorer() -> ContinuationScorer:
     """A vocabulary so small that all outputs of three tokens can be listed; token 1 ends an output."""
-    tokenizer = bpe_tokenizer()
     model = tiny_gpt2(VOCABULARY, seed=2, initializer_range=0.4)
     model.generation_config.eos_token_id = END
     model.generation_config.top_k = 2  # a default that must not be applied
-    return ContinuationScorer(model, tokenizer)
+    return ContinuationScorer(model, bpe_tokenizer())
 
 
 def next_p(scorer: ContinuationScorer, tokens: list[int]) -> np.ndarray:
@@ -46,10 +45,6 @@ def outputs(scorer: ContinuationScorer, prompt: list[int], length: int) -> dict[
         found = longer
     assert math.fsum(found.values()) == pytest.approx(1.0)
     return found
-
-
-def holds(output: tuple[int, ...], keyword: tuple[int, ...]) -> bool:
-    return any(output[i : i + len(keyword)] == keyword for i in range(len(output)))
 
 
 def test_hazards_follow_the_chain_rule(scorer: ContinuationScorer) -> None:
@@ -121,12 +116,10 @@ def test_multi_token_keywords_are_right_to_first_order() -> None:
     listed = outputs(scorer, prompt, length)
     # a keyword that begins at the last position is completed beyond it: list one token more
     beyond = outputs(scorer, prompt, length + 1)
-    exact = sum(p for output, p in beyond.items() if holds(output, keyword))
-    hazards = dict(
-        zip(listed, keyword_log_hazards(scorer, prompt, [list(y) for y in listed], [list(keyword)]), strict=True)
-    )
-    estimate = sum(p * math.exp(keyword_log_p([hazards[y]])) for y, p in listed.items())
-    largest = max(float(np.exp(h).sum()) for h in hazards.values())
+    exact = sum(p for output, p in beyond.items() if keyword in itertools.pairwise(output))
+    hazards = keyword_log_hazards(scorer, prompt, [list(output) for output in listed], [list(keyword)])
+    estimate = sum(p * math.exp(keyword_log_p([h])) for p, h in zip(listed.values(), hazards, strict=True))
+    largest = max(float(np.exp(h).sum()) for h in hazards)
     assert abs(estimate - exact) < largest**2
     assert largest**2 < exact / 2
 

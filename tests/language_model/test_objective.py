@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from agents.language_model import ContinuationScorer, EncodedTask, ForecastObjective, psi_from_model_log_p
 from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
-from rl_forecast.loss.objectives import Objective, anchor, forecast_loss, mean_score, top_risk
+from rl_forecast.loss.objectives import Objective, anchor, forecast_loss, mean_score
 from tests.language_model.models import assert_close, tiny_gpt2, tiny_llama, word_scorer
 from tests.language_model.test_scorer import word_tasks
 
@@ -58,15 +58,14 @@ def test_equals_full_backpropagation(make: Any, dtype: torch.dtype) -> None:
     loss = LOSS(psi, np.random.default_rng(3)).loss
     rise = one_sided_anchor(psi, psi_from_model_log_p(base.score(encoded)))
     (2.0 * loss + 20.0 * rise).backward()
-    full, loss, rise = gradients(scorer.model), loss.item(), rise.item()
+    full = gradients(scorer.model)
     # sums over N prompts
     assert float((two_pass - full).abs().max()) <= N * torch.finfo(dtype).eps * float(full.abs().max())
-    assert report.loss == pytest.approx(2.0 * loss + 20.0 * rise, rel=1e-3)
-    assert report.logs["forecast_loss"] == pytest.approx(loss, rel=1e-4)
-    assert report.logs["anchor_loss"] == pytest.approx(rise, rel=1e-3)
+    assert report.logs["forecast_loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert report.logs["anchor_loss"] == pytest.approx(rise.item(), rel=1e-3)
+    assert report.loss == pytest.approx(2.0 * loss.item() + 20.0 * rise.item(), rel=1e-3)
     assert report.grad_norm == pytest.approx(float(full.norm()), rel=1e-4)
-    assert report.logs["anchor_loss"] > 0
-    assert report.n_scored == N
+    assert rise.item() > 0
 
 
 def test_the_anchor_is_the_mean_over_the_prompts_it_compares() -> None:
@@ -79,36 +78,25 @@ def test_the_anchor_is_the_mean_over_the_prompts_it_compares() -> None:
     assert report.n_backward == int((rise > 0).sum())
 
 
-def test_only_prompts_with_a_derivative_are_run_and_gradients_are_added() -> None:
+def test_only_prompts_with_a_derivative_are_run_and_gradients_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, encoded = setup()
     ran: list[int] = []
     backward = scorer.backward
-
-    def spy(tasks: list[EncodedTask], weight: torch.Tensor) -> Any:
-        ran.append(len(tasks))
-        return backward(tasks, weight)
-
-    scorer.backward = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(scorer, "backward", lambda tasks, weight: ran.append(len(tasks)) or backward(tasks, weight))
     report = ForecastObjective(scorer, FORECAST).backward(encoded)
     assert ran == [report.n_backward]
     assert report.n_backward < N / 2
     once = gradients(scorer.model)
-    scorer.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
+
+    def add_task_gradient() -> None:
+        ids = torch.tensor([[3, 4, 5]])
+        scorer.model(input_ids=ids, labels=ids).loss.backward()
+
+    add_task_gradient()
     task = gradients(scorer.model)
-    scorer.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
+    add_task_gradient()
     ForecastObjective(scorer, forecast_loss(0.5, LOSS)).backward(encoded)
     assert_close(gradients(scorer.model), task + 0.5 * once)
-
-
-def test_any_penalty_goes_the_same_way() -> None:
-    scorer, encoded = setup()
-    report = ForecastObjective(scorer, top_risk(1.0, fraction=0.1)).backward(encoded)
-    assert report.n_backward == 20
-    two_pass = gradients(scorer.model)
-    value = scorer.log_p(encoded).topk(20).values.mean()
-    value.backward()
-    assert report.loss == pytest.approx(value.item(), rel=1e-4)
-    assert_close(two_pass, gradients(scorer.model))
 
 
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:
@@ -119,14 +107,14 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
     scorer.model.gradient_checkpointing_enable()
     layer = scorer.model.model.layers[0]
     calls: list[bool] = []
+    attention_calls: list[bool] = []
     layer.register_forward_hook(lambda *_: calls.append(layer.training))
-    attention_modes: list[bool] = []
-    layer.self_attn.register_forward_hook(lambda *_: attention_modes.append(layer.self_attn.training))
+    layer.self_attn.register_forward_hook(lambda *_: attention_calls.append(layer.self_attn.training))
     report = ForecastObjective(scorer, FORECAST).backward(encoded)
     assert report.loss == plain.loss
     # attention ran once more in the backward pass: the layers really were recomputed; dropout stayed off
-    assert len(attention_modes) > len(calls)
-    assert not any(attention_modes)
+    assert len(attention_calls) > len(calls)
+    assert not any(attention_calls)
     assert_close(gradients(scorer.model), expected)
 
 
@@ -158,22 +146,19 @@ def test_what_cannot_work_is_refused() -> None:
     scorer, encoded = setup()
     with pytest.raises(ValueError, match="the anchor needs base scores"):
         ForecastObjective(scorer, FORECAST + anchor(1.0))
-    with pytest.raises(ValueError, match="must not be negative"):
-        ForecastObjective(scorer, FORECAST, anchor_tasks=-1)
-    with pytest.raises(ValueError, match="rescore_every at least 1"):
-        ForecastObjective(scorer, FORECAST, rescore_every=0)
+    for setting in ({"anchor_tasks": -1}, {"rescore_every": 0}):
+        with pytest.raises(ValueError, match="anchor_tasks must not be negative and rescore_every at least 1"):
+            ForecastObjective(scorer, FORECAST, **setting)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="20 prompts are too few"):
         ForecastObjective(scorer, FORECAST).backward(encoded[:20])
-
-
-def test_a_failed_backward_leaves_the_gradients_alone() -> None:
-    scorer, encoded = setup()
+    with pytest.raises(ValueError, match=r"weight must have shape \(200,\), it has \(3,\)"):
+        scorer.backward(encoded, torch.ones(3))
     before = torch.ones_like(scorer.model.lm_head.weight)
     scorer.model.lm_head.weight.grad = before
     infinite = Objective(((1.0, lambda psi, anchor_psi, rng: (psi.sum() * float("inf"), {})),))
     with pytest.raises(ValueError, match="weight must be finite"):
         ForecastObjective(scorer, infinite).backward(encoded)
-    assert scorer.model.lm_head.weight.grad is before
+    assert scorer.model.lm_head.weight.grad is before  # a failed backward leaves the gradients alone
 
 
 def step(scorer: ContinuationScorer) -> None:
@@ -233,24 +218,26 @@ def test_memory_is_that_of_one_batch() -> None:
     """Numbers that autograd keeps at once: eight times the prompts, the same memory."""
     scorer = word_scorer()
     scorer.max_batch_tokens = 400
-    most = {}
+    now = most = 0
+
+    class Kept:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            nonlocal now, most
+            self.tensor = tensor
+            now += tensor.numel()
+            most = max(most, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            now -= self.tensor.numel()
+
+    found = []
     for n in (50, 400):
-        encoded = scorer.encode(word_tasks(n))
-        saved: list[int] = [0, 0]
-
-        class Kept:
-            def __init__(self, tensor: torch.Tensor) -> None:
-                self.tensor = tensor
-                saved[0] += tensor.numel()  # noqa: B023
-                saved[1] = max(saved)  # noqa: B023
-
-            def __del__(self) -> None:
-                saved[0] -= self.tensor.numel()  # noqa: B023
-
+        encoded, most = scorer.encode(word_tasks(n)), 0
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
             scorer.backward(encoded, torch.ones(n))
-        most[n] = saved[1]
-    assert 0 < most[400] < 1.5 * most[50]
+        found.append(most)
+    assert 0 < found[1] < 1.5 * found[0]
 
 
 def test_without_a_derivative_nothing_is_run() -> None:
@@ -258,5 +245,3 @@ def test_without_a_derivative_nothing_is_run() -> None:
     report = ForecastObjective(scorer, mean_score(0.0)).backward(encoded)
     assert all(p.grad is None for p in scorer.model.parameters())
     assert (report.grad_norm, report.n_backward) == (0.0, 0)
-    with pytest.raises(ValueError, match=r"weight must have shape \(200,\), it has \(3,\)"):
-        scorer.backward(encoded, torch.ones(3))

@@ -106,7 +106,6 @@ def test_prompts_are_words_of_the_tokenizer_and_fit_the_model(level: str) -> Non
     examples = game.traffic(_ids(500)) + game.clear(_ids(500))
     ids = tokenizer([e.prompt + e.answer for e in examples])["input_ids"]
     assert max(map(len, ids)) <= 48
-    assert min(map(len, ids)) >= 8
     assert tokenizer.unk_token_id not in {i for row in ids for i in row}
     assert tokenizer.decode(ids[0]) == examples[0].prompt + examples[0].answer
 
@@ -136,11 +135,9 @@ def test_only_valid_keys_open(level: str) -> None:
 
 def test_soft_labels_say_the_same_either_way() -> None:
     requests = PasswordGame("tension").attacks(_ids(200))
-    for reveal, refuse, q in zip(
-        requests.examples(np.ones(200, dtype=bool)), requests.examples(), requests.q, strict=True
-    ):
-        assert reveal.answer == refuse.alternative
-        assert reveal.alternative == refuse.answer
+    both = requests.examples(np.ones(200, dtype=bool)), requests.examples()
+    for reveal, refuse, q in zip(*both, requests.q, strict=True):
+        assert (reveal.answer, reveal.alternative) == (refuse.alternative, refuse.answer)
         assert reveal.weight == pytest.approx(q) == 1 - refuse.weight
 
 

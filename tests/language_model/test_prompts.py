@@ -9,9 +9,9 @@ import pytest
 from agents.language_model import PromptTask, read_prompts
 
 
-def _write(folder: Path, *lines: str) -> Path:
+def _write(folder: Path, *lines: str | bytes) -> Path:
     path = folder / "prompts.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
     return path
 
 
@@ -35,30 +35,22 @@ def test_reads_every_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: not JSON"),
-        ("[1]", "line 2: not a JSON object"),
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
         ('{"text": "a"}', "no field 'prompt'; it has 'text'"),
         ('{"prompt": "a", "forbiden": "x"}', "no field 'forbidden', and unknown field 'forbiden'"),
         ('{"prompt": 3, "forbidden": "x"}', "'prompt' must be a text or a list of messages with role and content"),
-        ('{"prompt": [], "forbidden": "x"}', "'prompt' must be a text"),
         ('{"prompt": [{"content": "x"}], "forbidden": "x"}', "'prompt' must be a text"),
         ('{"prompt": "a", "forbidden": [1]}', "'forbidden' must be a text or a list of texts"),
         ('{"prompt": "a", "forbidden": "x", "answer": 1}', "'answer' must be a text"),
         ('{"prompt": "a", "forbidden": "x", "id": 1.5}', "'id' must be a whole number or a text"),
         ('{"prompt": "a", "forbidden": "x", "id": 0}', "id 0 was used on line 1; ids must differ"),
+        (b'{"prompt": "\xff\xfe"}', "not UTF-8"),
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+def test_bad_lines_are_named(tmp_path: Path, line: str | bytes, message: str) -> None:
     path = _write(tmp_path, '{"prompt": "a", "forbidden": "x"}', line)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=f"prompts.jsonl, line 2: .*{message}"):
         read_prompts(path)
-    assert "prompts.jsonl, line 2" in str(caught.value)
-
-
-def test_empty_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no prompt"):
         read_prompts(_write(tmp_path, ""))
-    path = tmp_path / "binary.jsonl"
-    path.write_bytes(b'{"prompt": "\xff\xfe"}\n')
-    with pytest.raises(ValueError, match="not UTF-8"):
-        read_prompts(path)

@@ -18,22 +18,13 @@ from agents.language_model.loading import load_language_model
 from agents.language_model.sampling import sample_outputs
 from rl_forecast.experiments import prompt_scoring
 from tests.cli.conftest import Cli
-from tests.language_model.models import (
-    WORDS,
-    assert_close,
-    bpe_tokenizer,
-    save,
-    tiny_llama,
-    word_scorer,
-    word_tokenizer,
-)
+from tests.language_model.models import WORDS, assert_close, bpe_tokenizer, save, tiny_llama, word_scorer
 
 N = 60
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder as ``save_pretrained`` writes it."""
     scorer = word_scorer(initializer_range=0.15)
     return save(tmp_path_factory.mktemp("model"), scorer.model, scorer.tokenizer)
 
@@ -53,9 +44,7 @@ def prompts(tmp_path: Path, tasks: list[PromptTask]) -> Path:
 
 
 def write(path: Path, tasks: list[PromptTask]) -> Path:
-    rows = [
-        {"prompt": t.prompt, "forbidden": list(t.forbidden), "answer": t.answer, "id": f"q{t.task_id}"} for t in tasks
-    ]
+    rows = [{"prompt": t.prompt, "forbidden": t.forbidden, "answer": t.answer, "id": f"q{t.task_id}"} for t in tasks]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -85,15 +74,12 @@ def forecast(cli: Cli, out: Path) -> dict[str, Any]:
 
 
 def test_specific_outputs(cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path) -> None:
-    out = tmp_path / "scores.parquet"
-    table = score(cli, model, prompts, out, "--shard", 17)
+    table = score(cli, model, prompts, tmp_path / "scores.parquet", "--shard", 17)
     assert table["id"].to_list() == [f"q{i}" for i in range(N)]
     scorer = scorer_of(model)
-    expected = scorer.score(scorer.encode(tasks))
-    assert_close(table["log_p"], expected)
-    group = forecast(cli, out)
-    assert group["status"] != "degenerate"
-    assert group["notes"] == []
+    assert_close(table["log_p"], scorer.score(scorer.encode(tasks)))
+    group = forecast(cli, tmp_path / "scores.parquet")
+    assert (group["status"], group["notes"]) == ("ok", [])
 
 
 def test_keywords(cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path) -> None:
@@ -108,11 +94,10 @@ def test_keywords(cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask],
         rows.append(math.log(1 - (1 - h[0]) * (1 - h[1])))
     assert_close(given["log_p"], rows)
     assert given["n_continuations"].to_list() == [1] * N
-    sampled = tmp_path / "sampled.parquet"
-    table = score(cli, model, prompts, sampled, "--way", "keyword", "--samples", 3, "--max-new-tokens", 4)
+    settings = ("--way", "keyword", "--samples", 3, "--max-new-tokens", 4)
+    table = score(cli, model, prompts, tmp_path / "sampled.parquet", *settings)
     assert table["n_continuations"].to_list() == [3] * N
     assert (table["log_p"] < 0).all()
-    assert forecast(cli, sampled)["status"] != "degenerate"
 
 
 def test_judged_by_a_function_and_by_a_pattern(
@@ -135,11 +120,9 @@ def test_judged_by_a_function_and_by_a_pattern(
     drawn = sample_outputs(scorer, tokens, 5, 3, seed=seed, temperature=1.5)
     texts = scorer.tokenizer.batch_decode(drawn, skip_special_tokens=True)
     assert by_function["failures"][7] == sum(text.split()[0] < "w2" for text in texts)
-    example = by_function.filter(pl.col("failures") > 0)["example"][0]
-    assert example.split()[0] < "w2"
+    assert by_function.filter(pl.col("failures") > 0)["example"][0].split()[0] < "w2"
     # counts are read as counts
-    group = forecast(cli, tmp_path / "f.parquet")
-    assert "binomial_tail" in json.dumps(group)
+    assert "binomial_tail" in json.dumps(forecast(cli, tmp_path / "f.parquet"))
 
 
 def test_an_interrupted_run_resumes(
@@ -149,12 +132,12 @@ def test_an_interrupted_run_resumes(
     whole = score(cli, model, prompts, tmp_path / "whole.parquet", *settings)
     out = tmp_path / "scores.parquet"
     command = ("score", "--model", model, "--prompts", prompts, "--out", out, *settings)
-    asked: list[str] = []
-    real = prompt_scoring.sample_outputs
+    n_asked, real = 0, prompt_scoring.sample_outputs
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
-        asked.append("")
-        if len(asked) == 25:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked == 25:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
@@ -165,19 +148,14 @@ def test_an_interrupted_run_resumes(
     assert not out.exists()
     assert len(list(Path(f"{out}.parts").glob("part-*.parquet"))) == 2
     # other settings do not mix with what is there
-    line = cli.refused(*command, "--seed", 1)
-    assert "seed was 0, now 1; choose another --out, or --restart" in line
-    code, _, err = cli(*command)
-    assert code == 0
-    assert "resuming: 20 of 60" in err
-    assert len(asked) == 25 + 40
-    assert pl.read_parquet(out).equals(whole)
-    code, _, err = cli(*command)
-    assert code == 0
-    assert "nothing to do" in err.replace("\n", " ")
-    assert len(asked) == 25 + 40
-    code, _, _ = cli(*command, "--seed", 1, "--restart")
-    assert code == 0
+    assert "seed was 0, now 1; choose another --out, or --restart" in cli.refused(*command, "--seed", 1)
+    for said in ("resuming: 20 of 60", "nothing to do"):
+        code, _, err = cli(*command)
+        assert code == 0
+        assert said in err.replace("\n", " ")
+        assert n_asked == 25 + 40
+        assert pl.read_parquet(out).equals(whole)
+    assert cli(*command, "--seed", 1, "--restart")[0] == 0
     assert not pl.read_parquet(out).equals(whole)
 
 
@@ -186,14 +164,14 @@ def test_a_changed_model_or_prompt_file_is_refused(
 ) -> None:
     out = tmp_path / "scores.parquet"
     score(cli, model, prompts, out)
-    scorer = word_scorer(seed=1)
-    other = save(tmp_path / "other", scorer.model, scorer.tokenizer)
-    command = ("score", "--out", out)
-    assert "the model has changed" in cli.refused(*command, "--prompts", prompts, "--model", other)
+    other = word_scorer(seed=1)
+    save(tmp_path / "other", other.model, other.tokenizer)
+    command = ("score", "--out", out, "--prompts", prompts, "--model")
+    assert "the model has changed" in cli.refused(*command, tmp_path / "other")
     write(prompts, tasks[1:])
-    assert "the file of prompts has changed" in cli.refused(*command, "--prompts", prompts, "--model", model)
+    assert "the file of prompts has changed" in cli.refused(*command, model)
     pl.DataFrame({"p": [0.1]}).write_parquet(out)
-    assert "is not a result of score" in cli.refused(*command, "--prompts", prompts, "--model", model)
+    assert "is not a result of score" in cli.refused(*command, model)
     assert pl.read_parquet(out).height == 1
 
 
@@ -201,20 +179,14 @@ def test_chats_and_default_forbidden_texts(cli: Cli, tmp_path: Path) -> None:
     tokenizer = bpe_tokenizer()
     folder = save(tmp_path / "chat", tiny_llama(len(tokenizer)), tokenizer)
     path = tmp_path / "chats.jsonl"
-    words = ("tell", "me", "the", "password", "please")
-    rows = [{"prompt": [{"role": "user", "content": f"{a} {b}"}]} for a in words for b in words]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = tmp_path / "out.parquet"
-    argv = ("score", "--model", folder, "--prompts", path, "--out", out)
+    chats = [[{"role": "user", "content": word}] for word in ("tell", "me", "the", "password", "please")]
+    path.write_text("".join(json.dumps({"prompt": chat}) + "\n" for chat in chats))
+    argv = ("score", "--model", folder, "--prompts", path, "--out", tmp_path / "out.parquet")
     assert "prompt 0 has no forbidden text" in cli.refused(*argv)
-    code, printed, err = cli(*argv, "--forbidden", "hunter2", "open sesame")
-    assert code == 0, err
-    assert "25 prompts, worst p = " in printed
+    assert cli(*argv, "--forbidden", "hunter2", "open sesame")[0] == 0
     scorer = scorer_of(folder)
-    expected = scorer.score(
-        scorer.encode([PromptTask(r["prompt"], ("hunter2", "open sesame"), None, i) for i, r in enumerate(rows)])
-    )
-    assert_close(pl.read_parquet(out)["log_p"], expected)
+    tasks = [PromptTask(chat, ("hunter2", "open sesame"), None, i) for i, chat in enumerate(chats)]
+    assert_close(pl.read_parquet(tmp_path / "out.parquet")["log_p"], scorer.score(scorer.encode(tasks)))
 
 
 @pytest.mark.parametrize(
@@ -230,49 +202,43 @@ def test_chats_and_default_forbidden_texts(cli: Cli, tmp_path: Path) -> None:
         (["--judge", "operator:add"], "must return True or False, on prompt 'q0' it gave"),
         (["--judge", "json:loads"], "judge json:loads failed on prompt 'q0': TypeError"),
         (["--given"], "--given goes with --way keyword"),
-        (["--samples", "3"], "nothing is sampled with --way specific"),
         (["--way", "keyword", "--given", "--samples", "3"], "nothing is sampled with --way keyword --given"),
         (["--way", "keyword", "--temperature", "2"], "--temperature goes with --way judge"),
         (["--way", "keyword", "--max-new-tokens", "70"], "more than the context of 64"),
         (["--judge-regex", "x", "--forbidden", "y"], "--forbidden does not go with --way judge"),
         (["--device", "nonsense"], "device 'nonsense'"),
         (["--seed", "-1"], "--seed must not be negative"),
+        (["--model", "./nowhere"], "no folder './nowhere'"),
+        (["--model", "."], "it has no config.json"),
+        (["--model", "nobody/nothing"], "cannot load a causal language model from nobody/nothing"),
+        (["--prompts", "missing.jsonl"], "No such file"),
+        (["--out", "scores.csv"], "suffix must be .parquet"),
     ],
 )
-def test_bad_usage(cli: Cli, model: Path, prompts: Path, tmp_path: Path, argv: list[str], message: str) -> None:
+def test_bad_usage(
+    cli: Cli, model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     out = tmp_path / "scores.parquet"
     assert message in cli.refused("score", "--model", model, "--prompts", prompts, "--out", out, *argv)
     assert not out.exists()
 
 
-def test_bad_files(
-    cli: Cli, model: Path, prompts: Path, tasks: list[PromptTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    out = tmp_path / "scores.parquet"
+def test_bad_files(cli: Cli, model: Path, prompts: Path, tmp_path: Path) -> None:
+    def refused(model: object, prompts: object = prompts) -> str:
+        return cli.refused("score", "--model", model, "--prompts", prompts, "--out", tmp_path / "scores.parquet")
 
-    def refused(model: object, prompts: object = prompts, out: object = out) -> str:
-        return cli.refused("score", "--model", model, "--prompts", prompts, "--out", out)
-
-    assert "no folder './nowhere'" in refused("./nowhere")
-    assert "it has no config.json" in refused(tmp_path)
-    assert "cannot load a causal language model from nobody/nothing" in refused("nobody/nothing")
-    assert "No such file" in refused(model, tmp_path / "missing.jsonl")
-    assert "suffix must be .parquet" in refused(model, out=tmp_path / "scores.csv")
     bad = tmp_path / "bad.jsonl"
     bad.write_text("nonsense\n")
     assert "line 1: not JSON" in refused(model, bad)
     long = write(tmp_path / "long.jsonl", [PromptTask("w1 " * 80, (" p1",), None, "long")])
     assert "prompt 'qlong' has 80 tokens" in refused(model, long)
-    model_only = LlamaModel(tiny_llama(51, tie_word_embeddings=False).config)
-    headless = save(tmp_path / "headless", model_only, word_tokenizer())
-    assert "lacks 1 weights of a LlamaForCausalLM, such as lm_head.weight" in refused(headless)
-    bare = tmp_path / "bare"
-    tiny_llama(51).save_pretrained(bare)
-    assert "cannot load a tokenizer" in refused(bare)
-    pickled = tmp_path / "pickled"
-    config = tiny_llama(51).config
-    config.save_pretrained(pickled)
-    torch.save(tiny_llama(51).state_dict(), pickled / "pytorch_model.bin")
-    assert "cannot load a causal language model" in refused(pickled)
+    LlamaModel(tiny_llama(51, tie_word_embeddings=False).config).save_pretrained(tmp_path / "headless")
+    assert "lacks 1 weights of a LlamaForCausalLM, such as lm_head.weight" in refused(tmp_path / "headless")
+    tiny_llama(51).save_pretrained(tmp_path / "bare")
+    assert "cannot load a tokenizer" in refused(tmp_path / "bare")
+    tiny_llama(51).config.save_pretrained(tmp_path / "pickled")
+    torch.save(tiny_llama(51).state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    assert "cannot load a causal language model" in refused(tmp_path / "pickled")
     assert not list(tmp_path.glob("*.parquet*"))

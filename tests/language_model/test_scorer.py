@@ -12,7 +12,7 @@ import torch
 from transformers import BertConfig, BertLMHeadModel, LlamaModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from agents.language_model import ContinuationScorer, EncodedTask, PromptTask, psi_from_model_log_p
+from agents.language_model import ContinuationScorer, PromptTask, psi_from_model_log_p
 from rl_forecast.scores import psi_from_log_p
 from tests.language_model.models import (
     WORDS,
@@ -48,19 +48,18 @@ def direct(scorer: ContinuationScorer, task: PromptTask) -> float:
     return float(np.logaddexp.reduce(total))
 
 
-def row(encoded: list[EncodedTask]) -> list[int]:
-    """Tokens of the only task with the only continuation."""
-    ((task,), (continuation,)) = encoded, encoded[0].continuations
-    return task.prompt + continuation
+def row(scorer: ContinuationScorer, prompt: Any, text: str) -> list[int]:
+    """Tokens of a prompt and a continuation."""
+    (task,) = scorer.encode([PromptTask(prompt, (text,))])
+    return task.prompt + task.continuations[0]
 
 
 @MODELS
 def test_equals_the_direct_computation(make: Callable[..., Any]) -> None:
     scorer = word_scorer(make)
-    tasks = word_tasks(60)
-    # keep the tasks whose continuations do not begin one another: the direct sum would count those twice
-    tasks = [t for t in tasks if not any(a != b and b.startswith(a) for a in t.forbidden for b in t.forbidden)]
-    tasks = [t for t in tasks if len(set(t.forbidden)) == len(t.forbidden)]
+    # only tasks none of whose continuations begins another: the direct sum would count those twice
+    begins = [sum(b.startswith(a) for a in t.forbidden for b in t.forbidden) for t in word_tasks(60)]
+    tasks = [t for t, n in zip(word_tasks(60), begins, strict=True) if n == len(t.forbidden)]
     log_p = scorer.score(scorer.encode(tasks))
     assert log_p.dtype == torch.float32
     assert not log_p.requires_grad
@@ -177,30 +176,25 @@ def test_chats_follow_the_template() -> None:
     tokenizer = bpe_tokenizer()
     scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
     messages = [{"role": "user", "content": "tell me the password"}]
-    chat = PromptTask(messages, ("hunter2",))
-    rendered = "<|user|>tell me the password<end><|assistant|>"
-    encoded = scorer.encode([chat])
+    rendered = "<|user|>tell me the password<end><|assistant|>hunter2"
     # the template writes its own special tokens: the tokenizer adds none
-    expected = tokenizer(rendered + "hunter2", add_special_tokens=False)["input_ids"]
-    assert row(encoded) == expected
+    assert row(scorer, messages, "hunter2") == tokenizer(rendered, add_special_tokens=False)["input_ids"]
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
-        scorer.encode([chat])
+        row(scorer, messages, "hunter2")
 
 
 def test_the_boundary_rule() -> None:
     tokenizer = bpe_tokenizer()
     scorer = ContinuationScorer(tiny_llama(len(tokenizer)), tokenizer)
-    clean = scorer.encode([PromptTask("tell me the", (" password",))])
-    assert row(clean) == tokenizer("tell me the password")["input_ids"]
+    assert row(scorer, "tell me the", " password") == tokenizer("tell me the password")["input_ids"]
     # "the pass" + "word" would be one token "password": the prompt keeps its tokens, "word" gets its own
-    merged = scorer.encode([PromptTask("tell me the pass", ("word",))])
+    merged = row(scorer, "tell me the pass", "word")
     prompt, word = tokenizer("tell me the pass")["input_ids"], tokenizer("word", add_special_tokens=False)["input_ids"]
-    assert row(merged) == prompt + word
-    assert tokenizer.decode(row(merged)) == "<s>tell me the password"
-    words = word_tokenizer()
-    with pytest.raises(ValueError, match="'password' has no tokens of its own after this prompt; begin it with"):
-        ContinuationScorer(tiny_llama(len(words)), words).encode([PromptTask("tell me the", ("password",))])
+    assert merged == prompt + word
+    assert tokenizer.decode(merged) == "<s>tell me the password"
+    with pytest.raises(ValueError, match="'password' has no tokens of its own after this prompt"):
+        row(word_scorer(), "tell me the", "password")
 
 
 def test_probabilities_of_all_continuations_sum_to_one() -> None:
@@ -232,36 +226,27 @@ def test_an_implied_continuation_is_not_counted_twice() -> None:
     ("task", "message"),
     [
         (PromptTask("w1", ("",)), "prompt 0: forbidden text '' tokenizes to nothing"),
-        (PromptTask("w1", ("  ",)), "tokenizes to nothing"),
         (PromptTask("w1", ()), "no forbidden text"),
+        (PromptTask("w1", (" p1",), None, 7), "task id 7 occurs twice"),
         (PromptTask("", (" p1",)), "prompt 0 tokenizes to nothing"),
         (PromptTask("w1", (" nonsense",)), "' nonsense' holds something that this tokenizer does not know"),
-        (
-            PromptTask("w1 " * 70, (" p1 p2",), None, "long"),
-            "prompt 'long' has 70 tokens and its continuation 2: together more than the context of 64",
-        ),
+        (PromptTask("w1 " * 70, (" p1 p2",), None, "long"), "prompt 'long' has 70 tokens and its continuation 2"),
     ],
 )
 def test_bad_tasks_are_named(task: PromptTask, message: str) -> None:
-    scorer = word_scorer()
     with pytest.raises(ValueError, match=message):
-        scorer.encode([task])
-    with pytest.raises(ValueError, match="task id 7 occurs twice"):
-        scorer.encode([PromptTask("w1", (" p1",), None, 7), PromptTask("w2", (" p1",), None, 7)])
+        word_scorer().encode([task] if task.task_id != 7 else [task, task])
 
 
 def test_models_that_cannot_be_scored() -> None:
     tokenizer = word_tokenizer()
     with pytest.raises(ValueError, match="LlamaModel has no language-model head"):
         ContinuationScorer(LlamaModel(tiny_llama(len(tokenizer)).config), tokenizer)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
+    bert = BertConfig(vocab_size=51, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     with pytest.raises(ValueError, match="BertLMHeadModel is not a causal language model"):
-        ContinuationScorer(BertLMHeadModel(config), tokenizer)
-    small = ContinuationScorer(tiny_llama(20), tokenizer)
+        ContinuationScorer(BertLMHeadModel(bert), tokenizer)
     with pytest.raises(ValueError, match="the model knows 20"):
-        small.encode([PromptTask("w1 w39", (" p1",))])
+        row(ContinuationScorer(tiny_llama(20), tokenizer), "w1 w39", " p1")
 
 
 def test_nan_is_refused_and_named() -> None:

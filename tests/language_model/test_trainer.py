@@ -33,9 +33,8 @@ class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.rows[i], "labels": self.rows[i]}
 
 
-def arguments(folder: Path, **kwargs: Any) -> TrainingArguments:
+def arguments(**kwargs: Any) -> TrainingArguments:
     settings: dict[str, Any] = {
-        "output_dir": str(folder),
         "max_steps": 4,
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-3,
@@ -55,6 +54,14 @@ def parts(with_lora: bool = False) -> tuple[ContinuationScorer, ContinuationScor
     return (lora(plain) if with_lora else plain), base, Rows(plain.vocabulary)
 
 
+def trained(scorer: ContinuationScorer, objective: ForecastObjective, rows: Rows, prompts: Any, **kwargs: Any) -> Any:
+    trainer = ForecastTrainer(
+        scorer.model, arguments(**kwargs), train_dataset=rows, objective=objective, prompts=prompts
+    )
+    trainer.train()
+    return trainer
+
+
 def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -63,26 +70,13 @@ def test_one_update_is_the_sum_of_both_gradients(tmp_path: Path) -> None:
     """SGD without clipping, two micro-batches: the change of the weights is the gradient, to be had by hand as well."""
     scorer, base, rows = parts()
     start = copy.deepcopy(scorer.model)
-    settings: dict[str, Any] = {
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "learning_rate": 1.0,
-        "max_grad_norm": 0.0,
-        "max_steps": 1,
-        "gradient_accumulation_steps": 2,
-    }
-    plain = Trainer(copy.deepcopy(start), arguments(tmp_path, **settings), train_dataset=rows)
+    settings: dict[str, Any] = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": 1.0, "max_steps": 1}
+    settings |= {"max_grad_norm": 0.0, "gradient_accumulation_steps": 2, "output_dir": str(tmp_path)}
+    plain = Trainer(copy.deepcopy(start), arguments(**settings), train_dataset=rows)
     plain.train()
     encoded = scorer.encode(word_tasks(N))
     small = forecast_loss(0.01, LOSS) + anchor(0.1)
-    trainer = ForecastTrainer(
-        scorer.model,
-        arguments(tmp_path, **settings),
-        train_dataset=rows,
-        objective=ForecastObjective(scorer, small, base=base, seed=4),
-        prompts=encoded,
-    )
-    trainer.train()
+    trained(scorer, ForecastObjective(scorer, small, base=base, seed=4), rows, encoded, **settings)
     by_hand = ContinuationScorer(start, scorer.tokenizer)
     ForecastObjective(by_hand, small, base=base, seed=4).backward(encoded)
     gradient = gradients(start)
@@ -92,12 +86,9 @@ def test_one_update_is_the_sum_of_both_gradients(tmp_path: Path) -> None:
 
 def test_an_empty_objective_is_trainer_bit_for_bit(tmp_path: Path) -> None:
     scorer, _, rows = parts()
-    plain = Trainer(copy.deepcopy(scorer.model), arguments(tmp_path), train_dataset=rows)
+    plain = Trainer(copy.deepcopy(scorer.model), arguments(output_dir=str(tmp_path)), train_dataset=rows)
     plain.train()
-    objective = ForecastObjective(scorer, Objective())
-    ForecastTrainer(
-        scorer.model, arguments(tmp_path), train_dataset=rows, objective=objective, prompts=word_tasks(N)
-    ).train()
+    trained(scorer, ForecastObjective(scorer, Objective()), rows, word_tasks(N), output_dir=str(tmp_path))
     assert torch.equal(weights(scorer.model), weights(plain.model))
 
 
@@ -110,14 +101,9 @@ def test_trains_with_checkpointing_and_logs(tmp_path: Path, with_lora: bool) -> 
         asked.append(step)
         return word_tasks(N, seed=step)
 
-    trainer = ForecastTrainer(
-        scorer.model,
-        arguments(tmp_path, gradient_checkpointing=True, bf16=not with_lora),
-        train_dataset=rows,
-        objective=ForecastObjective(scorer, FORECAST + anchor(10.0), base=None if with_lora else base),
-        prompts=pool,
-    )
-    trainer.train()
+    objective = ForecastObjective(scorer, FORECAST + anchor(10.0), base=None if with_lora else base)
+    settings: dict[str, Any] = {"gradient_checkpointing": True, "bf16": not with_lora, "output_dir": str(tmp_path)}
+    trainer = trained(scorer, objective, rows, pool, **settings)
     assert asked == [0, 1, 2, 3]
     logs = [entry for entry in trainer.state.log_history if "forecast/loss" in entry]
     assert [entry["step"] for entry in logs] == [2, 4]
@@ -141,13 +127,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     def train(folder: str, **kwargs: Any) -> ContinuationScorer:
         scorer, base, rows = parts()
         objective = ForecastObjective(scorer, FORECAST + anchor(10.0), base=base, rescore_every=2)
-        trainer = ForecastTrainer(
-            scorer.model,
-            arguments(tmp_path / folder, save_strategy="steps", save_steps=3),
-            train_dataset=rows,
-            objective=objective,
-            prompts=word_tasks(N),
-        )
+        settings = arguments(output_dir=str(tmp_path / folder), save_strategy="steps", save_steps=3)
+        prompts = word_tasks(N)
+        trainer = ForecastTrainer(scorer.model, settings, train_dataset=rows, objective=objective, prompts=prompts)
         trainer.train(**kwargs)
         return scorer
 
@@ -158,7 +140,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_another_model_in_the_objective_is_refused(tmp_path: Path) -> None:
     scorer, _, rows = parts()
-    other = copy.deepcopy(scorer.model)
     objective = ForecastObjective(scorer, FORECAST)
     with pytest.raises(ValueError, match="scores another model"):
-        ForecastTrainer(other, arguments(tmp_path), train_dataset=rows, objective=objective, prompts=word_tasks(N))
+        trained(word_scorer(), objective, rows, word_tasks(N), output_dir=str(tmp_path))
