@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 def kills(args: argparse.Namespace, home: Path) -> list[Row]:
-    """Runs killed at random moments, and gone on with to the bit."""
+    """Runs killed at random moments, and resumed to the bit."""
     trials: list[Trial] = []
     started = time.perf_counter()
     for trial in trials_of(args.trials, args.seed, home):

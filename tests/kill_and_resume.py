@@ -1,8 +1,8 @@
-"""Kill runs at random moments, go on with them, and compare with the run that was left alone.
+"""Kill runs at random moments, resume them, and compare with the run that was left alone.
 
 ``python -m tests.kill_and_resume [--trials 50] [--seed 0]``: every trial starts a small run in a process of its
 own, ends it by SIGKILL at a random moment (three in ten are killed a second time), looks at the files that are left,
-goes on by ``--resume``, and compares weights, scores, metrics and TensorBoard points with those of the whole run.
+resumes it with ``--resume``, and compares weights, scores, metrics and TensorBoard points with those of the whole run.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _DONE = re.compile(r"^(.*): done before$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Trial:
-    """One run that was killed and gone on with.
+    """One run that was killed and resumed.
 
     :param killed_at: seconds after the start of each process that was killed
     :param steps_before: share of all training steps that were not repeated
@@ -195,7 +195,7 @@ class Kills:
         return time.perf_counter() - started
 
     def _start(self, config: dict[str, Any] | None, name: str) -> Any:
-        """Start a run, or go on with it where there is no configuration."""
+        """Start a run, or resume it where there is no configuration."""
         output = self.home / f"{name}.txt"
         if config is None:
             arguments = ["--resume", str(self.home / name / "kill-0")]

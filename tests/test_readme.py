@@ -106,7 +106,7 @@ def test_command_line_is_understood(
     known: set[str] = set()
     for cls in (shared.Parser, command_line.Parser):
         monkeypatch.setattr(cls, "parse_args", _parse_and_stop(cls.__mro__[1].parse_args, known))
-    monkeypatch.setattr(RunFolder, "open", _stop)  # the run that a line goes on with is the reader's
+    monkeypatch.setattr(RunFolder, "open", _stop)  # the run that a line resumes is the reader's
     monkeypatch.setattr(import_agent, "check_trust", lambda path, trust: None)
     # A number where the shell would put one.
     arguments = ["0" if a.startswith("$") else a for a in argv]

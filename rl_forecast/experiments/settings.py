@@ -276,7 +276,7 @@ class BaseModelConfig:
 
     :param seed: of the model's weights and training tasks; -1 for the run's seed
     :param steps: updates of a round
-    :param max_rounds: rounds after which training goes on with a warning
+    :param max_rounds: rounds after which training continues with a warning
     :param accuracy: rounds are repeated until this share of validation tasks with one right answer is answered rightly
     :param batch_size: examples of an update
     :param learning_rate: highest learning rate of the one-cycle schedule
