@@ -86,10 +86,13 @@ def simulate_tasks(
     observations: list[Any] = []
     fatal: list[NDArray[np.float32]] = []
 
+    def fatal_of(env: gymnasium.Env[Any, Any], info: dict[str, Any]) -> Any:
+        return info[FATAL_PROBABILITY] if FATAL_PROBABILITY in info else env.get_wrapper_attr(FATAL_PROBABILITY)()
+
     def begin(env: gymnasium.Env[Any, Any], env_seed: int | None) -> tuple[int, Any, Any]:
         place = waiting.pop()
         observation, info = env.reset(seed=env_seed, options={TASK_ID: int(task_ids[place])})
-        return place, observation, info[FATAL_PROBABILITY]
+        return place, observation, fatal_of(env, info)
 
     for env in envs:
         place, observation, fatal_now = begin(env, int(rng.integers(2**31)))
@@ -107,7 +110,7 @@ def simulate_tasks(
             risk[playing[e]] += at_risk[e]
             start = getattr(envs[e].action_space, "start", 0)
             observations[e], _, terminated, truncated, info = envs[e].step(start + actions[e])
-            fatal[e] = info[FATAL_PROBABILITY]
+            fatal[e] = fatal_of(envs[e], info)
             if not (terminated or truncated):
                 continue
             if info[TASK_ID] != task_ids[playing[e]]:
