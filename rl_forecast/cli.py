@@ -1,8 +1,7 @@
-"""``rl-forecast COMMAND ...`` = ``python -m rl_forecast COMMAND ...``: finds the command and hands over.
+"""``rl-forecast COMMAND ...``: finds the command and hands over.
 
 Every command is a module with ``main(argv) -> exit code``, imported only when it is called, so that ``--help`` answers
-at once. Exit codes: 0 done, 1 failure while running, 2 bad usage or input, 3 a gate that was asked for did not hold,
-130 Ctrl-C, 143 SIGTERM.
+at once.
 """
 
 from __future__ import annotations

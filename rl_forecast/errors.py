@@ -81,7 +81,6 @@ def reading(path: str) -> Iterator[None]:
 def run_command(command: Callable[[], int], name: str = "") -> int:
     """Run a command and turn what ends it into an exit code and one line, closed by the exception's notes.
 
-    :param name: begins the line where one program has many commands
     :return: the command's code; 2 after an :class:`InputError`; 1 where the operating system refused something (a full
         disk, a folder that is gone); 130 after Ctrl-C; 143 after SIGTERM
     """

@@ -151,11 +151,8 @@ def correct_answers(model: Any, batch: EncodedExamples) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FineTuneSettings:
-    """Settings of the optimizer, AdamW.
+    """Settings of AdamW: its rate rises linearly from 0 over ``warmup_steps`` and falls linearly to ``final_fraction``.
 
-    :param learning_rate: at its highest
-    :param warmup_steps: updates over which it rises linearly from 0
-    :param final_fraction: what is left of it at the end, reached linearly
     :param max_grad_norm: norm limit of the whole gradient
     :param bf16: run the model in bfloat16 autocast; scores and losses stay in float32
     """
@@ -178,10 +175,9 @@ class FineTuneSettings:
 class FineTuner:
     """Updates a model step by step.
 
-    With several processes (``torch.distributed`` initialised, as ``accelerate launch`` does) each takes its share of
-    every batch and pool, and all make the same update as one process would.
+    With several processes (``torch.distributed`` initialised) each takes its share of every batch and pool, and all
+    make the same update as one process would.
 
-    :param scorer: scorer of the model to train
     :param batches: log name to weight and supervised batch of a step
     :param objective: adds the gradient of the failure scores of a pool
     :param pools: prompts of a pool, by its number; a pool is kept for ``objective.rescore_every`` steps

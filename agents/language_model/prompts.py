@@ -114,9 +114,8 @@ class EncodedTask:
 
 
 class TaskEncoder:
-    """Turns tasks into tokens.
+    """Turns tasks into tokens of any Hugging Face tokenizer.
 
-    :param tokenizer: any Hugging Face tokenizer
     :param context: most tokens that the model takes; None for no limit
     :param vocabulary: number of tokens the model knows
     """
@@ -133,8 +132,7 @@ class TaskEncoder:
         A continuation that begins with another one of the same task (in tokens) is left out: where it is produced, so
         is the shorter one, and P(any of them) is exact only over continuations none of which begins another.
 
-        :raises ValueError: duplicate ids, an empty prompt or continuation, a continuation with unknown tokens or one
-            that does not survive the boundary, more tokens than the context, tokens that the model does not know
+        :raises ValueError: duplicate ids; no tokens, unknown ones or too many; a continuation that the boundary changes
         """
         tasks = list(tasks)
         for task_id, times in Counter(task.task_id for task in tasks).items():

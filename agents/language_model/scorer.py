@@ -212,17 +212,17 @@ class ContinuationScorer:
     def _try_out(self) -> None:
         """Check on the model itself, whatever its class, that it can be scored."""
         name = type(self.inner).__name__
+
+        def agree(a: torch.Tensor, b: torch.Tensor) -> bool:
+            return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
         if getattr(self.inner, "get_output_embeddings", lambda: None)() is None:
             raise ValueError(f"{name} has no language-model head: load it with AutoModelForCausalLM")
         ids = torch.tensor([[0, 0], [0, min(1, self.vocabulary - 1)]], device=self.device)
         row, position = torch.tensor([0, 1, 1], device=self.device), torch.tensor([1, 0, 1], device=self.device)
         with self.evaluation_mode():
             whole = self.model(input_ids=ids).logits.float()
-            if self.inner.config.is_encoder_decoder or not _agree(whole[0, 0], whole[1, 0]):
+            if self.inner.config.is_encoder_decoder or not agree(whole[0, 0], whole[1, 0]):
                 raise ValueError(f"{name} is not a causal language model: its tokens see later ones")
-            if not _agree(self._logits_at(ids, row, position).float(), whole[row, position]):
+            if not agree(self._logits_at(ids, row, position).float(), whole[row, position]):
                 raise ValueError(f"the head of {name} gives other logits for single positions: it cannot be scored")
-
-
-def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))

@@ -46,7 +46,6 @@ _IS_RARE, _WHICH_RARE, _HAS_KEY, _KEY, _OTHER_KEY, _KIND, _PATH, _COUNT = range(
 class Example:
     """A prompt with its answer, or with two answers of known probabilities.
 
-    :param prompt: text up to where the answer begins
     :param answer: what is to be said, beginning with the space that sets it apart from the prompt
     :param alternative: what could be said instead, beginning with another word; ``None`` if nothing else is right
     :param weight: probability of ``answer``; the alternative has the rest
@@ -62,11 +61,9 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """Requests for the password without a valid key.
+    """n requests for the password without a valid key.
 
-    :param task_id: shape (n,)
-    :param prompt: n texts
-    :param forbidden: n texts, what is not to be said: the password, after a space
+    :param forbidden: what is not to be said: the password, after a space
     :param log_odds: shape (n,), nats: log-odds of revealing at which the base model is trained, in level ``tension``
         of the requester being legitimate
     :param rare: shape (n,), whether a rare phrase is among the words

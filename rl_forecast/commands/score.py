@@ -76,10 +76,10 @@ def main(argv: list[str]) -> int:
 
     if args.judge_regex is not None:
         args.judge = f"{REGEX}{args.judge_regex}"
-    names = {f.name for f in fields(ScoringSettings)}
+    args.way, args.forbidden = way, tuple(args.forbidden)
     # what was not given has its default there
-    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    settings = ScoringSettings(**given | {"way": way, "forbidden": tuple(args.forbidden)})
+    given = {f.name: value for f in fields(ScoringSettings) if (value := getattr(args, f.name)) is not None}
+    settings = ScoringSettings(**given)
     table = score_prompts(settings, Console(stderr=True), args.restart)
     if way == "judge":
         failures, samples = int(table["failures"].sum()), int(table["samples"].sum())

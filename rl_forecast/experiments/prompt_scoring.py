@@ -1,8 +1,6 @@
 """Failure scores of a language model on a file of prompts, in resumable shards.
 
-Three ways to score a behaviour (after Jones et al. 2025, arXiv 2502.16797; our reading): the exact probability of
-specific outputs, the probability of a keyword at any position of an output, and the share of sampled outputs that a
-judge calls a failure.
+Three ways to score a behaviour (after Jones et al. 2025, arXiv 2502.16797; our reading): see docs/scoring.md.
 """
 
 from __future__ import annotations

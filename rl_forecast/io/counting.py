@@ -76,11 +76,7 @@ def log_records(tries: Iterable[dict[str, Any]], options: ReadOptions, path: str
 
 
 def count_verdicts(tries: pl.DataFrame, fails: str | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Failures and samples of each query, in the order of their first try, and notes on what is not among them.
-
-    :param tries: records with verdicts, of any number of logs
-    :param fails: which verdicts mean failure; None asks for it, naming the values seen
-    """
+    """Failures and samples of each query, in the order of their first try, and notes on what is not among them."""
     is_failure = None if fails is None else _failure_rule(fails)
     models = sorted(tries["model"].drop_nulls().unique())
     if len(models) > 1:

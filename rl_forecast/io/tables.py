@@ -32,18 +32,15 @@ _CSV, _PARQUET, _JSON, _NUMPY = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read scores.
+    """How to read scores: the options that ``rl-forecast forecast --help`` explains.
 
     :param column: name of the score column; None: the one whose name says what it holds
-    :param kind: what the column holds, ``p``, ``log_p`` or ``psi``; None: what its name says
+    :param kind: what the column holds; None: what its name says
     :param failures: column with the number of failures of each query, beside ``samples``
     :param scorer: Inspect scorer, or ``scorer/key`` where its value is a dict or list
-    :param metric: lm-eval metric
-    :param filter: lm-eval filter, where a file holds several
     :param response_log_prob: lm-eval: take exp of the log-likelihood of this response (from 0) as p
     :param fails: the value that means failure, or a comparison such as ``<0.5``
-    :param group_by: ``file``, the name of a column (of logs: ``task``, ``model`` or a field of the sample), or None
-        for one group
+    :param group_by: ``file``, or the name of a column (of logs: ``task``, ``model`` or a field of the sample)
     :param capacity: number of largest scores kept
     """
 
@@ -119,11 +116,7 @@ def _psi(values: pl.Series, kind: Kind, where: str) -> pl.Series:
 
 def _psi_column(psi: NDArray[np.float64], known: pl.Series) -> pl.Series:
     """The column ``psi`` from the scores of those queries that have one."""
-    if psi.size < known.len():
-        scattered = np.full(known.len(), np.nan)
-        scattered[known.to_numpy()] = psi
-        psi = scattered
-    return pl.Series("psi", psi, nan_to_null=True)
+    return pl.repeat(None, known.len(), dtype=pl.Float64, eager=True).scatter(known.arg_true(), psi).alias("psi")
 
 
 def psi_of_counts(records: pl.DataFrame, where: str) -> pl.Series:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from agents.language_model import ContinuationScorer, EncodedTask, ForecastObjective, psi_from_model_log_p
 from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
-from rl_forecast.loss.objectives import Objective, anchor, forecast_loss, mean_score
+from rl_forecast.loss.objectives import Objective, anchor, forecast_loss
 from tests.language_model.models import assert_close, tiny_gpt2, tiny_llama, word_scorer
 from tests.language_model.test_scorer import word_tasks
 
@@ -187,61 +186,3 @@ def test_a_pool_that_comes_again_is_scored_when_it_is_due() -> None:
     assert_close(reports[2].psi[moved], fresh[1][moved])
     # a new pool is scored whole
     assert objective.backward(encoded[::-1]).n_scored == N
-
-
-def test_a_resumed_objective_equals_the_uninterrupted_one_bit_for_bit() -> None:
-    scorer, encoded = setup()
-    base = frozen_base(scorer)
-    objective = ForecastObjective(scorer, FORECAST + anchor(10.0), base=base, rescore_every=2)
-    for _ in range(3):
-        objective.backward(encoded)
-        step(scorer)
-    state, weights = json.loads(json.dumps(objective.state_dict())), copy.deepcopy(scorer.model.state_dict())
-    straight = []
-    for _ in range(3):
-        straight.append(objective.backward(encoded))
-        step(scorer)
-    scorer.model.load_state_dict(weights)
-    resumed = ForecastObjective(scorer, FORECAST + anchor(10.0), base=base, rescore_every=2, seed=99)
-    resumed.load_state_dict(state)
-    for expected in straight:
-        report = resumed.backward(encoded)
-        step(scorer)
-        assert report.logs == expected.logs
-        assert torch.equal(report.psi, expected.psi)
-    # another pool of the same size is not taken for the saved one
-    resumed.load_state_dict(state)
-    assert resumed.backward(scorer.encode(word_tasks(N, seed=8))).n_scored == N
-
-
-def test_memory_is_that_of_one_batch() -> None:
-    """Numbers that autograd keeps at once: eight times the prompts, the same memory."""
-    scorer = word_scorer()
-    scorer.max_batch_tokens = 400
-    now = most = 0
-
-    class Kept:
-        def __init__(self, tensor: torch.Tensor) -> None:
-            nonlocal now, most
-            self.tensor = tensor
-            now += tensor.numel()
-            most = max(most, now)
-
-        def __del__(self) -> None:
-            nonlocal now
-            now -= self.tensor.numel()
-
-    found = []
-    for n in (50, 400):
-        encoded, most = scorer.encode(word_tasks(n)), 0
-        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-            scorer.backward(encoded, torch.ones(n))
-        found.append(most)
-    assert 0 < found[1] < 1.5 * found[0]
-
-
-def test_without_a_derivative_nothing_is_run() -> None:
-    scorer, encoded = setup()
-    report = ForecastObjective(scorer, mean_score(0.0)).backward(encoded)
-    assert all(p.grad is None for p in scorer.model.parameters())
-    assert (report.grad_norm, report.n_backward) == (0.0, 0)
