@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from agents.language_model.distributed import added_gradient, gathered, shared_scores, shares
-from agents.language_model.prompts import EncodedTask, PromptTask
+from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_p
 from rl_forecast.loss.objectives import Objective
 from rl_forecast.scores import psi_from_p
@@ -105,11 +105,9 @@ class ForecastObjective:
         self._log_p = torch.zeros(0)
         self._calls = 0
 
-    def encode(self, pool: Sequence[PromptTask] | Sequence[EncodedTask]) -> Sequence[EncodedTask]:
-        """A pool as tokens, unless it is already."""
-        if pool and isinstance(pool[0], EncodedTask):
-            return cast("Sequence[EncodedTask]", pool)
-        return self.scorer.encode(cast("Sequence[PromptTask]", pool))
+    def encode(self, pool: Sequence[Any]) -> Sequence[EncodedTask]:
+        """A pool of :class:`PromptTask` as tokens; one of :class:`EncodedTask` stays as it is."""
+        return pool if pool and isinstance(pool[0], EncodedTask) else self.scorer.encode(pool)
 
     def backward(self, pool: Sequence[EncodedTask]) -> ObjectiveReport:
         """Add the gradient of the objective on a pool of prompts.

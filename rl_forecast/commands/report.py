@@ -10,10 +10,7 @@ _EPILOG = """\
 Run folders of train (any seeds, worlds and language models) and folders of sweeps are read; a folder that holds some
 stands for all of them. Runs of the same settings are grouped over their seeds.
 
-written:
-  report.html     one page without a network: tables with intervals over seeds, figures, warnings, worst tasks
-  figures/        the same figures as PNG and SVG
-  tables/         tables as Markdown; numbers.csv and agents.csv hold all of them in full precision
+It writes report.html (one page that needs no network), figures/ and tables/.
 
 examples:
   rl-forecast report runs/default-0 runs/default-1 runs/default-2
