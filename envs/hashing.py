@@ -6,12 +6,8 @@ Lea and Flood, OOPSLA 2014) of the id and a counter, in wrapping 64-bit integers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 __all__ = ["below_probability", "hash_draws", "uniform"]
 

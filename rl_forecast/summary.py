@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from rl_forecast.scores import is_tensor, log_survival_from_psi, psi_from_counts, psi_from_log_p, psi_from_p
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["SCHEMA", "TailSummary", "summarize_scores"]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.rules import EMPTY
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from envs.gridworld.world import GridWorld, TaskBatch
+from envs.gridworld.world import GridWorld, TaskBatch
 
 __all__ = ["GridEngine", "StepResult", "TaskQueue", "action_fatality", "executed_moves"]
 

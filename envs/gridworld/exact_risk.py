@@ -11,18 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
+from envs.gridworld.world import GridWorld, TaskBatch
 from rl_forecast.scores import log_p_two_sided
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from envs.gridworld.world import GridWorld, TaskBatch
 
 __all__ = ["ExactRisk", "LogPolicy", "Occupancy", "exact_risk", "occupancy"]
 

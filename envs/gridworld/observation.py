@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.rules import DIRECTION_VECTORS, LAVA, RECOLORED_LAVA, WALL
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from envs.gridworld.rules import GridRules
     from envs.gridworld.world import TaskBatch
 

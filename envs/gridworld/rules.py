@@ -12,12 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 #: What stands in a cell. A code above EMPTY and below WALL is a hazard.
 EMPTY, LAVA, RECOLORED_LAVA, WALL = 0, 1, 2, 3

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from envs.gridworld.engine import GridEngine
-from envs.gridworld.exact_risk import exact_risk
+from envs.gridworld.exact_risk import LogPolicy, exact_risk
+from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, RISK, TASK_ID
-
-if TYPE_CHECKING:
-    import gymnasium as gym
-    import torch
-    from numpy.typing import NDArray
-    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
-
-    from envs.gridworld.exact_risk import LogPolicy
-    from envs.gridworld.world import GridWorld
 
 __all__ = ["GridVecEnv"]
 

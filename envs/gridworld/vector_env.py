@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
-from envs.gridworld.engine import GridEngine
+from envs.gridworld.engine import GridEngine, StepResult
+from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, TASK_ID
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from envs.gridworld.engine import StepResult
-    from envs.gridworld.world import GridWorld
 
 __all__ = ["GridVectorEnv"]
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from envs.gridworld.observation import EgocentricObservation
 from envs.gridworld.rules import EMPTY, LAVA, WALL, GridRules, turning_rules
 from envs.hashing import below_probability, hash_draws
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["FAMILY_STREAM", "GridWorld", "TaskBatch"]
 

@@ -6,21 +6,16 @@ number adds no information beyond that of the file, whose honest sample size is 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from rl_forecast.forecasting.methods import NoTailError, make_forecaster
+from rl_forecast.forecasting.methods import Forecaster, NoTailError, make_forecaster
 from rl_forecast.scores import log_p_from_psi
 from rl_forecast.summary import TailSummary
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from rl_forecast.forecasting.methods import Forecaster
 
 __all__ = ["Backtest", "BacktestMetrics", "backtest"]
 

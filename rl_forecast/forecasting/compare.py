@@ -7,18 +7,13 @@ the whole predictive distributions are compared, so the answer comes with the pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_forecast.forecasting.forecast import forecast
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rl_forecast.forecasting.forecast import Forecast
-    from rl_forecast.summary import TailSummary
+from rl_forecast.forecasting.forecast import Forecast, forecast
+from rl_forecast.summary import TailSummary
 
 __all__ = ["Comparison", "compare"]
 

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
 from rl_forecast.forecasting.methods.gumbel_tail import GumbelTail, PlottingPosition, line_draws, log_plotting_positions
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["ErrorParts", "FiniteKTerms", "decompose_error", "finite_k_terms", "log_linear_error", "slope_moments"]
 

@@ -5,21 +5,15 @@ The sets are disjoint: overlapping splits of one pool would look more precise th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_forecast.error_spaces import error_space_bounds, to_error_space
-from rl_forecast.forecasting.methods import NoTailError
+from rl_forecast.forecasting.methods import Forecaster, NoTailError
 from rl_forecast.summary import TailSummary
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from rl_forecast.forecasting.methods import Forecaster
 
 __all__ = ["HeldOutErrors", "SpaceError", "evaluate_forecasts"]
 

@@ -8,28 +8,23 @@ probability that at least one of them fails when each is asked once, ``1 - exp(n
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
-from rl_forecast.forecasting.methods import NoTailError, make_forecaster
+from rl_forecast.findings import Finding
+from rl_forecast.forecasting.methods import FittedTail, Forecaster, NoTailError, make_forecaster
 from rl_forecast.forecasting.methods.binomial_tail import BinomialTailFit
 from rl_forecast.forecasting.methods.ensemble import TailEnsemble, beta_nodes
 from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 from rl_forecast.forecasting.warnings import Diagnostics, diagnose, forecast_warnings
 from rl_forecast.scores import log_p_from_psi, log_survival_from_psi, psi_from_p
 from rl_forecast.summary import TailSummary, summarize_scores
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from rl_forecast.findings import Finding
-    from rl_forecast.forecasting.methods import FittedTail, Forecaster
 
 __all__ = ["Forecast", "RiskEstimate", "choose_method", "clopper_pearson", "forecast"]
 

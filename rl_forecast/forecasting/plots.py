@@ -6,20 +6,16 @@ The numbers behind each are functions of their own, for people who draw their ow
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
+from rl_forecast.forecasting.forecast import Forecast
 from rl_forecast.forecasting.methods.log_normal import LogNormal
 from rl_forecast.scores import format_count, format_probability, psi_from_log_p
-
-if TYPE_CHECKING:
-    from os import PathLike
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from rl_forecast.forecasting.forecast import Forecast
 
 __all__ = [
     "Curve",

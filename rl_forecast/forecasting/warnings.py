@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +10,13 @@ import numpy as np
 
 from rl_forecast.findings import Finding
 from rl_forecast.forecasting.methods import BinomialTail, ExponentialPivot, GumbelTail, NoTailError, ShapePrior
-from rl_forecast.forecasting.methods.base import without_certain_failures
-from rl_forecast.forecasting.methods.shape_prior import default_tail_k
+from rl_forecast.forecasting.methods.base import FittedTail, Forecaster, without_certain_failures
+from rl_forecast.forecasting.methods.shape_prior import ShapePriorFit, default_tail_k
 from rl_forecast.scores import format_count, format_probability, log_p_from_psi
+from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rl_forecast.forecasting.forecast import Forecast
-    from rl_forecast.forecasting.methods.base import FittedTail, Forecaster
-    from rl_forecast.forecasting.methods.shape_prior import ShapePriorFit
-    from rl_forecast.summary import TailSummary
 
 __all__ = ["Diagnostics", "MissedMode", "StabilityPoint", "diagnose", "forecast_warnings", "k_stability", "missed_mode"]
 

@@ -18,13 +18,10 @@ so a partition costs ``tail_k + 2`` random numbers whatever ``n_tasks`` is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["Partitions", "draw_partitions"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["gumbel_tail_forecast", "sorted_window"]
 

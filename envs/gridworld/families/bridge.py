@@ -17,15 +17,13 @@ rare_probability)`` in common ones, so that an agent which always arrives gets 1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.families.gale import GaleWorld
 from envs.gridworld.rules import GridRules, cardinal_rules
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["BridgeWorld"]
 

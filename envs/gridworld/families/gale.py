@@ -13,16 +13,14 @@ large part of the risk stays.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.families.slip import COMMON_LOG10_SLIP, log_uniform_slip
 from envs.gridworld.rules import GridRules, cardinal_rules
 from envs.gridworld.world import GridWorld
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["GaleWorld"]
 

@@ -12,17 +12,15 @@ the rare mode is graded from harmless to certain failure.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.families.recolor import RecolorWorld
 from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA
 from envs.gridworld.world import FAMILY_STREAM
 from envs.hashing import hash_draws
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["MixedWorld"]
 

@@ -13,15 +13,13 @@ An evaluation of 200 tasks misses the mode with probability 0.37; 10 000 deploye
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA
 from envs.gridworld.world import GridWorld
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["RecolorWorld"]
 

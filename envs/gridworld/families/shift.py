@@ -12,14 +12,13 @@ forecast assumes that the two are draws from one distribution, and no interval c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.families.recolor import RecolorWorld
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["ShiftWorld"]
 

@@ -14,16 +14,15 @@ bring its risk down to that of common tasks, not to zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.gridworld.families.recolor import RecolorWorld
 from envs.gridworld.rules import GridRules, cardinal_rules
 from envs.gridworld.world import FAMILY_STREAM
 from envs.hashing import hash_draws, uniform
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["COMMON_LOG10_SLIP", "SlipWorld", "log_uniform_slip"]
 

@@ -8,16 +8,13 @@ i)``; given none, the tail of the finite scores holds.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_forecast.forecasting.methods.ensemble import TailEnsemble, order_statistic_log_cdf
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.summary import TailSummary
+from rl_forecast.summary import TailSummary
 
 __all__ = [
     "CertainFailureFit",

@@ -10,19 +10,15 @@ largest *true* p, not of the largest share of failures in J samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from rl_forecast.forecasting.methods.base import EnsembleFit, NoTailError
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights
 from rl_forecast.scores import log_p_from_psi, psi_from_p
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.summary import TailSummary
+from rl_forecast.summary import TailSummary
 
 __all__ = ["BinomialTail", "BinomialTailFit"]
 

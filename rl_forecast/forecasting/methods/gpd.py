@@ -7,18 +7,14 @@ normalised likelihood over shapes in (-1, 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize
 
 from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, NoTailError, top_finite
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights, log_likelihood
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.summary import TailSummary
+from rl_forecast.summary import TailSummary
 
 __all__ = ["GPD", "GPDFit", "fit_generalised_pareto"]
 

@@ -13,18 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from rl_forecast.forecasting.methods.base import FitsFiniteScores, top_finite
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.summary import TailSummary
+from rl_forecast.summary import TailSummary
 
 __all__ = [
     "GumbelTail",

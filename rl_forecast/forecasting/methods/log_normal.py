@@ -7,16 +7,13 @@ the scores are normal.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
 from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, NoTailError
 from rl_forecast.forecasting.methods.ensemble import NormalTails, TailEnsemble
-
-if TYPE_CHECKING:
-    from rl_forecast.summary import TailSummary
+from rl_forecast.summary import TailSummary
 
 __all__ = ["LogNormal", "LogNormalFit"]
 

@@ -9,17 +9,13 @@ forecast is the posterior predictive: its median is the point, its quantiles the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, top_finite
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights, log_likelihood
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rl_forecast.summary import TailSummary
+from rl_forecast.summary import TailSummary
 
 __all__ = ["ShapePrior", "ShapePriorFit", "default_tail_k"]
 
