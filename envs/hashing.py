@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["below_probability", "hash_draws", "uniform"]
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

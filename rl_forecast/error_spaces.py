@@ -7,8 +7,6 @@ from typing import Any, Literal, get_args
 
 from rl_forecast.scores import log_odds_from_psi, log_p_from_psi
 
-__all__ = ["ERROR_SPACES", "ErrorSpace", "error_space_bounds", "to_error_space"]
-
 ErrorSpace = Literal["psi", "log10_p", "log_odds"]
 ERROR_SPACES: tuple[ErrorSpace, ...] = get_args(ErrorSpace)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["Finding", "Severity"]
-
 Severity = Literal["note", "warning", "error"]
 
 
@@ -16,7 +14,6 @@ class Finding:
 
     :param code: stable name for programs
     :param severity: ``"note"`` always holds, ``"warning"`` holds for this case, ``"error"`` forbids the result
-    :param sentence: for people
     :param values: the numbers in the sentence
     """
 

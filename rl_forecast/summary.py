@@ -14,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from rl_forecast.scores import is_tensor, log_survival_from_psi, psi_from_counts, psi_from_log_p, psi_from_p
 
-__all__ = ["SCHEMA", "TailSummary", "summarize_scores"]
-
 SCHEMA = "rl-forecast/tail-summary/1"
 _INTEGERS = ("count", "n_neg_inf", "n_pos_inf", "capacity", "n_unscored")
 _FLOATS = ("mean_psi", "sum_squared_deviations", "sum_log_survival", "sum_log_survival_squared")
@@ -30,14 +28,12 @@ class TailSummary:
     :param n_neg_inf: how many scores are ``-inf`` (``p = 0``)
     :param n_pos_inf: how many scores are ``+inf`` (``p = 1``)
     :param mean_psi: mean of the finite psi scores (0 where there is none)
-    :param sum_squared_deviations: sum of squared deviations of the finite psi scores from their mean
+    :param sum_squared_deviations: of the finite psi scores from their mean
     :param sum_log_survival: sum of ``log(1 - p)`` over all scores with ``p < 1``, for the aggregate risk
     :param sum_log_survival_squared: sum of the squares of the same terms
-    :param capacity: number K of largest scores kept; a merge keeps the smaller capacity of its two parts
+    :param capacity: number K of largest scores kept; a merge keeps the smaller one
     :param count_table: for scores estimated from J samples: ``{(J, f): how many queries failed f of J times}``
-    :param n_unscored: queries that errored or got no score; they are in no other field, only counted
-
-    Summaries of two shards merge into that of the whole:
+    :param n_unscored: queries without a score; they are in no other field
 
     >>> psi = np.random.default_rng(0).gumbel(size=10_000)
     >>> merged = TailSummary.from_scores(psi[:4_000]).merge(TailSummary.from_scores(psi[4_000:]))
@@ -66,11 +62,8 @@ class TailSummary:
 
     @classmethod
     def from_scores(cls, psi: ArrayLike, capacity: int = DEFAULT_CAPACITY, n_unscored: int = 0) -> TailSummary:
-        """Summarise psi scores.
+        """Summarise psi scores, shape (m,), in any order.
 
-        :param psi: shape (m,), psi scores, in any order
-        :param capacity: number K of largest scores kept
-        :param n_unscored: queries without a score, reported beside the forecast
         :raises ValueError: empty, not one-dimensional, NaN, or a capacity below 2
         """
         psi = np.asarray(psi, dtype=np.float64)
@@ -88,13 +81,10 @@ class TailSummary:
     ) -> TailSummary:
         """Summarise queries whose failure probability is known only through repeated sampling.
 
-        The scores are Jeffreys' (:func:`.psi_from_counts`); the counts stay beside them as a table, for
-        ``binomial_tail``.
+        The scores are Jeffreys' (:func:`.psi_from_counts`); the counts stay beside them for ``binomial_tail``.
 
         :param failures: shape (m,), failures f of each query
         :param samples: shape (m,) or a scalar, samples J of each query
-        :param capacity: number K of largest scores kept
-        :param n_unscored: queries without any scored sample
         :raises ValueError: negative or fractional counts, more failures than samples, no samples
 
         >>> TailSummary.from_counts(failures=[0, 0, 1, 3], samples=20).count_table  # (J, f) to the number of queries
@@ -173,21 +163,18 @@ class TailSummary:
         table = dict(self.count_table)
         for key, repeats in other.count_table.items():
             table[key] = table.get(key, 0) + repeats
+        added = ("count", "n_neg_inf", "n_pos_inf", "sum_log_survival", "sum_log_survival_squared", "n_unscored")
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in added}
         return TailSummary(
-            count=self.count + other.count,
+            **sums,
             top=np.sort(np.concatenate([self.top, other.top]))[::-1][:capacity],
-            n_neg_inf=self.n_neg_inf + other.n_neg_inf,
-            n_pos_inf=self.n_pos_inf + other.n_pos_inf,
             # Chan, Golub & LeVeque's update: no cancellation, unlike a sum of squares
             mean_psi=self.mean_psi + share * delta,
             sum_squared_deviations=self.sum_squared_deviations
             + other.sum_squared_deviations
             + a * share * delta * delta,
-            sum_log_survival=self.sum_log_survival + other.sum_log_survival,
-            sum_log_survival_squared=self.sum_log_survival_squared + other.sum_log_survival_squared,
             capacity=capacity,
             count_table=dict(sorted(table.items())),
-            n_unscored=self.n_unscored + other.n_unscored,
         )
 
     def to_dict(self) -> dict[str, Any]:

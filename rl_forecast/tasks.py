@@ -1,7 +1,6 @@
-"""Tasks: deterministic integer ids, disjoint splits, and the contract through which environments and agents meet.
+"""Tasks: deterministic integer ids, disjoint splits, and what an agent may ask of an environment.
 
-``agents`` never imports ``envs`` and vice versa. What an agent may ask of an environment is written here, together with
-the keys of Gymnasium's ``info`` that make up the risk contract.
+``agents`` never imports ``envs`` and vice versa: they meet here, in the keys of ``info`` and the protocols.
 """
 
 from __future__ import annotations
@@ -17,18 +16,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = [
-    "FAILURE",
-    "FATAL_PROBABILITY",
-    "RISK",
-    "SPLITS",
-    "TASK_ID",
-    "BatchedRiskEnv",
-    "ExactRiskEnv",
-    "ResumableEnv",
-    "Split",
-]
-
 #: ``info`` key of every step and reset: float, shape (n_actions,), P(failure at the next step | current state, action),
 #: the environment's own noise integrated out.
 FATAL_PROBABILITY = "fatal_probability"
@@ -43,12 +30,7 @@ RISK = "risk"
 
 @dataclass(frozen=True)
 class Split:
-    """A range of task ids whose size is a power of two.
-
-    :param name: ``train``, ``validation`` or ``held_out``
-    :param start: first id
-    :param stop: one past the last id
-    """
+    """A range of task ids ``[start, stop)`` whose size is a power of two."""
 
     name: str
     start: int

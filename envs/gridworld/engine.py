@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from envs.gridworld.rules import EMPTY
 from envs.gridworld.world import GridWorld, TaskBatch
 
-__all__ = ["GridEngine", "StepResult", "TaskQueue", "action_fatality", "executed_moves"]
-
 # Arrays of the running episodes, one entry per environment.
 _EPISODE = ("row", "state", "step", "return", "risk")
 

@@ -20,8 +20,6 @@ from torch.utils.checkpoint import checkpoint
 from envs.gridworld.world import GridWorld, TaskBatch
 from rl_forecast.scores import log_p_two_sided
 
-__all__ = ["ExactRisk", "LogPolicy", "Occupancy", "exact_risk", "occupancy"]
-
 #: Maps observations, shape (b, dimension), float32, to log action probabilities, shape (b, n_actions).
 LogPolicy = Callable[[torch.Tensor], torch.Tensor]
 

@@ -23,8 +23,6 @@ from envs.gridworld.rules import EMPTY, LAVA
 from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
 
-__all__ = ["MiniGridObservation", "RecoloredLava", "RiskGridEnv"]
-
 # The single task of an environment is a batch of one.
 _ROW = np.zeros(1, dtype=np.intp)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from envs.gridworld.rules import GridRules
     from envs.gridworld.world import TaskBatch
 
-__all__ = ["CHANNELS", "VIEW_SIZE", "EgocentricObservation"]
-
 #: Width and depth of the view.
 VIEW_SIZE = 5
 #: Channels of a seen tile.

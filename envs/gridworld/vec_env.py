@@ -20,8 +20,6 @@ from envs.gridworld.exact_risk import LogPolicy, exact_risk
 from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, RISK, TASK_ID
 
-__all__ = ["GridVecEnv"]
-
 
 class GridVecEnv(VecEnv):
     """Gridworld tasks from a pool, one queue for all environments.

@@ -14,8 +14,6 @@ from envs.gridworld.engine import GridEngine, StepResult
 from envs.gridworld.world import GridWorld
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, TASK_ID
 
-__all__ = ["GridVectorEnv"]
-
 
 class GridVectorEnv(VectorEnv[Any, Any, Any]):
     """Gridworld tasks from a pool, with Gymnasium's conventions: an episode that ends is reset in the same step, the

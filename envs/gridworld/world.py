@@ -17,8 +17,6 @@ from envs.gridworld.observation import EgocentricObservation
 from envs.gridworld.rules import EMPTY, LAVA, WALL, GridRules, turning_rules
 from envs.hashing import below_probability, hash_draws
 
-__all__ = ["FAMILY_STREAM", "GridWorld", "TaskBatch"]
-
 _RARE_STREAM = 0
 _FIRST_LAYOUT_STREAM = 1
 #: First of the streams of random numbers that families may use; layouts never get that far.

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, TASK_ID
 
-__all__ = ["check_risk_env"]
-
 _LAST = {TASK_ID: "int", FAILURE: "bool", "is_success": "bool", RISK: "float"}
 # Standard errors by which realised failures may miss their probability: one false alarm in 16 000 sound environments.
 _Z_LIMIT = 4.0

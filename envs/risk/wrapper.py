@@ -17,8 +17,6 @@ from envs.risk.rules import FailureRule
 from rl_forecast.errors import unknown_name
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, RISK, SPLITS, TASK_ID
 
-__all__ = ["RiskWrapper", "disjoint_splits"]
-
 FatalRule = Callable[[gymnasium.Env[Any, Any]], Any]
 
 

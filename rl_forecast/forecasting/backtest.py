@@ -1,7 +1,7 @@
 """How good would a forecast have been? Random splits of the scores at hand into evaluation and deployment.
 
-The splits overlap: every split whose deployment holds the largest score of all has the same realised maximum. So their
-number adds no information beyond that of the file, whose honest sample size is the number of disjoint blocks of m + n.
+The splits overlap: their number adds no information beyond that of the file, whose honest sample size is the number of
+disjoint blocks of m + n scores.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from rl_forecast.forecasting.methods import Forecaster, NoTailError, make_foreca
 from rl_forecast.scores import log_p_from_psi
 from rl_forecast.summary import TailSummary
 
-__all__ = ["Backtest", "BacktestMetrics", "backtest"]
-
 # Unlike training and held-out sets, whose error in log10 p ends at p = 1e-6, a file may be about p = 1e-40: only p = 0
 # needs a floor.
 _LOWEST_LOG10 = -300.0
@@ -26,13 +24,11 @@ _LOWEST_LOG10 = -300.0
 
 @dataclass(frozen=True)
 class BacktestMetrics:
-    """How one method did over all splits; error = forecast minus realised maximum, positive for over-prediction.
+    """How one method did over all splits; error = forecast minus realised maximum, psi.
 
-    :param method: name of the forecaster
     :param n_failed: splits whose evaluation held no tail to fit
-    :param mean_absolute_error: psi
     :param mean_absolute_orders: orders of magnitude of the probability; below 1e-300 all count as equal
-    :param bias: mean error, psi
+    :param bias: mean error
     :param under_prediction_rate: share of splits with a forecast below the realised maximum
     :param coverage: share of splits whose interval holds the realised maximum
     :param above_interval: share of splits whose realised maximum lies above the interval
@@ -54,10 +50,6 @@ class BacktestMetrics:
 class Backtest:
     """Result of :func:`backtest`.
 
-    :param n_scores: scores in the file
-    :param n_eval: m
-    :param n_deploy: n
-    :param n_splits: number of splits
     :param n_blocks: disjoint blocks of m + n scores in the file: the honest sample size
     :param n_distinct_maxima: distinct realised maxima among the splits
     :param level: nominal coverage
@@ -98,10 +90,8 @@ def backtest(
     :param n_eval: evaluation scores m of each split
     :param n_deploy: deployment scores n of each split, drawn from the others
     :param methods: names of forecasters
-    :param n_splits: number of splits
     :param tail_k: number of largest scores used; None: each method's own
     :param level: coverage of the intervals, probability
-    :param seed: seed or Generator
     :param advance: called with the number of splits done
     :raises ValueError: fewer than m + n scores, NaN, m below 2, no split, an unknown method, level outside (0, 1)
 
@@ -109,8 +99,6 @@ def backtest(
     >>> result = backtest(psi, n_eval=100, n_deploy=1_000, methods=["exponential_pivot"], n_splits=50)
     >>> result.n_blocks, result.n_splits  # the honest sample size is 4, not 50
     (4, 50)
-    >>> result.metrics[0].coverage > 0.5
-    True
     """
     x = np.asarray(psi, dtype=np.float64)
     forecasters = [make_forecaster(name, tail_k) for name in methods]

@@ -1,8 +1,7 @@
 """Which source of queries finds the worst failure for the money?
 
-Jones et al. 2025 (arXiv 2502.16797, section 6) choose between red-teamers, cheap with many queries or costly with few,
-by forecasting the worst query that each finds within a budget. The paper compares point forecasts (our reading); here
-the whole predictive distributions are compared, so the answer comes with the probability that it is right.
+Jones et al. 2025 (arXiv 2502.16797, section 6) choose between red-teamers by forecasting the worst query that each
+finds within a budget: by points, in our reading. Here the predictive distributions are compared.
 """
 
 from __future__ import annotations
@@ -15,18 +14,15 @@ import numpy as np
 from rl_forecast.forecasting.forecast import Forecast, forecast
 from rl_forecast.summary import TailSummary
 
-__all__ = ["Comparison", "compare"]
-
 _N_LEVELS = 400
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Forecasts within a budget, and which is likely to reach furthest.
+    """Forecasts within a budget, and which is likely to reach furthest; one entry for each source.
 
-    :param names: one for each source
     :param costs: cost of one query, in units of the budget
-    :param forecasts: the forecast for as many queries as the budget buys
+    :param forecasts: for as many queries as the budget buys
     :param probability_worst: P(this source finds the worst query of all); sums to 1
     :param budget: what may be spent on each
     """

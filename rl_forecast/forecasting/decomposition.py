@@ -1,10 +1,9 @@
 """What a forecast's error consists of: what no training changes, curvature, and rare modes.
 
-The error is ``e = Q(n) - M_n``, forecast minus realised maximum, positive for over-prediction. On an exactly
-log-linear tail of scale sigma its mean and variance are exact integrals (our derivation, from Renyi's representation
-of the largest scores: their spacings are independent exponentials). These parts depend on k, m and n alone: no
-training changes them, except through the factor sigma. Curvature of the log survival and rare modes are properties of
-the model and can be trained.
+The error is ``e = Q(n) - M_n``, forecast minus realised maximum. On an exactly log-linear tail of scale sigma its mean
+and variance are exact integrals (our derivation, from Renyi's representation of the largest scores: their spacings are
+independent exponentials) that depend on k, m and n alone. Curvature of the log survival and rare modes are properties
+of the model and can be trained.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from scipy import special
 
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
 from rl_forecast.forecasting.methods.gumbel_tail import GumbelTail, PlottingPosition, line_draws, log_plotting_positions
-
-__all__ = ["ErrorParts", "FiniteKTerms", "decompose_error", "finite_k_terms", "log_linear_error", "slope_moments"]
 
 # Quantiles of the maximum and draws of the line that an expectation is taken over; its error is below 1e-3.
 _QUANTILES, _LOG2_DRAWS = 256, 13
@@ -68,9 +65,6 @@ def slope_moments(tail_k: int, plotting_position: PlottingPosition = "rank") -> 
 class FiniteKTerms:
     """Forecast error on an exactly log-linear tail, in units of its scale sigma.
 
-    :param tail_k: k
-    :param n_eval: m
-    :param n_deploy: n
     :param tau: mean of the fitted over the true scale; above 1 the slope is inflated
     :param slope_sd: standard deviation of the fitted over the true scale
     :param bias_slope: ``c (tau - 1)``, c the distance of extrapolation in e-folds; least squares finds too flat a line
@@ -160,13 +154,11 @@ def finite_k_terms(
 
 @dataclass(frozen=True)
 class ErrorParts:
-    """Mean absolute error of Jones et al.'s forecast in psi, as a sum: ``total = floor * sigma + curvature + rare``.
-
-    Training changes ``sigma``, ``curvature`` and ``rare``; ``floor`` is the same for every agent.
+    """Mean absolute error of Jones et al.'s forecast in psi: ``total = floor * sigma + curvature + rare``.
 
     :param total: mean absolute error of all scores, psi
     :param sigma: tail scale of the common scores: their mean excess over the ``1 - k / m`` quantile, psi
-    :param floor: mean absolute error on a log-linear tail, units of sigma (:func:`log_linear_error`)
+    :param floor: mean absolute error on a log-linear tail, units of sigma, the same for every agent
     :param curvature: what the shape of the common scores adds to ``floor * sigma``, psi; negative where it helps
     :param rare: what the rare mode adds to the error of the common scores, psi
     """
@@ -179,7 +171,7 @@ class ErrorParts:
 
     @property
     def untrainable(self) -> float:
-        """``floor * sigma``, psi: what remains at this scale with a straight tail and no rare mode."""
+        """``floor * sigma``, psi."""
         return self.floor * self.sigma
 
 
@@ -212,7 +204,7 @@ def decompose_error(
     :param evaluation_rare: the same shape, whether a task belongs to the rare mode
     :param deployment_rare: the same shape
     :param tail_k: number k of largest scores the forecast is fitted to
-    :param total: mean absolute error of all scores, psi, where it is known already; computed if ``None``
+    :param total: mean absolute error of all scores, psi, where it is known already
     :raises ValueError: shapes that do not fit, or as for :func:`~evaluate_forecasts.evaluate_forecasts`
     """
     if evaluation.shape != evaluation_rare.shape or deployment.shape != deployment_rare.shape:
@@ -221,15 +213,13 @@ def decompose_error(
             f"{deployment.shape} and {deployment_rare.shape}"
         )
     forecaster = GumbelTail(tail_k)
-    n_eval, n_deploy = evaluation.shape[1], deployment.shape[1]
-
     if total is None:
         total = evaluate_forecasts(evaluation, deployment, forecaster).in_space("psi").mean_absolute
     # As if rare tasks could not fail: sets keep their sizes, and the forecast its target.
     common_sets = np.where(evaluation_rare, -np.inf, evaluation), np.where(deployment_rare, -np.inf, deployment)
     common = evaluate_forecasts(*common_sets, forecaster).in_space("psi").mean_absolute
     pool = np.concatenate([evaluation[~evaluation_rare], deployment[~deployment_rare]])
-    threshold = np.quantile(pool, 1.0 - tail_k / n_eval)
+    threshold = np.quantile(pool, 1.0 - tail_k / evaluation.shape[1])
     sigma = float((pool[pool > threshold] - threshold).mean())
-    floor = log_linear_error(tail_k, n_eval, n_deploy)
+    floor = log_linear_error(tail_k, evaluation.shape[1], deployment.shape[1])
     return ErrorParts(total=total, sigma=sigma, floor=floor, curvature=common - floor * sigma, rare=total - common)

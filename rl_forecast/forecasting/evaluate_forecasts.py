@@ -15,18 +15,15 @@ from rl_forecast.error_spaces import error_space_bounds, to_error_space
 from rl_forecast.forecasting.methods import Forecaster, NoTailError
 from rl_forecast.summary import TailSummary
 
-__all__ = ["HeldOutErrors", "SpaceError", "evaluate_forecasts"]
-
 
 @dataclass(frozen=True)
 class SpaceError:
-    """Errors of all pairs in one space.
+    """Errors of all pairs, forecast minus realised, in units of one space.
 
-    :param mean_absolute: mean absolute error, in units of the space
-    :param bias: mean of forecast minus realised, in units of the space
+    :param bias: mean error
     :param both_at_lower_clip: share of pairs whose forecast and realised worst are both at or below the lower clip
     :param both_at_upper_clip: share of pairs with both at or above the upper clip
-    :param under_by_1: share of pairs whose forecast is more than one unit of the space below the realised worst
+    :param under_by_1: share of pairs whose forecast is more than one unit below the realised worst
     :param over_by_1: share of pairs whose forecast is more than one unit above it
     """
 
@@ -71,8 +68,7 @@ class HeldOutErrors:
 
         :raises ValueError: unknown space
 
-        >>> forecast, realised = np.array([0.0, 1.0]), np.array([2.0])
-        >>> errors = HeldOutErrors(forecast, realised, tail_scale=np.ones(2))
+        >>> errors = HeldOutErrors(np.array([0.0, 1.0]), np.array([2.0]), tail_scale=np.ones(2))
         >>> psi = errors.in_space("psi")
         >>> psi.mean_absolute, psi.bias, psi.under_by_1  # errors -2 and -1
         (1.5, -1.5, 0.5)
@@ -99,7 +95,6 @@ def evaluate_forecasts(
 
     :param evaluation: shape (n_eval_sets, n_eval), psi; or summaries of the sets
     :param deployment: shape (n_deploy_sets, n_deploy), psi
-    :param forecaster: the method
     :raises ValueError: a score is NaN, or the arrays are not two-dimensional
 
     >>> from rl_forecast import make_forecaster

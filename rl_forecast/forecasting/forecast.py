@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,21 +26,15 @@ from rl_forecast.forecasting.warnings import Diagnostics, diagnose, forecast_war
 from rl_forecast.scores import log_p_from_psi, log_survival_from_psi, psi_from_p
 from rl_forecast.summary import TailSummary, summarize_scores
 
-__all__ = ["Forecast", "RiskEstimate", "choose_method", "clopper_pearson", "forecast"]
-
-
 # equal-weight nodes of the standard normal distribution
 _NORMAL_X, _NORMAL_W = special.ndtri((np.arange(11) + 0.5) / 11), np.full(11, 1.0 / 11)
 
 
 @dataclass(frozen=True)
 class RiskEstimate:
-    """A risk with its interval.
+    """A risk with its interval, as probabilities: floats, or arrays with one entry per deployment size.
 
-    :param estimate: probability; a float, or an array with one entry per deployment size
-    :param low: lower end of the interval, same shape
-    :param high: upper end, same shape
-    :param level: nominal coverage of the interval, probability
+    :param level: nominal coverage of the interval
     :param basis: where it comes from: ``"counted"``, ``"tail"``, ``"scores and tail"`` or ``"counts"``
     """
 
@@ -58,12 +52,11 @@ class Forecast:
     Arrays have one row per deployment size, shape (L, ...). Where the scores hold no tail, the numbers that would need
     one are ``nan`` and only distribution-free statements remain.
 
-    :param summary: the evaluation
     :param n_deploy: deployment sizes n, in the order given
     :param forecaster: the method with its options
     :param tail_k: number of largest scores it was to use; None where the method uses all
     :param fitted: the fitted tail, None where there is none
-    :param reason: why there is no tail; empty where there is one
+    :param reason: why there is no tail
     """
 
     summary: TailSummary
@@ -103,11 +96,10 @@ class Forecast:
     def prediction_interval(
         self, level: float = 0.90, unit: Literal["probability", "psi", "log10"] = "probability"
     ) -> NDArray[np.float64]:
-        """Equal-tailed prediction interval for the *realised* worst query of n.
+        """Equal-tailed prediction interval for the *realised* worst query of n, shape (L, 2).
 
         :param level: coverage, probability in (0, 1)
         :param unit: ``"probability"``, ``"psi"`` or ``"log10"`` (of p)
-        :return: shape (L, 2)
         :raises ValueError: level outside (0, 1), or another unit
         """
         _check_level(level)
@@ -123,10 +115,8 @@ class Forecast:
         return np.asarray(np.exp(log_p) if unit == "probability" else log_p / np.log(10.0))
 
     def exceedance(self, p: float) -> NDArray[np.float64]:
-        """Predictive probability that some query of n has a failure probability above ``p``.
+        """Predictive probability that some query of n has a failure probability above ``p``, shape (L,).
 
-        :param p: probability in [0, 1)
-        :return: shape (L,), probability
         :raises ValueError: p outside [0, 1)
         """
         if not 0.0 <= p < 1.0:
@@ -138,10 +128,7 @@ class Forecast:
 
     @property
     def new_record_probability(self) -> NDArray[np.float64]:
-        """``n / (n + m)``, shape (L,): P(the worst of n new queries is worse than all m seen).
-
-        Exact for any exchangeable continuous scores and free of any tail model.
-        """
+        """``n / (n + m)``, shape (L,): P(the worst of n new queries is worse than all m seen), whatever the tail."""
         n = np.array(self.n_deploy, dtype=np.float64)
         return n / (n + self.summary.count)
 
@@ -172,19 +159,16 @@ class Forecast:
                 f"tau = {tau:g} lies below the {top.size} largest of {m} scores, which is all the summary kept: at "
                 f"least a share {top.size / m:.3g} of queries exceeds it; keep more with a larger capacity"
             )
-        low, high = clopper_pearson(above, m, level)
+        low, high = _clopper_pearson(above, m, level)
         return RiskEstimate(above / m, low, high, level, basis="counted")
 
     def aggregate_risk(self, level: float = 0.90) -> RiskEstimate:
-        """Probability of at least one failure when each of n queries is asked once, ``1 - exp(n E log(1 - p))``.
+        """Probability of at least one failure when each of n queries is asked once, ``1 - exp(n E log(1 - p))``, (L,).
 
         The body of the mean comes from the scores, its tail beyond the k-th score from the fitted tail. The interval is
         that of the expected value: over what the tail, its rate and the mean of the body leave possible. Scores
         estimated from counts are not averaged (Jeffreys' half failure in each would add up): there the pooled failure
         rate r gives ``1 - (1 - r)^n``, with an interval at the effective sample size of the scatter between queries.
-
-        :param level: coverage of the interval, probability
-        :return: estimates of shape (L,)
         """
         _check_level(level)
         summary, fitted = self.summary, self.fitted
@@ -218,10 +202,7 @@ class Forecast:
         return forecast_warnings(self)
 
     def to_dict(self, level: float = 0.90) -> dict[str, Any]:
-        """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None.
-
-        :param level: coverage of the intervals, probability
-        """
+        """JSON-ready form, documented key by key in ``docs/forecasting.md``; ``nan`` becomes None."""
         aggregate = self.aggregate_risk(level)
         values: dict[str, tuple[Any, ...]] = {
             "worst_query_risk": (self.worst_query_risk, *self.prediction_interval(level).T),
@@ -250,7 +231,7 @@ class Forecast:
             "tail_scale_psi": self.fitted.tail_scale if self.fitted else None,
             "forecasts": rows,
             "warnings": [w.to_dict() for w in self.warnings],
-            "diagnostics": self.diagnostics.to_dict(),
+            "diagnostics": asdict(self.diagnostics),
         }
         plain: dict[str, Any] = _plain(result)
         return plain
@@ -279,7 +260,7 @@ def forecast(
     :param psi: scores ``-log(-log p)``, shape (m,)
     :param failures: failures of each query in repeated sampling, shape (m,)
     :param samples: samples of each query, shape (m,) or one number for all
-    :param method: name of a forecaster, or one with options of its own such as ``GumbelTail(debias=True)``. None:
+    :param method: name of a forecaster, or one with options such as ``GumbelTail(debias=True)``. None:
         ``shape_prior``, or ``binomial_tail`` for counts so coarse that fewer than eight distinct values are among the
         ten largest
     :param tail_k: number of largest scores used; None: the method's own
@@ -306,7 +287,7 @@ def forecast(
         summary = summarize_scores(p, log_p=log_p, psi=psi, failures=failures, samples=samples, capacity=capacity)
     sizes = _deployment_sizes(n_deploy)
     if method is None or isinstance(method, str):
-        forecaster = make_forecaster(choose_method(summary) if method is None else method, tail_k)
+        forecaster = make_forecaster(_default_method(summary) if method is None else method, tail_k)
     elif tail_k is not None:
         raise ValueError("tail_k belongs to a method given by name: set it on the forecaster itself")
     else:
@@ -321,13 +302,9 @@ def forecast(
     return Forecast(summary, sizes, forecaster, used, fitted)
 
 
-def choose_method(summary: TailSummary) -> str:
-    """Default method for a summary: ``shape_prior`` unless coarse counts call for ``binomial_tail``.
-
-    Coarse means fewer than eight distinct values among the ten largest. With more, the sampling noise matters little;
-    with fewer it dominates the largest scores, and coverage of a nominal 90 % can fall to nothing
-    (``benchmarks/counts.py``).
-    """
+def _default_method(summary: TailSummary) -> str:
+    # with fewer distinct values sampling noise dominates the largest scores, and a nominal coverage of 90 % can fall
+    # to nothing (benchmarks/counts.py)
     coarse = summary.count_table and np.unique(summary.top[:10]).size < min(8, summary.top.size)
     return "binomial_tail" if coarse else "shape_prior"
 
@@ -352,7 +329,7 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level must lie in (0, 1), it is {level}")
 
 
-def clopper_pearson(successes: float, trials: float, level: float) -> tuple[float, float]:
+def _clopper_pearson(successes: float, trials: float, level: float) -> tuple[float, float]:
     """Exact binomial interval. Unlike scipy's it takes fractional counts, for effective sample sizes."""
     alpha = 0.5 * (1.0 - level)
     low = float(special.betaincinv(successes, trials - successes + 1.0, alpha)) if successes > 0 else 0.0
@@ -410,7 +387,7 @@ def _pooled_rate(summary: TailSummary, level: float) -> tuple[float, float, floa
     scatter = float(repeats @ np.square(share - rate)) / max(repeats.sum() - 1.0, 1.0) / repeats.sum()
     samples = float(repeats @ j)
     effective = min(rate * (1.0 - rate) / scatter, samples) if scatter > 0 else samples
-    return rate, *clopper_pearson(rate * effective, effective, level)
+    return rate, *_clopper_pearson(rate * effective, effective, level)
 
 
 def _plain(x: Any) -> Any:

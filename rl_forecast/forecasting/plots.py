@@ -1,7 +1,4 @@
-"""Figures of a forecast: the tail with its fit, risk against n, and forecast against k.
-
-The numbers behind each are functions of their own, for people who draw their own figures.
-"""
+"""Figures of a forecast, and the numbers behind each for people who draw their own."""
 
 from __future__ import annotations
 
@@ -17,16 +14,6 @@ from rl_forecast.forecasting.forecast import Forecast
 from rl_forecast.forecasting.methods.log_normal import LogNormal
 from rl_forecast.scores import format_count, format_probability, psi_from_log_p
 
-__all__ = [
-    "Curve",
-    "draw_return_levels",
-    "draw_stability",
-    "draw_tail",
-    "return_level_curve",
-    "save_figure",
-    "tail_curve",
-]
-
 _SCORES, _FIT, _FORECAST = "#3b3b3b", "#2a6f97", "#c1440e"
 _BAND: dict[str, Any] = {"color": _FIT, "alpha": 0.18, "lw": 0}
 _ANNOTATION: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": _FORECAST}
@@ -36,9 +23,7 @@ class Curve(NamedTuple):
     """A line with its band.
 
     :param x: psi for a tail, number of queries for return levels
-    :param middle: share of queries above it, or psi; the median
-    :param low: lower end of the band, same unit
-    :param high: upper end
+    :param middle: share of queries above it, or psi; the median, with the ends ``low`` and ``high`` of the band
     """
 
     x: NDArray[np.float64]
@@ -52,7 +37,6 @@ def tail_curve(fc: Forecast, level: float = 0.90, n_points: int = 60) -> Curve:
 
     :param fc: a forecast with status ``ok``
     :param level: coverage of the band, probability
-    :param n_points: number of scores
     :return: x in psi, shares as probabilities
     """
     assert fc.fitted is not None
@@ -79,11 +63,10 @@ def _right_end(fc: Forecast, start: float, level: float) -> float:
 
 
 def return_level_curve(fc: Forecast, level: float = 0.90, n_points: int = 25) -> Curve:
-    """Worst query forecast against the number of queries.
+    """Worst query forecast against the number of queries, from a tenth of m to the largest n.
 
     :param fc: a forecast with status ``ok``
     :param level: coverage of the band, probability
-    :param n_points: number of deployment sizes, from a tenth of m to the largest n
     :return: x in queries, the rest in psi
     """
     assert fc.fitted is not None
@@ -193,10 +176,8 @@ _DRAW = {"tail": draw_tail, "return-level": draw_return_levels, "stability": dra
 def save_figure(
     fc: Forecast, path: str | PathLike[str], figure: str = "tail", level: float = 0.90, title: str = ""
 ) -> None:
-    """Draw a forecast into a file.
+    """Draw a forecast with status ``ok`` into a png, svg or pdf.
 
-    :param fc: a forecast with status ``ok``
-    :param path: png, svg or pdf
     :param figure: ``tail``, ``return-level``, ``stability`` or ``all``
     :param level: coverage of bands and intervals, probability
     :param title: heading, for example the name of a group

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
     from rl_forecast.forecasting.forecast import Forecast
-
-__all__ = ["Diagnostics", "MissedMode", "StabilityPoint", "diagnose", "forecast_warnings", "k_stability", "missed_mode"]
 
 _FEW_DISTINCT = 6
 _MODE_SHIFT = 10.0  # shift of the missed mode that the note sizes, tail scales
@@ -44,10 +42,8 @@ def missed_mode(weight: float, shift: float, n_eval: int, n_deploy: int) -> Miss
     Beyond ``u + delta`` the survival is multiplied by ``1 + eps (e^delta - 1)``, so the maximum rises by the logarithm
     of it (where ``n eps e^delta`` is large); it matters only where ``delta > log(1 / eps)``.
 
-    :param weight: share eps of queries in the mode, probability
+    :param weight: share eps of queries in the mode, probability in (0, 1)
     :param shift: shift delta of their scores, units of the tail scale
-    :param n_eval: number m of evaluation scores
-    :param n_deploy: number n of deployment scores
     :raises ValueError: weight outside (0, 1)
 
     >>> mode = missed_mode(weight=1 / 1_000, shift=10.0, n_eval=1_000, n_deploy=10_000)
@@ -75,11 +71,11 @@ class StabilityPoint:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Numbers behind the warnings.
+    """Numbers behind the warnings; ``nan`` where no tail.
 
     :param n_distinct_top10: distinct values among the ten largest scores
     :param n_tied_at_max: scores equal to the largest
-    :param shape_mean: posterior mean of the tail's shape xi; positive bends upward; ``nan`` where no tail
+    :param shape_mean: posterior mean of the tail's shape xi; positive bends upward
     :param shape_sd: its posterior standard deviation (the prior's is 0.15)
     :param shape_positive: posterior probability that the tail bends upward
     :param shape_effect: how far one standard deviation of the shape moves the forecast at the largest n, tail scales
@@ -97,10 +93,6 @@ class Diagnostics:
     stability: tuple[StabilityPoint, ...]
     missed_weight: float
     missed_lift_psi: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
 
 
 def k_stability(summary: TailSummary, forecaster: Forecaster, n_deploy: int) -> tuple[StabilityPoint, ...]:

@@ -18,32 +18,30 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from rl_forecast.error_spaces import ErrorSpace, error_space_bounds, to_error_space
 from rl_forecast.loss.partitions import Partitions, draw_partitions
 from rl_forecast.loss.settings import GradientMode, Penalty
-from rl_forecast.loss.tail_fit import gumbel_tail_forecast, sorted_window
-
-__all__ = ["ForecastabilityLoss", "ForecastabilityTerms", "GradientMode", "Penalty", "one_sided_anchor"]
 
 # Scores that are sorted, in multiples of tail_k.
 _WINDOW = 30
+# A row whose spread is within this many roundings of its largest score is a tie: its slope would be made of rounding.
+_TIE_ROUNDINGS = 16.0
 
 
 @dataclass(frozen=True)
 class ForecastabilityTerms:
-    """The loss and everything to watch beside it. Only ``loss`` carries a gradient.
-
-    Per-partition values are NaN in rows that are not valid.
+    """The loss and what to watch beside it. Only ``loss`` carries a gradient; rows that are not valid hold NaN.
 
     :param loss: mean penalty over the valid partitions, shape (); 0 with zero gradient where none is valid
-    :param forecast: forecast worst score Q, shape (R,), psi
-    :param realised: realised worst score M, shape (R,), psi
-    :param error: ``f(Q) - f(M)`` in the error space, shape (R,); positive where the forecast is too high
+    :param forecast: worst score Q, shape (R,), psi
+    :param realised: worst score M, shape (R,), psi
+    :param error: ``f(Q) - f(M)`` in the error space, shape (R,)
     :param tail_scale: scale T of the fitted tail, shape (R,), psi per e-fold more tasks
     :param valid: shape (R,), bool; a row needs two finite evaluation scores and, in the psi space, a finite M
-    :param n_valid: number of valid rows, shape (), int64
+    :param n_valid: shape (), int64
     :param under_prediction_rate: share of valid rows with ``M > Q``, shape ()
     """
 
@@ -77,8 +75,7 @@ class ForecastabilityLoss:
     :param n_deploy: deployment size n; tasks beyond ``m + n`` are left out of each partition at random
     :param tail_k: number k of largest evaluation scores the tail is fitted to, at least 2 (Jones et al. use 10)
     :param n_partitions: number R of partitions per call, a power of two for best spread; or ``"auto"``, the smallest
-        one whose gradient noise is below a tenth of the noise of drawing the tasks (measured once for given sizes, in
-        seconds). From about 64 on fresh tasks are worth more than more partitions.
+        one whose gradient noise is below a tenth of the noise of drawing the tasks (measured once, in seconds)
     :param error_space: where forecast and realised maximum are compared: ``"psi"`` (the paper's), ``"log10_p"`` or
         ``"log_odds"``, see :mod:`rl_forecast.error_spaces`. Beyond a bound of the space the error has no gradient.
     :param penalty: ``"squared"`` is ``e^2``; ``"huber"`` is ``e^2 / 2`` up to an error of 1 and linear beyond
@@ -106,7 +103,6 @@ class ForecastabilityLoss:
     psi_cap: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if self.n_eval < 2 or self.tail_k < 2:
             raise ValueError(f"a tail needs n_eval >= 2 and tail_k >= 2, they are {self.n_eval} and {self.tail_k}")
         if self.n_deploy < 1:
@@ -126,7 +122,7 @@ class ForecastabilityLoss:
             raise ValueError(f"psi_cap must be finite or None, it is {self.psi_cap}")
 
     def partitions(self, n_tasks: int, generator: np.random.Generator) -> Partitions:
-        """Fresh partitions of ``n_tasks`` tasks, at least ``n_eval + n_deploy``; the generator is advanced."""
+        """Fresh partitions of at least ``n_eval + n_deploy`` tasks; the generator is advanced."""
         r = self.n_partitions
         if r == "auto":
             r = _automatic_n_partitions(n_tasks, self.n_eval, self.n_deploy, self.tail_k)
@@ -135,15 +131,15 @@ class ForecastabilityLoss:
     def __call__(self, psi: torch.Tensor, generator: np.random.Generator | Partitions) -> ForecastabilityTerms:
         """Loss of one set of scores.
 
-        Scores of ``-inf`` (p = 0) are left out of a row's tail; a row with fewer than two finite ones is not valid.
-        A realised maximum of ``-inf`` makes the row invalid in the psi space and sits at the floor in the others.
-
-        :param psi: scores, shape (n_tasks,), float32 or float64, any device; differentiable
+        :param psi: scores, shape (n_tasks,), float32 or float64, any device; differentiable. ``-inf`` (p = 0) is left
+            out of a row's tail; as realised maximum it sits at the floor of the error space, and psi has none
         :param generator: draws fresh partitions and is advanced; or partitions drawn before, to use again
-        :return: the loss and its components
         :raises TypeError: psi is not a float32 or float64 tensor
         :raises ValueError: shape that does not fit, NaN, or ``+inf`` (p = 1) without a ``psi_cap``
         """
+        if not isinstance(psi, torch.Tensor) or psi.dtype not in (torch.float32, torch.float64):
+            kind = getattr(psi, "dtype", type(psi).__name__)
+            raise TypeError(f"psi must be a float32 or float64 tensor, it is {kind}")
         if psi.ndim != 1:
             raise ValueError(f"psi must have shape (n_tasks,), it has {tuple(psi.shape)}")
         parts = generator if isinstance(generator, Partitions) else self.partitions(psi.shape[0], generator)
@@ -153,7 +149,9 @@ class ForecastabilityLoss:
             raise ValueError(f"partitions were drawn for (N, m, n, k) = {sizes}, the loss is called with {wanted}")
         # Wider than the partitions need: topk orders equal scores by the size of its window, and one size for all
         # partitions keeps it the same tied tasks that get the gradient.
-        top = sorted_window(psi, min(psi.shape[0], max(parts.window, _WINDOW * self.tail_k)))
+        top = torch.topk(psi, min(psi.shape[0], max(parts.window, _WINDOW * self.tail_k)), sorted=True).values
+        if top[0].isnan():  # topk orders NaN above every number
+            raise ValueError(f"psi holds {int(psi.isnan().sum())} NaN")
         if self.psi_cap is not None:
             top = _StraightThroughCap.apply(top, self.psi_cap)  # type: ignore[no-untyped-call]
         elif top[0].item() == math.inf:
@@ -190,14 +188,73 @@ class ForecastabilityLoss:
             )
 
 
+class _GumbelTailForecast(torch.autograd.Function):
+    """Least squares on the finite scores of each row, with its gradient in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, n_eval: int, n_deploy: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = x > -math.inf
+        weight = mask.to(x.dtype)
+        count = weight.sum(dim=1, keepdim=True)
+        safe_count = count.clamp(min=1.0)
+        position = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)
+        y = (position.log() - math.log(n_eval)) * weight
+        y_mean = y.sum(dim=1, keepdim=True) / safe_count
+        # measured from the row's largest score, so that equal scores give differences of exactly zero
+        start = torch.where(mask[:, :1], x[:, :1], 0.0)
+        z = torch.where(mask, x - start, 0.0)
+        z_mean = z.sum(dim=1, keepdim=True) / safe_count
+        dx, dy = (z - z_mean) * weight, (y - y_mean) * weight
+        d = (dx * dy).sum(dim=1, keepdim=True).abs()
+        largest = torch.where(mask, x, 0.0).abs().amax(dim=1, keepdim=True)
+        tied = d <= _TIE_ROUNDINGS * torch.finfo(x.dtype).eps * largest
+        # double-where: a tied row is divided by one instead of zero, and its scale is zero by definition
+        safe_d = torch.where(tied, 1.0, d)
+        scale = torch.where(tied, 0.0, (dx * dx).sum(dim=1, keepdim=True) / safe_d)
+        c = math.log(n_deploy) + y_mean
+        forecast = start + z_mean + c * scale
+        if ctx.needs_input_grad[0]:
+            # d T / d x_i = 2 (x_i - mean) / d + T (y_i - mean) / d, never squaring d: it underflows in float32
+            slope = torch.where(tied, 0.0, (2.0 * dx + scale * dy) / safe_d)
+            ctx.save_for_backward((1.0 / safe_count + c * slope) * weight)
+        scale = scale.squeeze(1)
+        ctx.mark_non_differentiable(scale)
+        return forecast.squeeze(1), scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_forecast: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (jacobian,) = ctx.saved_tensors
+        return grad_forecast.unsqueeze(1) * jacobian, None, None
+
+
+def gumbel_tail_forecast(x: torch.Tensor, n_eval: int, n_deploy: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forecast of the worst deployment score by least squares on the largest evaluation scores, differentiable.
+
+    The line ``log S = a x + b`` through ``(x_i, y_i = log(i / m))`` (Jones et al. 2025, arXiv 2502.16797; the plotting
+    position is our reading) reaches ``1 / n`` at
+
+        Q = mean(x) + c T,   T = Sxx / d,   d = |Sxy|,   c = log n + mean(y)
+
+    with the gradient ``dQ/dx_i = 1/k + c [2 (x_i - mean(x)) / d + Sxx (y_i - mean(y)) / d^2]``. It sums to 1 over i,
+    and ``sum_i x_i dQ/dx_i = Q``: the forecast moves and stretches with the scores. Differentiable once. A row uses its
+    k_eff finite scores; where they are equal, T = 0, Q is their mean and the gradient 1 / k_eff.
+
+    :param x: shape (R, k), psi, each row the k largest evaluation scores in descending order, ``-inf`` last
+    :return: forecast Q, shape (R,), psi, and tail scale T, shape (R,), psi, without gradient; zeros in a row without a
+        finite score
+    """
+    forecast: tuple[torch.Tensor, torch.Tensor] = _GumbelTailForecast.apply(x, n_eval, n_deploy)  # type: ignore[no-untyped-call]
+    return forecast
+
+
 @lru_cache(maxsize=64)
 def _automatic_n_partitions(n_tasks: int, n_eval: int, n_deploy: int, tail_k: int, largest: int = 1024) -> int:
     """Smallest power of two whose partition noise is below a tenth of the noise of drawing the tasks.
 
     Both are measured on the gradient by rank, on standard exponential scores: a loss in psi is equivariant under shift
-    and scale, so the choice depends on the sizes alone. Scores of a policy bend and have modes, which makes the draw of
-    tasks noisier: fewer partitions would do there. The noise of every R is measured, not extrapolated from one
-    partition: with Sobol gaps it falls faster than ``1 / sqrt(R)``.
+    and scale, so the choice depends on the sizes alone. The noise of every R is measured, not extrapolated: with Sobol
+    gaps it falls faster than ``1 / sqrt(R)``.
     """
     rng = np.random.default_rng(0)
     # 32 replicates: the noise is then known to about an eighth, while the rule works in factors of two
@@ -222,8 +279,7 @@ def _automatic_n_partitions(n_tasks: int, n_eval: int, n_deploy: int, tail_k: in
 def one_sided_anchor(psi: torch.Tensor, psi_base: torch.Tensor, worst: int = 100) -> torch.Tensor:
     """Penalty on scores raised above those of a base policy: ``sum of the worst relu(psi - psi_base)^2 / N``.
 
-    Forecasting improves when middling failures rise to meet a rare bad mode; this makes it cost something, and costs
-    nothing where scores only fall.
+    Forecasting improves when middling failures rise to meet a rare bad mode; this makes it cost something.
 
     :param psi: scores, shape (n_tasks,); ``-inf`` violates nothing and gets no gradient
     :param psi_base: base scores of the same tasks, same shape, not differentiated. A base of ``-inf`` (p = 0) would

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,20 +17,7 @@ import torch
 from rl_forecast.error_spaces import error_space_bounds
 from rl_forecast.loss.forecastability import ForecastabilityLoss, one_sided_anchor
 from rl_forecast.loss.settings import ForecastSettings
-
-__all__ = [
-    "Objective",
-    "anchor",
-    "cvar",
-    "forecast_loss",
-    "mean_log_risk",
-    "mean_risk",
-    "mean_score",
-    "objective_of",
-    "risk_limit",
-    "top_risk",
-    "top_score",
-]
+from rl_forecast.scores import log_p_from_psi
 
 # A task is riskier than its anchor if its score exceeds the anchor's by more than this, psi.
 _RISE = 0.1
@@ -59,7 +46,6 @@ class Objective:
     parts: tuple[tuple[float, Part], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the weights."""
         for weight, part in self.parts:
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"the weight of {part} must be finite and not negative, it is {weight}")
@@ -129,24 +115,11 @@ def objective_of(settings: ForecastSettings) -> Objective:
 
 def loss_of(settings: ForecastSettings) -> ForecastabilityLoss:
     """The forecastability loss of the settings."""
-    return ForecastabilityLoss(
-        n_eval=settings.n_eval,
-        n_deploy=settings.n_deploy,
-        tail_k=settings.tail_k,
-        n_partitions=settings.n_partitions,
-        error_space=settings.error_space,
-        penalty=settings.penalty,
-        gradient=settings.gradient,
-        psi_cap=settings.psi_cap,
-    )
+    return ForecastabilityLoss(**{f.name: getattr(settings, f.name) for f in fields(ForecastabilityLoss)})
 
 
 def forecast_loss(coef: float, loss: ForecastabilityLoss) -> Objective:
-    """The forecastability loss.
-
-    :param coef: its weight
-    :param loss: its settings
-    """
+    """The forecastability loss."""
     return Objective(((coef, _Forecast(loss)),))
 
 
@@ -157,12 +130,12 @@ def mean_risk(coef: float) -> Objective:
 
 def mean_log_risk(coef: float) -> Objective:
     """Mean log failure probability of all tasks."""
-    return Objective(((coef, _Mean("mean_log_risk", _log_risk)),))
+    return Objective(((coef, _Mean("mean_log_risk", log_p_from_psi)),))
 
 
 def mean_score(coef: float) -> Objective:
     """Mean psi of all tasks."""
-    return Objective(((coef, _Mean("mean_score", _score)),))
+    return Objective(((coef, _Mean("mean_score", lambda psi: psi)),))
 
 
 def cvar(coef: float, fraction: float = 0.01) -> Objective:
@@ -172,12 +145,12 @@ def cvar(coef: float, fraction: float = 0.01) -> Objective:
 
 def top_risk(coef: float, fraction: float = 0.01) -> Objective:
     """Mean log failure probability of the riskiest ``fraction`` of the tasks."""
-    return Objective(((coef, _Mean("top_risk", _log_risk, fraction=fraction)),))
+    return Objective(((coef, _Mean("top_risk", log_p_from_psi, fraction=fraction)),))
 
 
 def top_score(coef: float, n_top: int = 100) -> Objective:
     """Mean psi of the ``n_top`` largest scores."""
-    return Objective(((coef, _Mean("top_score", _score, n_top=n_top)),))
+    return Objective(((coef, _Mean("top_score", lambda psi: psi, n_top=n_top)),))
 
 
 def anchor(coef: float) -> Objective:
@@ -187,10 +160,8 @@ def anchor(coef: float) -> Objective:
 
 def risk_limit(limit: float, rate: float = 5.0, multiplier: float = 0.0) -> Objective:
     """Mean risk with a multiplier that rises while it exceeds a limit and falls while it does not (PPO-Lagrangian of
-    Ray, Achiam and Amodei 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning").
-
-    The original estimates the gradient from failures that happened; here it comes from the same scores as every other
-    method's.
+    Ray, Achiam and Amodei 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning"; its gradient came from
+    failures that happened, here it comes from the scores).
 
     :param limit: mean failure probability that is allowed
     :param rate: change of the multiplier per update and unit of relative excess
@@ -206,15 +177,7 @@ def risk_limit(limit: float, rate: float = 5.0, multiplier: float = 0.0) -> Obje
 
 
 def _risk(psi: torch.Tensor) -> torch.Tensor:
-    return (-(-psi).exp()).exp()
-
-
-def _log_risk(psi: torch.Tensor) -> torch.Tensor:
-    return -(-psi).exp()
-
-
-def _score(psi: torch.Tensor) -> torch.Tensor:
-    return psi
+    return log_p_from_psi(psi).exp()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,13 +242,12 @@ class _Forecast:
     def __call__(
         self, psi: torch.Tensor, anchor_psi: torch.Tensor | None, rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]] | None:
-        loss = self.loss
-        wanted = loss.n_eval + loss.n_deploy
-        if len(psi) < wanted:
-            n_eval = round(len(psi) * loss.n_eval / wanted)
+        loss, n = self.loss, len(psi)
+        if n < loss.n_eval + loss.n_deploy:
+            n_eval = round(n * loss.n_eval / (loss.n_eval + loss.n_deploy))
             if n_eval < 2 * loss.tail_k:
                 return None
-            loss = replace(loss, n_eval=n_eval, n_deploy=len(psi) - n_eval)
+            loss = replace(loss, n_eval=n_eval, n_deploy=n - n_eval)
         terms = loss(psi, rng)
         bottom, certain = error_space_bounds("log_odds")
         top = certain if loss.psi_cap is None else min(loss.psi_cap, certain)

@@ -1,10 +1,9 @@
 """Random evaluation / deployment partitions of a task set, drawn as ranks.
 
-A partition labels ``n_eval`` of ``n_tasks`` tasks *evaluation*, ``n_deploy`` others *deployment*, and leaves the rest
-unused. A forecast loss needs to know only where the evaluation part's largest scores and the deployment part's largest
-score stand in the order of all scores. Labels are drawn without looking at the scores, so these *ranks* can be drawn
-without any scores, and one sorted list of scores serves every partition (our reading of the partition-invariant cache
-of arXiv 2605.15134, whose text was not available).
+A forecast loss needs to know only where the evaluation part's largest scores and the deployment part's largest score
+stand in the order of all scores. Labels do not depend on the scores, so these *ranks* are drawn without any, and one
+sorted list of scores serves every partition (our reading of the partition-invariant cache of arXiv 2605.15134, whose
+text was not available).
 
 Walking down the order, let ``g_r`` be the number of non-evaluation tasks between the r-th and the next evaluation
 task, and ``G`` the number of unused tasks among the non-evaluation tasks before the first deployment task. Then
@@ -23,8 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Partitions", "draw_partitions"]
-
 # Where the law of independent labels is close enough to sampling without replacement, see draw_partitions.
 _SOBOL_MIN_TASKS = 1000
 _SOBOL_MIN_PART = 5
@@ -34,13 +31,12 @@ _SOBOL_MIN_PART = 5
 class Partitions:
     """R partitions as ranks; rank 0 is the largest score of all tasks.
 
-    :param n_tasks: number of tasks N
     :param n_eval: tasks in the evaluation part, m
-    :param n_deploy: tasks in the deployment part, n; ``N - m - n`` tasks are in neither
+    :param n_deploy: tasks in the deployment part, n; ``n_tasks - m - n`` tasks are in neither
     :param eval_rank: shape (R, k), ranks of the evaluation part's k largest scores, ascending
     :param deploy_rank: shape (R,), rank of the deployment part's largest score
-    :param ok: shape (R,), whether every rank of the row is below ``n_tasks``; the ranks of other rows are placeholders
-        within the window and must not be used. The exact sampler never produces such a row.
+    :param ok: shape (R,), whether every rank of the row is below ``n_tasks``; other rows hold placeholders within the
+        window and must not be used
     :param window: number K' of largest scores that the ``ok`` rows look at
     """
 

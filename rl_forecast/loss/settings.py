@@ -11,8 +11,6 @@ from typing import Literal, get_args
 from rl_forecast.error_spaces import ERROR_SPACES, ErrorSpace
 from rl_forecast.errors import unknown_name
 
-__all__ = ["ForecastSettings"]
-
 Penalty = Literal["squared", "huber"]
 GradientMode = Literal["full", "stop_realised"]
 RiskName = Literal["direct", "flow", "failures", "exact"]

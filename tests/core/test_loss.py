@@ -20,10 +20,10 @@ from rl_forecast.loss.forecastability import (
     ForecastabilityTerms,
     GradientMode,
     Penalty,
+    gumbel_tail_forecast,
     one_sided_anchor,
 )
 from rl_forecast.loss.partitions import Partitions
-from rl_forecast.loss.tail_fit import gumbel_tail_forecast
 from rl_forecast.summary import TailSummary
 
 PENALTIES: tuple[Penalty, ...] = ("squared", "huber")

@@ -11,8 +11,6 @@ from envs.gridworld.families.shift import ShiftWorld
 from envs.gridworld.families.slip import SlipWorld
 from envs.gridworld.world import GridWorld
 
-__all__ = ["FAMILIES"]
-
 #: Family name to world, in the order of the documentation.
 FAMILIES: dict[str, type[GridWorld]] = {
     world.family: world

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from envs.gridworld.families.gale import GaleWorld
 from envs.gridworld.rules import GridRules, cardinal_rules
 
-__all__ = ["BridgeWorld"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeWorld(GaleWorld):

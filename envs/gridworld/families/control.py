@@ -15,8 +15,6 @@ from typing import ClassVar
 
 from envs.gridworld.world import GridWorld
 
-__all__ = ["ControlWorld"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ControlWorld(GridWorld):

@@ -22,8 +22,6 @@ from envs.gridworld.families.slip import COMMON_LOG10_SLIP, log_uniform_slip
 from envs.gridworld.rules import GridRules, cardinal_rules
 from envs.gridworld.world import GridWorld
 
-__all__ = ["GaleWorld"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GaleWorld(GridWorld):

@@ -22,8 +22,6 @@ from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA
 from envs.gridworld.world import FAMILY_STREAM
 from envs.hashing import hash_draws
 
-__all__ = ["MixedWorld"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MixedWorld(RecolorWorld):

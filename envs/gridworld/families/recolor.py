@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from envs.gridworld.rules import EMPTY, LAVA, RECOLORED_LAVA
 from envs.gridworld.world import GridWorld
 
-__all__ = ["RecolorWorld"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecolorWorld(GridWorld):

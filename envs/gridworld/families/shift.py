@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from envs.gridworld.families.recolor import RecolorWorld
 from rl_forecast.tasks import SPLITS
 
-__all__ = ["ShiftWorld"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftWorld(RecolorWorld):

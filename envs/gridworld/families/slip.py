@@ -24,8 +24,6 @@ from envs.gridworld.rules import GridRules, cardinal_rules
 from envs.gridworld.world import FAMILY_STREAM
 from envs.hashing import hash_draws, uniform
 
-__all__ = ["COMMON_LOG10_SLIP", "SlipWorld", "log_uniform_slip"]
-
 #: Range of log10 of the slip level in common tasks.
 COMMON_LOG10_SLIP = (-4.0, -1.5)
 

@@ -16,17 +16,6 @@ from numpy.typing import NDArray
 from rl_forecast.forecasting.methods.ensemble import TailEnsemble, order_statistic_log_cdf
 from rl_forecast.summary import TailSummary
 
-__all__ = [
-    "CertainFailureFit",
-    "EnsembleFit",
-    "FitsFiniteScores",
-    "FittedTail",
-    "Forecaster",
-    "NoTailError",
-    "top_finite",
-    "without_certain_failures",
-]
-
 
 class NoTailError(ValueError):
     """The scores hold no tail to fit: too few, or too few distinct ones."""
@@ -69,11 +58,7 @@ class Forecaster(Protocol):
 
 @dataclass(frozen=True)
 class EnsembleFit:
-    """A fitted tail that answers from its ensemble; methods with another point forecast override that.
-
-    :param ensemble: the tails left possible
-    :param tail_scale: scale of the tail, psi
-    """
+    """A fitted tail that answers from its ensemble; methods with another point forecast override that."""
 
     ensemble: TailEnsemble
     tail_scale: float
@@ -92,10 +77,9 @@ class EnsembleFit:
 
 
 def top_finite(summary: TailSummary, tail_k: int) -> NDArray[np.float64]:
-    """The ``tail_k`` largest finite scores, fewer where fewer are finite.
+    """The ``tail_k`` largest finite scores, psi, descending; fewer where fewer are finite.
 
-    :return: shape (k_eff,), psi, descending
-    :raises NoTailError: fewer than two distinct ones: no tail can be fitted
+    :raises NoTailError: fewer than two distinct ones
     """
     top = summary.top[np.isfinite(summary.top)][:tail_k]
     if top.size < 2 or top[0] == top[-1]:
@@ -115,12 +99,7 @@ def without_certain_failures(summary: TailSummary) -> TailSummary:
 
 @dataclass(frozen=True)
 class CertainFailureFit:
-    """A fitted tail beside an atom of certain failures.
-
-    :param finite: the tail of the scores with ``p < 1``
-    :param n_certain: number c of scores with ``p = 1``
-    :param n_eval: number m of all scores
-    """
+    """The fitted tail of the scores with ``p < 1``, beside an atom of ``n_certain`` of ``n_eval`` certain failures."""
 
     finite: FittedTail
     n_certain: int
@@ -128,28 +107,26 @@ class CertainFailureFit:
 
     @property
     def tail_scale(self) -> float:
-        """Scale of the finite scores' tail, psi."""
         return self.finite.tail_scale
 
     @property
     def ensemble(self) -> TailEnsemble:
-        """The tails of the finite scores; the atom is not among them."""
+        """Of the finite scores: the atom is not among them."""
         return self.finite.ensemble
 
     def _none_certain(self, n_deploy: int) -> float:
         return float(np.exp(order_statistic_log_cdf(self.n_certain, self.n_eval, n_deploy)[-1]))
 
     def point(self, n_deploy: int) -> float:
-        """Predictive median of the maximum, psi; ``+inf`` where a certain failure is more likely than not."""
+        """``+inf`` where a certain failure is more likely than not."""
         return self.quantile(0.5, n_deploy)
 
     def quantile(self, level: float, n_deploy: int) -> float:
-        """Predictive quantile of the maximum, psi; ``+inf`` stands for a certain failure."""
+        """``+inf`` stands for a certain failure."""
         conditional = level / self._none_certain(n_deploy)
         return self.finite.quantile(conditional, n_deploy) if conditional < 1.0 else float("inf")
 
     def exceedance(self, psi: float, n_deploy: int) -> float:
-        """Predictive probability that the maximum exceeds ``psi``."""
         return 1.0 - self._none_certain(n_deploy) * (1.0 - self.finite.exceedance(psi, n_deploy))
 
 

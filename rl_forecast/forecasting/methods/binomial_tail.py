@@ -20,8 +20,6 @@ from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, Tai
 from rl_forecast.scores import log_p_from_psi, psi_from_p
 from rl_forecast.summary import TailSummary
 
-__all__ = ["BinomialTail", "BinomialTailFit"]
-
 _BELOW_U = 0.02  # P(more than c failures) at u: queries below u hardly ever look like tail queries
 
 
@@ -91,13 +89,8 @@ class BinomialTail:
 
 @dataclass(frozen=True)
 class _Likelihood:
-    """Binomial likelihoods on a grid of true scores.
-
-    :param excess: shape (G + 1,), edges of the grid above u, psi
-    :param tail: shape (T, G), probability of each tail pair's count at each grid score
-    :param tail_repeats: shape (T,)
-    :param seen: shape (C, G), probability that a query of this J would have been in the tail
-    :param censored_repeats: shape (C,), queries of this J that are not
+    """Binomial likelihoods on a grid of G scores, its edges ``excess`` above u: ``tail``, shape (T, G), of each tail
+    pair's count; ``seen``, shape (C, G), the chance that a query of this J would have been in the tail.
     """
 
     excess: NDArray[np.float64]
@@ -134,7 +127,7 @@ class _Likelihood:
         return cls(edges - threshold, tail, repeats[~censored], np.array(seen), np.array(censored_repeats))
 
     def log_likelihood(self, log_mass: NDArray[np.float64], log_scale: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Log-likelihood on the outer grid of log mass (A,) and log scale (S,): shape (A, S)."""
+        """On the outer grid of log mass (A,) and log scale (S,): shape (A, S)."""
         cell = -np.diff(np.exp(-self.excess[:, None] / np.exp(log_scale)), axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             total = self.tail_repeats @ np.log(self.tail @ cell) + self.tail_repeats.sum() * log_mass[:, None]
@@ -143,10 +136,7 @@ class _Likelihood:
         return np.where(np.isnan(total), -np.inf, total)
 
     def posterior(self, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Weights, log mass and log scale of the grid points that matter.
-
-        :raises NoTailError: the likelihood keeps rising towards an end of the scales
-        """
+        """Weights, log mass and log scale of the grid points that matter; a likelihood without a maximum is refused."""
         mass = np.linspace(-np.log(n_eval) - 2.0, 0.0, 60)
         scale = np.linspace(np.log(0.01), np.log(20.0), 60)
         for _ in range(2):  # a coarse look, then a fine one at what it found

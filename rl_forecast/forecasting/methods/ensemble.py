@@ -1,8 +1,7 @@
 """A weighted set of possible tails: the one form in which every forecaster states what it does not know.
 
-A posterior grid, the fiducial distribution of an exact pivot and a likelihood surface all become members
-``S_j(psi)`` with weights ``w_j``. The predictive distribution of the largest of n new scores is the average of the
-members' distributions of the maximum; how often a behaviour occurs is the distribution of ``S_j`` at one score.
+A posterior grid, the fiducial distribution of an exact pivot and a likelihood surface all become members ``S_j(psi)``
+with weights ``w_j``. The predictive distribution of the largest of n new scores is the average over the members.
 """
 
 from __future__ import annotations
@@ -14,16 +13,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import interpolate, optimize, special
-
-__all__ = [
-    "GeneralisedParetoTails",
-    "NormalTails",
-    "TailEnsemble",
-    "beta_nodes",
-    "grid_weights",
-    "log_likelihood",
-    "order_statistic_log_cdf",
-]
 
 _LAGUERRE_X, _LAGUERRE_W = np.polynomial.laguerre.laggauss(60)
 
@@ -68,22 +57,16 @@ class GeneralisedParetoTails:
 
 @dataclass(frozen=True)
 class NormalTails:
-    """Normal distributions of psi.
-
-    :param location: shape (J,), means, psi
-    :param scale: shape (J,), standard deviations, psi
-    """
+    """Normal distributions of psi: means ``location`` and standard deviations ``scale``, shape (J,), psi."""
 
     location: NDArray[np.float64]
     scale: NDArray[np.float64]
 
     def log_survival(self, psi: ArrayLike) -> NDArray[np.float64]:
-        """As of :class:`GeneralisedParetoTails`."""
         z = (np.asarray(psi, dtype=np.float64) - self.location[:, None]) / self.scale[:, None]
         return np.asarray(special.log_ndtr(-z))
 
     def psi_at(self, exponent: ArrayLike) -> NDArray[np.float64]:
-        """As of :class:`GeneralisedParetoTails`."""
         z = -special.ndtri_exp(-np.asarray(exponent, dtype=np.float64))
         return np.asarray(self.location[:, None] + self.scale[:, None] * z)
 
@@ -119,11 +102,9 @@ def _log_hazard_of_maximum(k: int, m: int, n: int) -> Callable[[NDArray[np.float
 
 
 def order_statistic_log_cdf(n_ranks: int, m: int, n: int) -> NDArray[np.float64]:
-    """``log P(max of n new scores <= j-th largest of m)`` for exchangeable continuous scores, no tail model.
+    """``log P(max of n new scores <= j-th largest of m)`` for j up to ``n_ranks``, shape (n_ranks,), no tail model.
 
     ``prod_{i<j} (m - i) / (m + n - i)``; at ``j = 1`` this is the rule ``P(a new record) = n / (n + m)``.
-
-    :return: shape (n_ranks,), entry ``j - 1`` for rank j
     """
     i = np.arange(n_ranks, dtype=np.float64)
     return np.cumsum(np.log(m - i) - np.log(m + n - i))
@@ -133,7 +114,6 @@ def order_statistic_log_cdf(n_ranks: int, m: int, n: int) -> NDArray[np.float64]
 class TailEnsemble:
     """Weighted tails above a threshold, and what follows from them.
 
-    :param tails: the members
     :param weight: shape (J,), sums to 1
     :param threshold: psi from which on the tails are meant to hold; ``-inf`` for a model of all scores
     :param rate: ``(k, m)`` where members describe the distribution above the k-th of m scores: the share of scores
@@ -153,8 +133,11 @@ class TailEnsemble:
 
         ``nan`` where psi lies below every score the summary kept and n is too small to make it certain.
         """
-        if self.rate is not None and psi < self.threshold:
-            return -float(np.expm1(self._body_log_cdf(psi, n_deploy)))
+        if self.rate is not None and psi < self.threshold:  # model-free: interpolated between neighbouring scores
+            cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
+            if psi < self.top[-1]:  # below every score the summary kept: certain to be exceeded, or not known
+                return 1.0 if np.isneginf(psi) or cdf[-1] < np.log(1e-6) else float("nan")
+            return -float(np.expm1(np.interp(psi, self.top[::-1], cdf[::-1])))
         log_s = self.tails.log_survival(np.array([psi]))[:, 0]
         if self.rate is None:
             with np.errstate(divide="ignore"):
@@ -173,14 +156,8 @@ class TailEnsemble:
         if not 0.0 < level < 1.0:
             raise ValueError(f"level must lie in (0, 1), it is {level}")
         if self.rate is not None and 1.0 - self.maximum_exceedance(self.threshold, n_deploy) >= level:
-            return self._body_quantile(level, n_deploy)
-        low, high = self._bracket(level, n_deploy)
-        return float(
-            optimize.brentq(lambda t: 1.0 - level - self.maximum_exceedance(t, n_deploy), low, high, rtol=1e-12)
-        )
-
-    def _bracket(self, level: float, n_deploy: int) -> tuple[float, float]:
-        """Two scores between which the predictive quantile lies."""
+            cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
+            return float(np.interp(np.log(level), cdf[::-1], self.top[::-1], left=np.nan))
         step = width = self._typical_scale
         low = self.threshold if self.rate is not None else float(np.min(self.tails.psi_at(np.array([0.5]))))
         while 1.0 - self.maximum_exceedance(low, n_deploy) > level:
@@ -190,26 +167,14 @@ class TailEnsemble:
         while 1.0 - self.maximum_exceedance(high, n_deploy) < level:
             low, step = high, 2.0 * step
             high += step
-        return low, high
+        return float(
+            optimize.brentq(lambda t: 1.0 - level - self.maximum_exceedance(t, n_deploy), low, high, rtol=1e-12)
+        )
 
     @cached_property
     def _typical_scale(self) -> float:
         one, two = self.tails.psi_at(np.array([1.0, 2.0])).T
         return float(np.median(two - one))
-
-    def _body_log_cdf(self, psi: float, n_deploy: int) -> float:
-        """Model-free ``log P(M_n <= psi)`` below the threshold, interpolated between neighbouring scores."""
-        assert self.rate is not None
-        cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
-        if psi < self.top[-1]:
-            # below every score the summary kept: certain to be exceeded, or not known
-            return -np.inf if np.isneginf(psi) or cdf[-1] < np.log(1e-6) else float("nan")
-        return float(np.interp(psi, self.top[::-1], cdf[::-1]))
-
-    def _body_quantile(self, level: float, n_deploy: int) -> float:
-        assert self.rate is not None
-        cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
-        return float(np.interp(np.log(level), cdf[::-1], self.top[::-1], left=np.nan))
 
     def frequency_quantile(self, level: float, psi: float) -> float:
         """The ``level`` quantile of ``P(a new score exceeds psi)``, probability, for psi from the threshold on."""
@@ -263,10 +228,7 @@ def log_likelihood(
 def grid_weights(
     log_posterior: NDArray[np.float64], drop_below: float = 1e-9
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Normalised weights of the grid points that weigh at least ``drop_below`` of the heaviest, and their mask, (J,).
-
-    :param log_posterior: shape (J,), unnormalised
-    """
+    """Normalised weights of the grid points that weigh at least ``drop_below`` of the heaviest, and their mask (J,)."""
     weight = np.exp(log_posterior - log_posterior.max())
     keep = weight > drop_below
     return weight[keep] / weight[keep].sum(), keep

@@ -18,8 +18,6 @@ from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, 
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
 from rl_forecast.summary import TailSummary
 
-__all__ = ["ExponentialPivot", "ExponentialPivotFit", "pivot_quantile"]
-
 
 @lru_cache(maxsize=64)
 def _gamma_nodes(shape: int, n_nodes: int = 200) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -37,14 +35,7 @@ def _ensemble(threshold: float, mean_excess: float, k: int, m: int, top: NDArray
 
 @lru_cache(maxsize=4096)
 def pivot_quantile(level: float, tail_k: int, n_eval: int, n_deploy: int) -> float:
-    """Quantile of the pivot ``W``; ``nan`` where it is negative (n far below m, see the ensemble).
-
-    :param level: probability in (0, 1)
-    :param tail_k: number k of scores used, at least 2
-    :param n_eval: number m of evaluation scores
-    :param n_deploy: number n of new scores
-    :return: quantile in units of the mean excess
-    """
+    """Quantile of the pivot ``W``, units of the mean excess; ``nan`` where it is negative (n far below m)."""
     return _ensemble(0.0, 1.0, tail_k, n_eval, np.zeros(1)).maximum_quantile(level, n_deploy)
 
 
@@ -72,10 +63,7 @@ class ExponentialPivot(FitsFiniteScores):
     name: str = "exponential_pivot"
 
     def fit_finite(self, summary: TailSummary) -> ExponentialPivotFit:
-        """Fit to the finite scores among the ``tail_k`` largest.
-
-        :raises NoTailError: fewer than two distinct finite scores
-        """
+        """Fit to the finite scores among the ``tail_k`` largest."""
         x = top_finite(summary, self.tail_k)
         threshold, mean_excess = float(x[-1]), float((x[:-1] - x[-1]).mean())
         return ExponentialPivotFit(

@@ -16,8 +16,6 @@ from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, 
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights, log_likelihood
 from rl_forecast.summary import TailSummary
 
-__all__ = ["GPD", "GPDFit", "fit_generalised_pareto"]
-
 _SHAPE_RANGE = (-0.999, 0.999)
 _OUTSIDE = 1e12  # minus log-likelihood of a shape outside the range; finite, for the optimiser's arithmetic
 
@@ -59,7 +57,7 @@ class GPDFit(EnsembleFit):
     """Fitted generalised Pareto tail.
 
     :param threshold: psi over which excesses are taken
-    :param shape: shape xi
+    :param shape: xi
     :param rate: share of scores above the threshold
     """
 

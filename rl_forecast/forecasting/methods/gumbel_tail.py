@@ -23,28 +23,16 @@ from rl_forecast.forecasting.methods.base import FitsFiniteScores, top_finite
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble
 from rl_forecast.summary import TailSummary
 
-__all__ = [
-    "GumbelTail",
-    "GumbelTailFit",
-    "PlottingPosition",
-    "line_draws",
-    "line_pivot_quantile",
-    "log_plotting_positions",
-]
-
 PlottingPosition = Literal["rank", "midpoint", "expected"]
 
 
 def log_plotting_positions(
     tail_k: int, n_eval: int, plotting_position: PlottingPosition = "rank"
 ) -> NDArray[np.float64]:
-    """Log survival assigned to the k largest of m scores.
+    """Log survival assigned to the k largest of m scores, shape (k,).
 
-    :param tail_k: number k
-    :param n_eval: number m
     :param plotting_position: ``"rank"``: ``i / m`` (Jones et al., our reading); ``"midpoint"``: ``(i - 1/2) / m``;
         ``"expected"``: the mean log survival of the i-th order statistic, ``-(H_m - H_(i-1))``
-    :return: shape (k,)
     :raises ValueError: unknown plotting position
     """
     i = np.arange(1, tail_k + 1, dtype=np.float64)
@@ -98,10 +86,7 @@ def _fiducial_ensemble(
 def line_pivot_quantile(
     level: float, tail_k: int, n_eval: int, n_deploy: int, plotting_position: PlottingPosition = "rank"
 ) -> float:
-    """Quantile of ``(M_n - Q(n)) / T`` on an exponential tail; error of its probability at most 1e-3.
-
-    :return: quantile in units of the fitted scale T
-    """
+    """Quantile of ``(M_n - Q(n)) / T`` on an exponential tail, units of T; error of its probability at most 1e-3."""
     ensemble = _fiducial_ensemble(1.0, 0.0, tail_k, n_eval, plotting_position, np.zeros(tail_k))
     y = log_plotting_positions(tail_k, n_eval, plotting_position)
     return ensemble.maximum_quantile(level, n_deploy) - float(np.log(n_deploy) + y.mean())
@@ -167,10 +152,7 @@ class GumbelTail(FitsFiniteScores):
     name: str = "gumbel_tail"
 
     def fit_finite(self, summary: TailSummary) -> GumbelTailFit:
-        """Fit the line to the finite scores among the ``tail_k`` largest.
-
-        :raises NoTailError: fewer than two distinct finite scores
-        """
+        """Fit the line to the finite scores among the ``tail_k`` largest."""
         x = top_finite(summary, self.tail_k)
         y = log_plotting_positions(x.size, summary.count, self.plotting_position)
         scale, centre = fit_line(x, y)

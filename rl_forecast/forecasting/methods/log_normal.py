@@ -15,16 +15,11 @@ from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, 
 from rl_forecast.forecasting.methods.ensemble import NormalTails, TailEnsemble
 from rl_forecast.summary import TailSummary
 
-__all__ = ["LogNormal", "LogNormalFit"]
-
 
 @dataclass(frozen=True)
 class LogNormalFit(EnsembleFit):
-    """A normal distribution of psi, and the normal distributions its estimation error leaves possible.
-
-    The tail scale is the standard deviation: a normal tail has no single exponential scale.
-
-    :param mean: psi
+    """A normal distribution of psi, and those its estimation error leaves possible. The tail scale is the standard
+    deviation: a normal tail has no single exponential scale.
     """
 
     mean: float
@@ -41,10 +36,7 @@ class LogNormal(FitsFiniteScores):
     name: str = "log_normal"
 
     def fit_finite(self, summary: TailSummary) -> LogNormalFit:
-        """Fit to every finite score.
-
-        :raises NoTailError: fewer than two distinct finite scores
-        """
+        """Fit to every finite score."""
         m = summary.n_finite
         variance = summary.sum_squared_deviations / (m - 1) if m > 1 else 0.0
         finite = summary.top[np.isfinite(summary.top)]

@@ -17,14 +17,9 @@ from rl_forecast.forecasting.methods.base import EnsembleFit, FitsFiniteScores, 
 from rl_forecast.forecasting.methods.ensemble import GeneralisedParetoTails, TailEnsemble, grid_weights, log_likelihood
 from rl_forecast.summary import TailSummary
 
-__all__ = ["ShapePrior", "ShapePriorFit", "default_tail_k"]
-
 
 def default_tail_k(n_eval: int) -> int:
-    """Number of largest scores the shape prior uses, ``m / 10`` held between 20 and 100.
-
-    :param n_eval: number m of evaluation scores
-    """
+    """Number of largest scores the shape prior uses: ``m / 10`` held between 20 and 100."""
     return int(np.clip(n_eval // 10, 20, 100))
 
 
@@ -61,10 +56,7 @@ class ShapePrior(FitsFiniteScores):
             raise ValueError(f"shape_sd must be positive, it is {self.shape_sd}: exponential_pivot is its limit at 0")
 
     def fit_finite(self, summary: TailSummary) -> ShapePriorFit:
-        """Posterior on a grid of shapes and scales from the k - 1 excesses over the k-th largest score.
-
-        :raises NoTailError: fewer than two distinct finite scores
-        """
+        """Posterior on a grid of shapes and scales from the k - 1 excesses over the k-th largest score."""
         x = top_finite(summary, self.tail_k if self.tail_k is not None else default_tail_k(summary.count))
         k = int(x.size)
         shape, log_scale = self._grid(k, float((x[:-1] - x[-1]).mean()))
