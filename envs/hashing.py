@@ -19,12 +19,9 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def hash_draws(task_id: NDArray[np.int64], stream: int, count: int) -> NDArray[np.uint64]:
-    """Uniform 64-bit integers of each task.
+    """Uniform 64-bit integers of each task, shape (n, count), from task ids, shape (n,).
 
-    :param task_id: shape (n,), task ids
     :param stream: non-negative; streams of a task are independent of each other
-    :param count: draws per task
-    :return: shape (n, count)
     """
     ids = task_id.astype(np.uint64)
     # The stream goes through the mixer before it meets the counter, so (stream, draw) pairs never collide.
@@ -42,5 +39,4 @@ def below_probability(draw: NDArray[np.uint64], probability: float) -> NDArray[n
 
 def uniform(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Numbers in [0, 1) with 53 random bits from uniform 64-bit integers of any shape."""
-    numbers: NDArray[np.float64] = (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return numbers
+    return np.asarray((draw >> np.uint64(11)).astype(np.float64) * 2.0**-53)

@@ -46,17 +46,12 @@ def action_fatality(
 
 
 class TaskQueue:
-    """Endless shuffled passes over a pool of tasks, each task given out several times in a row.
-
-    One queue serves all environments, so the repetitions of a task run in parallel and end within few rollouts.
-
-    :param rng: shuffles each pass over the ``n_tasks``; each is given out ``repeats`` times in a row
+    """Endless shuffled passes over a pool of tasks, each given out ``repeats`` times in a row. One queue serves all
+    environments, so the repetitions of a task run in parallel and end within few rollouts.
     """
 
     def __init__(self, n_tasks: int, repeats: int, rng: np.random.Generator) -> None:
-        self._repeats = repeats
-        self._rng = rng
-        self._n_tasks = n_tasks
+        self._n_tasks, self._repeats, self._rng = n_tasks, repeats, rng
         self._pass: NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self._next = 0
 
@@ -70,11 +65,10 @@ class TaskQueue:
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """The rest of the pass, and the generator: arrays and values that JSON can hold."""
+        """The rest of the pass, and the generator."""
         return {"pass": self._pass[self._next :].copy(), "queue_rng": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where :meth:`state_dict` was taken."""
         self._pass, self._next = state["pass"].copy(), 0
         self._rng.bit_generator.state = state["queue_rng"]
 
@@ -103,26 +97,17 @@ class StepResult:
 
 
 class GridEngine:
-    """Environments that share a pool and a queue of tasks; an episode that ends is replaced at once. The arguments are
-    those of :class:`envs.GridVecEnv`.
-    """
+    """Environments that share a pool and a queue of tasks; an episode that ends is replaced at once."""
 
     def __init__(
-        self,
-        world: GridWorld,
-        task_ids: NDArray[np.int64],
-        num_envs: int,
-        episodes_per_task: int = 1,
-        seed: int = 0,
+        self, world: GridWorld, task_ids: NDArray[np.int64], num_envs: int, episodes_per_task: int = 1, seed: int = 0
     ) -> None:
         if len(task_ids) == 0:
             raise ValueError("the pool of tasks is empty")
         if episodes_per_task < 1:
             raise ValueError(f"episodes_per_task must be at least 1, it is {episodes_per_task}")
-        self.world = world
-        self.tasks = world.tasks(task_ids)
-        self.num_envs = num_envs
-        self.episodes_per_task = episodes_per_task
+        self.world, self.tasks = world, world.tasks(task_ids)
+        self.num_envs, self.episodes_per_task = num_envs, episodes_per_task
         self._row, self._state, self._step = (np.zeros(num_envs, dtype=np.intp) for _ in range(3))
         self._return, self._risk = np.zeros(num_envs), np.zeros(num_envs)
         self._noisy = world.rules.slip_move is not None
@@ -190,7 +175,7 @@ class GridEngine:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """All that determines how the episodes continue, with the pool: arrays and values that JSON can hold."""
+        """All that determines how the episodes continue: arrays and values that JSON can hold."""
         arrays = {name: getattr(self, f"_{name}").copy() for name in _EPISODE}
         fixed = {"world": repr(self.world), "pool": self.tasks.task_id.copy()}
         return fixed | arrays | {"noise_rng": self._noise.bit_generator.state} | self._queue.state_dict()

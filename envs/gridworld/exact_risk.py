@@ -3,8 +3,7 @@ where its episodes go.
 
 The recursion runs in float64 in linear space: every term is a sum of products of non-negative numbers, so nothing
 cancels and probabilities stay accurate down to 1e-300. Near 1 a second recursion, for the probability of *no* failure,
-keeps the digits. Slips mix the action probabilities and nothing else. Values are laid out [state, task], so that
-following a move is one row gather.
+keeps the digits. Values are laid out [state, task], so that following a move is one row gather.
 """
 
 from __future__ import annotations
@@ -49,11 +48,8 @@ def exact_risk(
 ) -> ExactRisk:
     """Failure and success probability of each task under a policy, differentiable in its parameters.
 
-    Gradients flow if the policy's log-probabilities carry them; wrap the call in ``torch.no_grad()`` otherwise. With
-    gradients, what a chunk needs for its backward pass is computed again there, so the budget holds for both passes.
+    With gradients, what a chunk needs for its backward pass is computed again there: the budget holds for both.
 
-    :param world: the world
-    :param tasks: tasks of that world
     :param log_policy: observations to log action probabilities; it must not depend on the step
     :param memory_budget: bytes that the tasks evaluated at once may take, a network of the default size included
     :raises ValueError: the policy's output has the wrong shape, or the budget is not positive
@@ -136,9 +132,8 @@ def _chunk(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> tuple[t
 class Occupancy:
     """Expectations over the episodes of a policy in each task.
 
-    :param visits: shape (n_tasks, n_cells), expected number of steps begun in a cell; zero in hazards and at the goal
-    :param failure: shape (n_tasks, n_cells), probability that the episode ends in the hazard there; sums to the
-        failure probability
+    :param visits: shape (n_tasks, n_cells), expected number of steps begun in a cell
+    :param failure: shape (n_tasks, n_cells), probability that the episode ends in the hazard there
     :param success: shape (n_tasks,), probability that it ends at the goal
     """
 
@@ -149,12 +144,7 @@ class Occupancy:
 
 @torch.no_grad()
 def occupancy(world: GridWorld, tasks: TaskBatch, log_policy: LogPolicy) -> Occupancy:
-    """Where a policy's episodes go and where they fail.
-
-    :param world: the world
-    :param tasks: tasks of that world; meant for a few, not for a million
-    :param log_policy: observations to log action probabilities; it must not depend on the step
-    """
+    """Where a policy's episodes go and where they fail; meant for a few tasks, not for a million."""
     rules, n = world.rules, len(tasks)
     pi = [table.cpu().numpy() for table in _policy_table(world, tasks, log_policy)]
     mass = np.zeros((rules.n_states, n))

@@ -28,10 +28,7 @@ _ROW = np.zeros(1, dtype=np.intp)
 
 
 class RecoloredLava(Lava):
-    """Lava of another colour, which MiniGrid's ``Lava`` cannot draw. It encodes as lava of its colour.
-
-    :param color: a key of ``minigrid.core.constants.COLORS``
-    """
+    """Lava of another colour, which MiniGrid's ``Lava`` cannot draw. It encodes as lava of its colour."""
 
     def __init__(self, color: str = "green") -> None:
         WorldObj.__init__(self, "lava", color)
@@ -113,10 +110,8 @@ class RiskGridEnv(MiniGridEnv):
     def reset(  # type: ignore[override]  # MiniGrid's type is an unbound variable
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode.
+        """Start an episode; ``{"task_id": i}`` plays task i, the seed draws tasks and slips.
 
-        :param seed: seeds the drawing of tasks and the slips
-        :param options: ``{"task_id": i}`` plays task i
         :raises ValueError: the task id is not a non-negative integer, or an option is unknown
         """
         unknown = set(options or {}) - {TASK_ID}
@@ -152,12 +147,10 @@ class RiskGridEnv(MiniGridEnv):
 
     def fatal_probability(self) -> NDArray[np.float32]:
         """P(failure at the next step | this state, action), averaged over slips, shape (n_actions,)."""
-        fatal: NDArray[np.float32] = action_fatality(self.world, self._task, _ROW, self._state)[0].astype(np.float32)
-        return fatal
+        return np.asarray(action_fatality(self.world, self._task, _ROW, self._state)[0], dtype=np.float32)
 
     def gen_obs(self) -> NDArray[np.float32]:
-        observation: NDArray[np.float32] = self.world.observation.encode(self._task, _ROW, self._state)[0]
-        return observation
+        return np.asarray(self.world.observation.encode(self._task, _ROW, self._state)[0])
 
     def minigrid_observation(self) -> dict[str, Any]:
         """MiniGrid's own observation of the current state: ``image``, ``direction``, ``mission``."""

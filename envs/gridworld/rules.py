@@ -63,8 +63,7 @@ class GridRules:
 
 def _ahead(size: int, x: NDArray[np.intp], y: NDArray[np.intp], heading: NDArray[np.intp]) -> NDArray[np.intp]:
     """Cell one step ahead, or the same cell in front of a wall."""
-    ahead_x = x + DIRECTION_VECTORS[heading, 0]
-    ahead_y = y + DIRECTION_VECTORS[heading, 1]
+    ahead_x, ahead_y = x + DIRECTION_VECTORS[heading, 0], y + DIRECTION_VECTORS[heading, 1]
     inside = (ahead_x >= 0) & (ahead_x < size) & (ahead_y >= 0) & (ahead_y < size)
     return np.where(inside, ahead_y * size + ahead_x, y * size + x)
 

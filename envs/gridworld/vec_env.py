@@ -27,9 +27,7 @@ class GridVecEnv(VecEnv):
     The horizon is part of the task, so no value is bootstrapped beyond it (``TimeLimit.truncated`` is false). The last
     ``info`` of an episode has ``task_id``, ``failure``, ``is_success``, ``risk``, and Monitor's ``episode``.
 
-    :param world: the world
     :param task_ids: shape (n_tasks,), pool of tasks
-    :param num_envs: number of environments
     :param episodes_per_task: how often a task is given out in a row
     :param seed: seed of the queue's shuffling and of the slips
     :raises ValueError: the pool is empty, or ``episodes_per_task`` is not positive
@@ -42,12 +40,7 @@ class GridVecEnv(VecEnv):
     """
 
     def __init__(
-        self,
-        world: GridWorld,
-        task_ids: NDArray[np.int64],
-        num_envs: int,
-        episodes_per_task: int = 1,
-        seed: int = 0,
+        self, world: GridWorld, task_ids: NDArray[np.int64], num_envs: int, episodes_per_task: int = 1, seed: int = 0
     ) -> None:
         self.engine = GridEngine(world, task_ids, num_envs, episodes_per_task, seed)
         self._started = time.time()
@@ -71,7 +64,6 @@ class GridVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step every environment; those that end begin their next task."""
         step = self.engine.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         elapsed = round(time.time() - self._started, 6)

@@ -27,12 +27,7 @@ class GridVectorEnv(VectorEnv[Any, Any, Any]):
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
 
     def __init__(
-        self,
-        world: GridWorld,
-        task_ids: NDArray[np.int64],
-        num_envs: int,
-        episodes_per_task: int = 1,
-        seed: int = 0,
+        self, world: GridWorld, task_ids: NDArray[np.int64], num_envs: int, episodes_per_task: int = 1, seed: int = 0
     ) -> None:
         self.engine = GridEngine(world, task_ids, num_envs, episodes_per_task, seed)
         self.num_envs = num_envs
@@ -44,9 +39,8 @@ class GridVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start a new episode in every environment.
+        """Start a new episode in every environment; one seed, of the queue that all environments share.
 
-        :param seed: one seed, of the queue that all environments share
         :raises ValueError: a list of seeds, or an option
         """
         if isinstance(seed, list):
@@ -60,7 +54,6 @@ class GridVectorEnv(VectorEnv[Any, Any, Any]):
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Step every environment; those that end begin their next task."""
         step = self.engine.step(actions)
         info: dict[str, Any] = {FATAL_PROBABILITY: self.engine.fatal_probability()}
         if step.ended.size:

@@ -29,15 +29,13 @@ _REFERENCE_CELLS = 25
 
 @dataclass(frozen=True, eq=False)
 class TaskBatch:
-    """Tasks of one world as arrays, one row per task.
+    """Tasks of one world as arrays, one row per task, shape (n,) where not said.
 
-    :param task_id: shape (n,), integer ids
-    :param start_state: shape (n,), state in which an episode starts
-    :param goal_cell: shape (n,), cell whose entry is success
+    :param start_state: state in which an episode starts
+    :param goal_cell: cell whose entry is success
     :param tile: shape (n, n_cells + 1), tile code of each cell; the last column is WALL, the tile beyond the room
-    :param rare: shape (n,), whether the task belongs to the rare mode
-    :param slip: shape (n,), probability that a move slips
-    :param goal_reward: shape (n,), reward at the goal
+    :param rare: whether the task belongs to the rare mode
+    :param slip: probability that a move slips
     """
 
     task_id: NDArray[np.int64]
@@ -131,13 +129,11 @@ class GridWorld:
         return EgocentricObservation.build(self.rules, self.shown_severity)
 
     def tasks(self, task_id: NDArray[np.int64]) -> TaskBatch:
-        """Generate tasks.
+        """Generate tasks, in the order of their ids, shape (n,).
 
         A layout whose goal is too close (Manhattan distance below 3) or cut off is drawn again from the task's next
         stream. Whether a task is rare does not depend on its layout, so the frequency of the mode is exact.
 
-        :param task_id: shape (n,), non-negative ids, in any order
-        :return: the batch, in the order of the ids
         :raises ValueError: a negative id, or ids that are not a vector of integers
 
         >>> from envs import RecolorWorld
@@ -155,8 +151,7 @@ class GridWorld:
             np.maximum(1, np.rint(count * (self.rules.n_cells / _REFERENCE_CELLS))).astype(np.intp)
             for count in self._hazard_range(rare)
         )
-        start = np.zeros(n, dtype=np.intp)
-        goal = np.zeros(n, dtype=np.intp)
+        start, goal = np.zeros(n, dtype=np.intp), np.zeros(n, dtype=np.intp)
         hazard = np.zeros((n, self.rules.n_cells), dtype=np.bool_)
         pending, stream = np.arange(n), _FIRST_LAYOUT_STREAM
         while pending.size:

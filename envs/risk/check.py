@@ -28,8 +28,6 @@ def check_risk_env(env: gymnasium.Env[Any, Any], n_episodes: int = 50, seed: int
     everything. Gymnasium's and Stable-Baselines3's own ``check_env`` check the rest.
 
     :param env: a single environment, for example out of :class:`envs.RiskWrapper`
-    :param n_episodes: random episodes to play
-    :param seed: of the environment and of the random actions
     :param max_steps: longest episode waited for
     :raises ValueError: the contract is broken; one line for each finding
     :warns UserWarning: nothing is broken, but something could not be seen or looks unintended
@@ -55,6 +53,7 @@ class _Check:
         self.env, self.max_steps = env, max_steps
         self.errors: dict[str, None] = {}
         self.notes: dict[str, None] = {}
+        self.error, self.note = self.errors.setdefault, self.notes.setdefault
         self.task_ids: set[int] = set()
         self.failures = 0
         self.expected = self.variance = 0.0  # of their number, if the probabilities are right
@@ -84,12 +83,6 @@ class _Check:
         if len(self.task_ids) == 1 and n_episodes > 1:
             self.note(f"All {n_episodes} episodes played task {next(iter(self.task_ids))}: there is no tail of tasks.")
         self.check_tasks(seed)
-
-    def error(self, sentence: str) -> None:
-        self.errors.setdefault(sentence)
-
-    def note(self, sentence: str) -> None:
-        self.notes.setdefault(sentence)
 
     def play(self, space: gymnasium.spaces.Discrete[Any], seed: int) -> None:
         """One random episode."""
@@ -138,7 +131,8 @@ class _Check:
             return
         task, failed, risk = info[TASK_ID], bool(info[FAILURE]), chosen.sum()
         if isinstance(task, bool) or not isinstance(task, int | np.integer) or task < 0:
-            return self.error(f"'{TASK_ID}' must be a non-negative integer, it is {task!r}.")
+            self.error(f"'{TASK_ID}' must be a non-negative integer, it is {task!r}.")
+            return
         for key in (FAILURE, "is_success"):
             if not isinstance(info[key], bool | np.bool_):
                 self.error(f"'{key}' must be a bool, it is {info[key]!r}.")

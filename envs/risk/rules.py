@@ -46,17 +46,13 @@ def minigrid_fatal(env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
 
 def own_fatal(env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
     """What the environment's own method ``fatal_probability()`` says, shape (n_actions,)."""
-    fatal: NDArray[np.float32] = env.get_wrapper_attr("fatal_probability")()
-    return fatal
+    return env.get_wrapper_attr("fatal_probability")()  # type: ignore[no-any-return]
 
 
 def table_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArray[np.float32]:
-    """P(failure at the next step | state, action) from a transition table ``P[state][action]`` as Gymnasium's toy-text
-    environments have one; exact, their noise included.
-
-    :param env: its unwrapped environment has ``P``, lists of (probability, next state, reward, terminated), and ``s``
-    :param failure: the rule, asked about every entry, with the next state as observation and an empty ``info``
-    :return: shape (n_actions,)
+    """P(failure at the next step | state, action), shape (n_actions,), from a transition table ``P[state][action]`` as
+    Gymnasium's toy-text environments have one; exact, their noise included. The rule is asked about every entry, with
+    the next state as observation and an empty ``info``.
     """
     toy: Any = env.unwrapped
     row = toy.P[int(toy.s)]
@@ -75,9 +71,7 @@ def lookahead_fatal(env: gymnasium.Env[Any, Any], failure: FailureRule) -> NDArr
     Exact in a deterministic environment. In a stochastic one it is a single sample of the noise (the copy draws what
     the environment itself will draw): unbiased given state and action, but it must not be shown to the policy.
 
-    :param env: can be deep-copied, so without an open window
-    :param failure: the rule
-    :raises ValueError: the environment cannot be copied
+    :raises ValueError: the environment cannot be copied, as with an open window
     """
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Discrete)

@@ -122,9 +122,8 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "for example failure='cost', cost_limit=25.0"
             )
         self._split, self._episodes_per_task, self._cost_limit = split, episodes_per_task, cost_limit
-        self._fails: FailureRule = self._failure_rule(failure)
-        self._fatal_rule: FatalRule | None = self._fatal_source(fatal)
-        self._success_rule = success
+        self._fails, self._success_rule = self._failure_rule(failure), success
+        self._fatal_rule = self._fatal_source(fatal)
         self._rng = np.random.default_rng()
         self._task, self._played = -1, 0
         self._failed, self._risk, self._cost = False, 0.0, 0.0
@@ -209,15 +208,12 @@ class RiskWrapper(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def fatal_probability(self) -> Callable[[], NDArray[np.float32]]:
-        """Method that gives P(failure at the next step | this state, action), shape (n_actions,).
-
-        :raises AttributeError: fatal actions are not known, so that ``hasattr`` says whether they are
+        """Method that gives P(failure at the next step | this state, action), shape (n_actions,); missing where fatal
+        actions are not known.
         """
         if self._fatal_rule is None:
             raise AttributeError(f"fatal actions of {self.env.unwrapped} are not known: give RiskWrapper fatal=...")
         return self._current_fatal
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _current_fatal(self) -> NDArray[np.float32]:
         assert self._fatal is not None, "reset() comes first"
