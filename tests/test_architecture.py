@@ -24,7 +24,8 @@ def _loaded(code: str) -> set[str]:
 def test_the_core_and_the_command_lines_import_nothing_heavy() -> None:
     core = "rl_forecast.forecasting.methods, rl_forecast.forecasting.evaluate_forecasts, rl_forecast.loss.partitions"
     commands = "rl_forecast.train, rl_forecast.evaluate, rl_forecast.experiments.figures"
-    assert not _loaded(f"import rl_forecast, {core}, {commands}") & set(HEAVY)
+    use = "rl_forecast.forecast([.1, .2, .3, .4], n_deploy=100).warnings"
+    assert not _loaded(f"import rl_forecast, {core}, {commands}; {use}") & set(HEAVY)
 
 
 def test_the_loss_needs_torch_and_nothing_of_the_experiments() -> None:

@@ -39,12 +39,6 @@ def test_bias_variance_and_under_prediction(k: int) -> None:
         assert terms.under_prediction_probability == pytest.approx(under, abs=0.006)
 
 
-def test_the_parts_of_the_typical_case() -> None:
-    terms = finite_k_terms(10, 1_000, 10_000)
-    parts = (terms.bias_slope, terms.bias_plotting, terms.bias_quantile)
-    assert parts == pytest.approx((1.212, 0.159, -0.577), abs=1e-3)
-
-
 def test_terms_agree_with_brute_force() -> None:
     k, m, n, reps = 5, 60, 600, 200_000
     rng = np.random.default_rng(11)

@@ -247,19 +247,9 @@ def test_loss_and_gradient_equal_the_double_loop_over_explicit_subsets(
     weight, terms = task_weights(loss, psi, parts)
     torch.testing.assert_close(terms.loss, double_loop(psi), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(weight, gradient_of(double_loop, psi), rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("space", ERROR_SPACES)
-def test_gradcheck_of_the_whole_loss(space: ErrorSpace, penalty: Penalty) -> None:
-    loss = ForecastabilityLoss(15, 20, tail_k=5, n_partitions=16, error_space=space, penalty=penalty)
-    shift, scale = (-3.5, 0.5) if space == "log10_p" else (-1.5, 1.0)
-    psi = scores(40, seed=4, scale=scale, shift=shift).requires_grad_()
-    parts = loss.partitions(40, np.random.default_rng(5))
-    error = loss(psi, parts).error.abs()
-    assert (error > 1.0).any()  # errors on both sides of the kink of the Huber penalty
-    assert (error < 1.0).any()
-    assert torch.autograd.gradcheck(lambda psi: loss(psi, parts).loss, (psi,))
+    assert terms.under_prediction_rate == (terms.realised > terms.forecast).double().mean()
+    for name in ("forecast", "realised", "error", "tail_scale"):
+        assert not getattr(terms, name).requires_grad
 
 
 @pytest.mark.parametrize(("n_tasks", "n_eval", "n_deploy"), [(60, 20, 40), (1200, 600, 600), (1200, 200, 700)])
@@ -444,19 +434,6 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
         ForecastabilityLoss(**{"n_eval": 20, "n_deploy": 30, **settings})  # type: ignore[arg-type]
 
 
-# --- terms and interfaces
-
-
-def test_terms_describe_the_loss() -> None:
-    psi = scores(400, seed=18, scale=1.3)
-    loss = ForecastabilityLoss(200, 200, error_space="log_odds", n_partitions=128)
-    terms = loss(psi.requires_grad_(), np.random.default_rng(19))
-    for name in ("forecast", "realised", "error", "tail_scale"):
-        assert not getattr(terms, name).requires_grad
-    torch.testing.assert_close(terms.loss.detach(), terms.error.square().mean())
-    assert terms.under_prediction_rate == (terms.realised > terms.forecast).double().mean()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_scores_on_a_gpu_give_the_same_weights_there(dtype: torch.dtype) -> None:
@@ -473,10 +450,6 @@ def test_scores_on_a_gpu_give_the_same_weights_there(dtype: torch.dtype) -> None
     assert one_sided_anchor(psi.cuda(), psi.cuda() - 0.1).item() == pytest.approx(100 * 0.01 / 2000, rel=1e-3)
 
 
-def gradient_noise(gradients: list[torch.Tensor]) -> float:
-    return float(torch.stack(gradients).var(dim=0).sum().sqrt())
-
-
 def test_the_automatic_number_of_partitions_is_the_first_quiet_one() -> None:
     """Partition noise below a tenth of the noise of drawing the tasks, measured on other scores than the rule's."""
     m, n = 100, 900
@@ -485,7 +458,7 @@ def test_the_automatic_number_of_partitions_is_the_first_quiet_one() -> None:
 
     def noise(sets: list[torch.Tensor], r: int) -> float:
         loss = ForecastabilityLoss(m, n, n_partitions=r)
-        return gradient_noise([task_weights(loss, psi, rng)[0] for psi in sets])
+        return float(torch.stack([task_weights(loss, psi, rng)[0] for psi in sets]).var(dim=0).sum().sqrt())
 
     chosen = len(ForecastabilityLoss(m, n, n_partitions="auto")(tasks[0], rng).error)
     assert chosen > 64  # a small evaluation part moves much with its partition
@@ -495,18 +468,6 @@ def test_the_automatic_number_of_partitions_is_the_first_quiet_one() -> None:
     assert 16 <= half < chosen
     with pytest.raises(ValueError, match="'auto'"):
         ForecastabilityLoss(10, 10, n_partitions="many")  # type: ignore[arg-type]
-
-
-def test_descent_makes_scores_forecastable() -> None:
-    """The gradient has the right sign end to end: free scores under plain descent."""
-    loss = ForecastabilityLoss(100, 100)
-    rng = np.random.default_rng(22)
-    psi = scores(200, seed=23)
-    held_out = loss.partitions(200, rng)
-    before = task_weights(loss, psi, held_out)[1].loss
-    for _ in range(100):
-        psi = psi - 0.3 * task_weights(loss, psi, rng)[0]
-    assert task_weights(loss, psi, held_out)[1].loss < 0.2 * before
 
 
 # --- the anchor

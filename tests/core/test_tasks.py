@@ -1,10 +1,11 @@
-"""Splits are disjoint, scattered and extendable."""
+"""Splits are disjoint, scattered and extendable; misspelt names are recognised."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from rl_forecast.errors import closest, unknown_name
 from rl_forecast.tasks import SPLITS, Split
 
 
@@ -41,3 +42,13 @@ def test_a_small_split_is_enumerated_exactly() -> None:
 def test_a_split_must_have_a_power_of_two() -> None:
     with pytest.raises(ValueError, match="power of two"):
         Split("train", 0, 100)
+
+
+def test_closest_names() -> None:
+    assert closest("Gumbel_Tial", ["gumbel_tail", "log_normal"]) == "gumbel_tail"
+    assert closest("zzz", ["gumbel_tail"]) == ""
+    assert (
+        unknown_name("column", "logp", ["log_p", "id"])
+        == "unknown column 'logp': did you mean 'log_p'? choose from: log_p, id"
+    )
+    assert "and 8 more" in unknown_name("column", "zzz", [f"a{i}" for i in range(20)])
