@@ -32,18 +32,12 @@ LOG_P = log_p_from_psi(PSI)
     ],
     ids=["list", "tuple", "float32", "torch", "torch32", "polars", "pandas"],
 )
-def test_every_container_gives_the_same_forecast(form: object) -> None:
-    one, other = forecast(log_p=form, n_deploy=10_000), forecast(psi=PSI, n_deploy=10_000)
-    np.testing.assert_allclose(one.worst_query_psi, other.worst_query_psi, atol=2e-5)
-
-
-def test_forms_of_the_score_agree() -> None:
-    summary = TailSummary.from_scores(PSI)
-    expected = forecast(psi=PSI, n_deploy=[10_000, 1_000_000]).worst_query_risk
-    assert expected.shape == (2,)
-    from_p = forecast(np.exp(LOG_P), n_deploy=[10_000, 1e6])
-    for other in (from_p, forecast(summary, n_deploy=np.array([10**4, 10**6]))):
-        np.testing.assert_allclose(other.worst_query_risk, expected, rtol=1e-10)
+def test_every_container_and_form_gives_the_same_forecast(form: object) -> None:
+    expected = forecast(psi=PSI, n_deploy=[10_000, 1_000_000]).worst_query_psi
+    np.testing.assert_allclose(forecast(log_p=form, n_deploy=[10_000, 1e6]).worst_query_psi, expected, atol=2e-5)
+    for other in (np.exp(LOG_P), TailSummary.from_scores(PSI)):
+        found = forecast(other, n_deploy=np.array([10**4, 10**6])).worst_query_psi
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_units_agree_and_log10_does_not_underflow() -> None:
@@ -79,10 +73,8 @@ def test_behavior_frequency_inside_the_data_is_a_binomial_interval() -> None:
     assert risk.basis == "counted"
 
 
-@pytest.mark.parametrize(
-    ("method", "least"), [("exponential_pivot", 0.86), ("gumbel_tail", 0.86), ("shape_prior", 0.86)]
-)
-def test_behavior_frequency_beyond_the_data_covers_the_truth(method: str, least: float) -> None:
+@pytest.mark.parametrize("method", ["exponential_pivot", "gumbel_tail", "shape_prior"])
+def test_behavior_frequency_beyond_the_data_covers_the_truth(method: str) -> None:
     """Exponential scores: the true frequency at psi = t is exp(-t); t lies beyond nearly every sample."""
     rng = np.random.default_rng(7)
     t, m, reps, inside, used = 9.0, 300, 250, 0, 0
@@ -94,7 +86,7 @@ def test_behavior_frequency_beyond_the_data_covers_the_truth(method: str, least:
             used += 1
             inside += risk.low <= np.exp(-t) <= risk.high
     assert used > 225
-    assert least <= inside / used
+    assert inside / used >= 0.86
     if method != "shape_prior":
         assert inside / used <= 0.945
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from rl_forecast.error_spaces import ERROR_SPACES, ErrorSpace, to_error_space
 from rl_forecast.forecasting.methods import GumbelTail
@@ -61,29 +60,6 @@ def penalised(error: torch.Tensor, penalty: Penalty) -> torch.Tensor:
     if penalty == "squared":
         return error**2
     return torch.where(error.abs() <= 1.0, error**2 / 2, error.abs() - 0.5)
-
-
-def subsets_of(parts: Partitions, row: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A random evaluation and a random deployment part, as ranks, that the given row describes."""
-    top, first = parts.eval_rank[row], int(parts.deploy_rank[row])
-    # ranks below the k-th evaluation rank are free; ranks above the deployment maximum are not deployment
-    free = np.setdiff1d(np.arange(top[-1] + 1, parts.n_tasks), [first])
-    n_more = parts.n_eval - len(top)
-    n_below_needed = parts.n_deploy - 1
-    while True:
-        more = rng.choice(free, n_more, replace=False)
-        evaluation = np.union1d(top, more)
-        candidates = np.setdiff1d(np.arange(first + 1, parts.n_tasks), evaluation)
-        if parts.n_eval + parts.n_deploy == parts.n_tasks:
-            # no task is unused: all above the deployment maximum belong to the evaluation part
-            missing = np.setdiff1d(np.arange(first), evaluation)
-            if len(missing):
-                keep = np.setdiff1d(more, missing)
-                more = np.concatenate([missing, rng.choice(keep[keep > first], n_more - len(missing), replace=False)])
-                evaluation = np.union1d(top, more)
-                candidates = np.setdiff1d(np.arange(first + 1, parts.n_tasks), evaluation)
-        if len(candidates) >= n_below_needed:
-            return evaluation, np.append(rng.choice(candidates, n_below_needed, replace=False), first)
 
 
 def gradient_of(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -225,17 +201,14 @@ def test_loss_and_gradient_equal_the_double_loop_over_explicit_subsets(
     loss = ForecastabilityLoss(
         n_eval, n_deploy, tail_k=6, n_partitions=32, error_space=space, penalty=penalty, gradient=gradient
     )
-    parts = loss.partitions(60, np.random.default_rng(2))
-    order = psi.argsort(descending=True)
-    rng = np.random.default_rng(3)
-    subsets = [subsets_of(parts, row, rng) for row in range(32)]
+    order, rng = psi.argsort(descending=True), np.random.default_rng(2)
+    subsets = [np.split(rng.permutation(60), [n_eval, n_eval + n_deploy])[:2] for _ in range(32)]  # as ranks
+    eval_rank, deploy_rank = [np.sort(e)[:6] for e, _ in subsets], [d.min() for _, d in subsets]
+    parts = Partitions(60, n_eval, n_deploy, np.array(eval_rank), np.array(deploy_rank), np.ones(32, dtype=bool), 60)
 
     def double_loop(psi: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for evaluation, deployment in subsets:
-            assert len(evaluation) == n_eval
-            assert len(deployment) == n_deploy
-            assert not set(evaluation) & set(deployment)
             x = psi[order[evaluation]].sort(descending=True).values[:6]
             realised = psi[order[deployment]].max()
             if gradient == "stop_realised":
