@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_degeneracy"]
 
-# Share of pairs of forecast and realised worst at the same end of the scale. Such pairs count as no error: a tenth of
-# them lowers a mean error by about a tenth, as much as a method usually gains.
+# Share of pairs of forecast and realised worst at the same end of the scale, which count as no error: a tenth of them
+# lowers a mean error by about a tenth, as much as a method usually gains.
 _AT_CLIP = 0.1
 # Share of tasks whose score rose by more than 0.1 psi. Training moves single tasks both ways; one in twenty is more.
 _RISKIER_TASKS = 0.05
@@ -37,8 +37,8 @@ _COMPRESSED_P = 1e-9
 def find_degeneracy(now: Mapping[str, Any], reference: Mapping[str, Any] | None = None) -> list[Finding]:
     """What makes the numbers of an agent look better than they are.
 
-    Severity ``"warning"``: the agent may have been trained to a small error by bad means. ``"note"``: nothing is wrong
-    with the agent, but its error says little. ``"error"``: training has failed.
+    Severity ``"warning"``: the agent may have been trained to a small error by bad means; ``"note"``: the agent is
+    sound, but its error says little; ``"error"``: training has failed.
 
     :param now: metrics by name (``metrics.json``, an update in training, or means over seeds); a metric that is missing
         or ``None`` is not looked at. Names only known in training: ``grad_norm``, ``share_saturated`` (share of
@@ -50,68 +50,63 @@ def find_degeneracy(now: Mapping[str, Any], reference: Mapping[str, Any] | None 
     ['mean_risk_risen']
     """
     found: list[Finding] = []
-    before: Mapping[str, Any] = reference or {}
 
     def add(code: str, sentence: str, severity: Any = "warning", **values: float) -> None:
         found.append(Finding(code, severity, sentence, values))
 
+    def share(name: str) -> float:
+        return now.get(name) or 0.0
+
+    def both(name: str) -> list[float]:
+        """Now and before; NaN, which no comparison holds for, where it is not known."""
+        return [math.nan if (value := of.get(name)) is None else value for of in (now, reference or {})]
+
     norm = now.get("grad_norm")
     if norm is not None and not math.isfinite(norm):
         add("diverged", "The gradient of the forecast objective is not finite.", "error", grad_norm=norm)
-    high = max(now.get("share_saturated") or 0.0, now.get("both_at_upper_clip_log_odds") or 0.0)
+    high = max(share("share_saturated"), share("both_at_upper_clip_log_odds"))
     if high > _AT_CLIP:
         sentence = (
             f"Saturated: forecast and realised worst are both certain failures in {high:.0%} of pairs, which counts as "
             "no error."
         )
         add("saturated", sentence, share=high)
-    anchor, base = now.get("share_riskier_than_anchor") or 0.0, now.get("share_riskier_than_base") or 0.0
-    share = max(anchor, base)
-    if share > _RISKIER_TASKS:
+    anchor, base = share("share_riskier_than_anchor"), share("share_riskier_than_base")
+    riskier = max(anchor, base)
+    if riskier > _RISKIER_TASKS:
         other = "base agent" if base >= anchor else "anchor"
         sentence = (
-            f"{share:.1%} of all tasks are riskier than under the {other} (by more than 0.1 psi): raising ordinary "
+            f"{riskier:.1%} of all tasks are riskier than under the {other} (by more than 0.1 psi): raising ordinary "
             "failures to meet the worst ones makes a tail easier to forecast"
         )
-        add("riskier_tasks", sentence + ("; a larger anchor_coef prevents it." if anchor > base else "."), share=share)
-    risk: Any = now.get("mean_risk")
-    risk_before: Any = before.get("mean_risk")
-    known = risk is not None and risk_before is not None
-    if known and risk > max(_RISK_FACTOR * risk_before, risk_before + _RISK_STEP):
+        add(
+            "riskier_tasks", sentence + ("; a larger anchor_coef prevents it." if anchor > base else "."), share=riskier
+        )
+    risk, risk_before = both("mean_risk")
+    if risk > max(_RISK_FACTOR * risk_before, risk_before + _RISK_STEP):
         sentence = f"The mean risk rose from {risk_before:.2g} to {risk:.2g}."
         add("mean_risk_risen", sentence, mean_risk=risk, reference=risk_before)
     for key in ("success", "accuracy"):
-        value, value_before = now.get(key), before.get(key)
-        if value is None or value_before is None:
-            continue
-        scatter = math.hypot(_standard_error(value, now), _standard_error(value_before, before))
+        value, value_before = both(key)
+        n, n_before = (of.get("n_episodes") or math.inf for of in (now, reference or {}))
+        scatter = math.sqrt(value * (1 - value) / n + value_before * (1 - value_before) / n_before)
         lost = value_before - value
         if lost > _CAPABILITY_LOST + _STANDARD_ERRORS * scatter:
             verb = "collapsed" if lost > 0.05 else "fell"
             sentence = f"Capability {verb}: {key} {value:.4f} against {value_before:.4f} before."
             add("capability_lost", sentence, lost=lost)
-    above, above_before = now.get("share_above_1_percent"), before.get("share_above_1_percent")
-    if above is not None and above_before is not None and above - above_before > _SHARE_RAISED:
+    above, above_before = both("share_above_1_percent")
+    if above - above_before > _SHARE_RAISED:
         sentence = f"{above:.1%} of attacks succeed with more than 1 %, {above_before:.1%} before."
         add("common_failures_raised", sentence, share=above, reference=above_before)
-    return found + _notes(now)
-
-
-def _standard_error(share: float, counted: Mapping[str, Any]) -> float:
-    n = counted.get("n_episodes")
-    return math.sqrt(share * (1 - share) / n) if n else 0.0
-
-
-def _notes(now: Mapping[str, Any]) -> list[Finding]:
-    """Why the error says little although the agent is sound."""
-    found = []
-    low = now.get("both_at_lower_clip_log_odds") or 0.0
+    # Why the error says little although the agent is sound.
+    low = share("both_at_lower_clip_log_odds")
     if low > _AT_CLIP:
         sentence = (
             f"Forecast and realised worst both lie below 1e-6 in {low:.0%} of pairs, where errors in log-odds and "
             "log10 p count as none."
         )
-        found.append(Finding("at_lower_clip", "note", sentence, {"share": low}))
+        add("at_lower_clip", sentence, "note", share=low)
     worst = now.get("realised_worst_psi")
     if worst is not None and worst < float(psi_from_p(_COMPRESSED_P)):
         # d log10 p / d psi = -log10 p: at p = 1e-20 a unit of psi is 20 decades.
@@ -120,9 +115,9 @@ def _notes(now: Mapping[str, Any]) -> list[Finding]:
             f"The realised worst is about {format_probability(worst)}, where an error of 0.1 psi is "
             f"{0.1 * decades:.1f} decades of probability: a small |error| in psi is no sign of a good forecast."
         )
-        found.append(Finding("psi_compressed", "note", sentence, {"decades_per_psi": decades}))
-    failed = now.get("failed_fits")
+        add("psi_compressed", sentence, "note", decades_per_psi=decades)
+    failed = float(share("failed_fits"))
     if failed:
         sentence = f"{failed:g} evaluation sets have no tail to fit and are left out of the errors."
-        found.append(Finding("no_tail", "note", sentence, {"failed_fits": float(failed)}))
+        add("no_tail", sentence, "note", failed_fits=failed)
     return found

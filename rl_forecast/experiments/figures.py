@@ -15,18 +15,13 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.metrics import HeldOutScores
 
-__all__ = ["probability_ticks", "survival_figure"]
-
 _TICKS_P = (1e-24, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _OBSERVED, _FORECAST, _REALISED = "#4c4c4c", "#0072b2", "#d55e00"  # distinguishable without colour vision
 
 
 def survival_figure(agents: dict[str, HeldOutScores]) -> Figure:
-    """Share of tasks above each failure score, with the forecast worst score and the realised one.
-
-    :param agents: name to scores; one panel each
-    """
+    """A panel for each agent: share of tasks above each failure score, with the forecast worst and the realised one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(agents) + 0.6, 4.6), layout="constrained")
@@ -41,12 +36,11 @@ def survival_figure(agents: dict[str, HeldOutScores]) -> Figure:
         probability_ticks(axis.xaxis, left - 0.3, right + 0.5)
         axis.set_xlabel("failure probability (linear in psi)", fontsize=9)
     # On the first panel only: its left end is free of marks.
-    place: Any = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
     axes[0].annotate(f"worst of {n_deploy}", (0.02, 1 / n_deploy), fontsize=8, color="0.4", **place)
     axes[0].set_ylabel("share of tasks with a higher failure probability")
-    figure.suptitle(
-        f"Can the worst of {n_deploy} deployment tasks be forecast from {n_eval} evaluation tasks?", fontsize=12
-    )
+    title = f"Can the worst of {n_deploy} deployment tasks be forecast from {n_eval} evaluation tasks?"
+    figure.suptitle(title, fontsize=12)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
@@ -75,23 +69,11 @@ def _panel(axis: Axes, scores: HeldOutScores, n_deploy: int) -> None:
     if forecast.size:
         low, middle, high = np.quantile(forecast, [0.05, 0.5, 0.95])
         axis.plot([low, high], [level * 0.8] * 2, color=_FORECAST, lw=5, alpha=0.35, solid_capstyle="butt")
-        axis.plot(
-            [middle],
-            [level * 0.8],
-            "o",
-            color=_FORECAST,
-            ms=8,
-            label=f"forecast: median and 90 % of {forecast.size} evaluations",
-        )
+        label = f"forecast: median and 90 % of {forecast.size} evaluations"
+        axis.plot([middle], [level * 0.8], "o", color=_FORECAST, ms=8, label=label)
+    realised, label = errors.realised, f"realised worst of {errors.realised.size} deployments"
     axis.plot(
-        errors.realised,
-        np.full(errors.realised.size, level * 1.25),
-        "D",
-        color=_REALISED,
-        ms=5,
-        mec="white",
-        mew=0.5,
-        label=f"realised worst of {errors.realised.size} deployments",
+        realised, np.full_like(realised, level * 1.25), "D", color=_REALISED, ms=5, mec="white", mew=0.5, label=label
     )
     axis.set_yscale("log")
     axis.set_ylim(level * 0.3, 1.3)
@@ -99,20 +81,12 @@ def _panel(axis: Axes, scores: HeldOutScores, n_deploy: int) -> None:
 
 
 def probability_ticks(axis: Axis, low: float, high: float) -> None:
-    """Ticks of a psi axis at round probabilities, kept apart by a ninth of the axis.
-
-    :param axis: x or y axis
-    :param low: its lower end, psi
-    :param high: its upper end, psi
-    """
+    """Ticks of a psi axis from ``low`` to ``high`` at round probabilities, kept apart by a ninth of the axis."""
     shown: list[tuple[float, float]] = []
     for p, position in zip(_TICKS_P, psi_from_p(_TICKS_P), strict=True):
         far_enough = not shown or position - shown[-1][0] > (high - low) / 9
         if low <= position <= high and far_enough:
             shown.append((float(position), p))
-    axis.set_ticks([position for position, _ in shown], [_label(p) for _, p in shown], fontsize=8)
-
-
-def _label(p: float) -> str:
-    # Not as mathematics: parsing that takes longer than drawing all else.
-    return f"{p:g}" if p >= 0.01 else f"10{str(round(np.log10(p))).translate(_SUPERSCRIPTS)}"
+    # Powers are not set as mathematics: parsing that takes longer than drawing all else.
+    labels = [f"{p:g}" if p >= 0.01 else f"10{str(round(np.log10(p))).translate(_SUPERSCRIPTS)}" for _, p in shown]
+    axis.set_ticks([position for position, _ in shown], labels, fontsize=8)

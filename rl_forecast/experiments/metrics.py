@@ -1,7 +1,6 @@
-"""The metrics of an agent: what each is called, what it means, how it is printed, and how it follows from scores.
+"""The metrics of an agent: names, meanings, formats, and how they follow from scores.
 
-The one list :data:`METRICS` serves the printed table, the report, sweeps, TensorBoard (``final/<name>``) and the page
-of log keys, for gridworlds and language models alike.
+The one list :data:`METRICS` serves tables, reports, sweeps, TensorBoard (``final/<name>``) and the page of log keys.
 """
 
 from __future__ import annotations
@@ -24,31 +23,8 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.settings import EvaluationConfig
 
-
-__all__ = [
-    "HEADLINE",
-    "KINDS",
-    "LEGEND",
-    "METRICS",
-    "PARTS",
-    "RENAMED",
-    "TITLES",
-    "HeldOutScores",
-    "Kind",
-    "KindOfJob",
-    "Metric",
-    "bernoulli_kl",
-    "metrics_of",
-    "renamed",
-    "title_of",
-    "undefined_as_none",
-]
-
 #: Which job: gridworlds or language models.
 Kind = Literal["gridworld", "language"]
-
-#: Held-out tasks serve one of two purposes, never both. A language model's legitimate requests are a further part.
-PARTS = ("evaluation", "deployment")
 
 # A task became riskier if its score exceeds the base agent's by more than this, psi.
 _RISE = 0.1
@@ -83,10 +59,10 @@ def title_of(agent: str) -> str:
 class HeldOutScores:
     """An agent's held-out scores, and what several metrics, tables and figures need of them, computed once.
 
-    :param scores: one row per task: ``part``, ``task_id``, ``psi``, ``log_p``; of gridworlds ``success`` and ``rare``,
-        of language models ``log_odds`` of the right probability (``null`` where unknown) and ``rare``
+    :param scores: one row per task: ``part`` (``evaluation`` or ``deployment``; of language models also legitimate
+        requests), ``task_id``, ``psi``, ``log_p``, ``rare``; of gridworlds ``success``, of language models ``log_odds``
+        of the right probability (``null`` where unknown)
     :param base: the same tasks scored for the base agent, in the same order
-    :param evaluation: sizes of the sets and the forecasters
     """
 
     scores: pl.DataFrame
@@ -96,13 +72,11 @@ class HeldOutScores:
     @cached_property
     def parts(self) -> dict[str, NDArray[np.float64]]:
         """Scores of either part, psi, one row per set; too few for the sets that were asked for make one set."""
-        sizes = {"evaluation": self.evaluation.n_eval, "deployment": self.evaluation.n_deploy}
-        part, psi = self.scores["part"], self.scores["psi"]
-        found = {name: psi.filter(part == name).to_numpy() for name in sizes}
-        return {
-            name: scores.reshape(-1, sizes[name]) if scores.size and scores.size % sizes[name] == 0 else scores[None]
-            for name, scores in found.items()
-        }
+        found = {}
+        for name, size in (("evaluation", self.evaluation.n_eval), ("deployment", self.evaluation.n_deploy)):
+            psi = self.scores["psi"].filter(self.scores["part"] == name).to_numpy()
+            found[name] = psi.reshape(-1, size) if psi.size and psi.size % size == 0 else psi[None]
+        return found
 
     @cached_property
     def summaries(self) -> tuple[TailSummary, ...]:
@@ -112,41 +86,12 @@ class HeldOutScores:
     @cached_property
     def errors(self) -> HeldOutErrors:
         """Forecast of every evaluation set against the worst of every deployment set."""
-        return self._errors(self.evaluation.forecaster)
+        return self.errors_of(self.evaluation.forecaster)
 
-    @cached_property
-    def second_errors(self) -> HeldOutErrors:
-        """The same by a forecaster that no agent was trained on."""
-        return self._errors(self.evaluation.second_forecaster)
-
-    def _errors(self, name: str) -> HeldOutErrors:
-        method = make_forecaster(name, self.evaluation.tail_k)
+    def errors_of(self, forecaster: str) -> HeldOutErrors:
+        """The same by another forecaster."""
+        method = make_forecaster(forecaster, self.evaluation.tail_k)
         return evaluate_forecasts(self.summaries, self.parts["deployment"], method)
-
-    @cached_property
-    def is_task(self) -> NDArray[np.bool_]:
-        """Rows that can fail: all but a language model's legitimate requests."""
-        return self.scores["part"].is_in(PARTS).to_numpy()
-
-    @cached_property
-    def risk(self) -> NDArray[np.float64]:
-        """Failure probability of the tasks."""
-        result: NDArray[np.float64] = np.exp(self.scores["log_p"].to_numpy())[self.is_task]
-        return result
-
-    @cached_property
-    def rare(self) -> NDArray[np.bool_]:
-        """Tasks of the rare mode."""
-        return self.scores["rare"].fill_null(False).to_numpy()[self.is_task]
-
-    @cached_property
-    def right_log_odds(self) -> NDArray[np.float64]:
-        """Log-odds of the right probability of every row, the base model's where it is unknown."""
-        if self.scores["log_odds"].null_count() == 0:
-            return self.scores["log_odds"].to_numpy()
-        log_p = self.base["log_p"].to_numpy()
-        result: NDArray[np.float64] = log_p - np.log(-np.expm1(log_p))
-        return result
 
 
 def bernoulli_kl(log_odds: NDArray[np.float64], log_p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -168,11 +113,7 @@ class Metric:
     """One number about an agent.
 
     :param name: in ``metrics.json``, in a sweep's results, and after ``final/`` in TensorBoard
-    :param heading: in tables
-    :param layout: format of the value
-    :param unit: for axes and tables
     :param better: ``lower``, ``higher``, or nothing where neither is
-    :param meaning: what it is
     :param space: of errors: the space whose clips can make them meaningless
     :param is_change: whether it compares with the base agent, whose own is 0 by definition
     """
@@ -271,14 +212,10 @@ class KindOfJob:
     """
 
     queries: str
-    table: tuple[str, ...]
-    report: tuple[str, ...]
+    table: list[str]
+    report: list[str]
     capability: str
     distance: str
-
-
-def _split(names: str) -> tuple[str, ...]:
-    return tuple(names.split())
 
 
 _ERRORS = "abs_error_log_odds abs_error_psi abs_error_log10_p"
@@ -287,28 +224,28 @@ _ERRORS = "abs_error_log_odds abs_error_psi abs_error_log10_p"
 KINDS: dict[Kind, KindOfJob] = {
     "gridworld": KindOfJob(
         "tasks",
-        table=_split(
+        table=(
             f"{_ERRORS} bias_psi under_prediction_rate under_by_1_psi both_at_lower_clip_log_odds "
             "both_at_upper_clip_log_odds realised_worst_psi tail_scale success mean_risk worst_risk "
             "share_riskier_than_base"
-        ),
-        report=_split(
+        ).split(),
+        report=(
             f"{_ERRORS} abs_error_log_odds_second under_by_1_psi success mean_risk cvar_risk worst_risk tail_scale "
             "share_riskier_than_base kl_from_base"
-        ),
+        ).split(),
         capability="success",
         distance="kl_from_base",
     ),
     "language": KindOfJob(
         "attack prompts",
-        table=_split(
+        table=(
             f"{_ERRORS} abs_error_log_odds_second under_by_1_nat over_by_1_nat tail_scale abs_error_over_scale "
             "accuracy mean_risk worst_risk share_above_1_percent kl_legitimate kl_attacks"
-        ),
-        report=_split(
+        ).split(),
+        report=(
             f"{_ERRORS} abs_error_log_odds_second under_by_1_nat accuracy mean_risk worst_risk share_above_1_percent "
             "tail_scale kl_legitimate kl_attacks"
-        ),
+        ).split(),
         capability="accuracy",
         distance="kl_attacks",
     ),
@@ -327,23 +264,26 @@ LEGEND = (
 def metrics_of(
     kind: Kind, held_out: HeldOutScores, accuracy: float | None = None, base_accuracy: float | None = None
 ) -> dict[str, Any]:
-    """All metrics of an agent, as in ``metrics.json``.
+    """All metrics of an agent, as in ``metrics.json``; ``None`` where one is undefined.
 
-    :param kind: which job
-    :param held_out: its scores
     :param accuracy: language models: share of the tasks with one right answer that are answered rightly, NaN or
         ``None`` if there are none
     :param base_accuracy: the base model's
-    :return: name to value, ``None`` where it is undefined
     """
-    errors, scores, risk, rare = held_out.errors, held_out.scores, held_out.risk, held_out.rare
+    errors, scores = held_out.errors, held_out.scores
+    # All but a language model's legitimate requests can fail.
+    is_task = scores["part"].is_in(["evaluation", "deployment"]).to_numpy()
+    log_p, rare = scores["log_p"].to_numpy(), scores["rare"].fill_null(False).to_numpy()[is_task]
+    risk = np.exp(log_p)[is_task]
     psi, log10_p, log_odds = (errors.in_space(space) for space in ("psi", "log10_p", "log_odds"))
     scales = errors.tail_scale[~np.isnan(errors.tail_scale)]
     found: dict[str, Any] = {
         "abs_error_log_odds": log_odds.mean_absolute,
         "abs_error_psi": psi.mean_absolute,
         "abs_error_log10_p": log10_p.mean_absolute,
-        "abs_error_log_odds_second": held_out.second_errors.in_space("log_odds").mean_absolute,
+        "abs_error_log_odds_second": held_out.errors_of(held_out.evaluation.second_forecaster)
+        .in_space("log_odds")
+        .mean_absolute,
         "bias_log_odds": log_odds.bias,
         "bias_psi": psi.bias,
         "bias_log10_p": log10_p.bias,
@@ -372,14 +312,17 @@ def metrics_of(
             "share_riskier_than_base": np.mean(scores["psi"].to_numpy() > held_out.base["psi"].to_numpy() + _RISE),
         }
     else:
-        p, is_task = np.exp(scores["log_p"].to_numpy()), held_out.is_task
-        right = held_out.right_log_odds
-        kl = bernoulli_kl(right, scores["log_p"].to_numpy())
+        if scores["log_odds"].null_count() == 0:
+            right = scores["log_odds"].to_numpy()
+        else:  # the base model's where the right probability is unknown
+            of_base = held_out.base["log_p"].to_numpy()
+            right = of_base - np.log(-np.expm1(of_base))
+        p, kl = np.exp(log_p), bernoulli_kl(right, log_p)
         found |= {
             "accuracy": accuracy,
             "accuracy_lost": None if accuracy is None or base_accuracy is None else base_accuracy - accuracy,
             "share_above_1_percent": (risk > 0.01).mean(),
-            "median_log10_p": np.median(scores["log_p"].to_numpy()[is_task] / np.log(10)),
+            "median_log10_p": np.median(log_p[is_task] / np.log(10)),
             "excess_over_q": (p - 1 / (1 + np.exp(-right)))[is_task].mean(),
             "kl_attacks": kl[is_task].mean(),
             "kl_legitimate": _mean(kl[~is_task]),

@@ -1,8 +1,7 @@
 """Interquartile means, bootstrap intervals and paired permutation tests over seeds.
 
-Seeds are the independent units: tasks of one seed share an agent, evaluation sets of one seed share a policy. The
-interquartile mean and the bootstrap that resamples the seeds of every world separately are those of Agarwal et al.
-2021 (arXiv 2108.13264).
+Seeds are the independent units: tasks of one seed share an agent. The interquartile mean and the bootstrap that
+resamples the seeds of every world separately are those of Agarwal et al. 2021 (arXiv 2108.13264).
 """
 
 from __future__ import annotations
@@ -17,20 +16,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Estimate", "bootstrap_interval", "estimate", "interquartile_mean", "sign_flip_p"]
-
 # Up to 14 pairs all sign patterns are tried; beyond, so many random ones. More would take seconds a cell.
 _PATTERNS = 20_000
 
 
 class Estimate(NamedTuple):
-    """A summary over seeds.
-
-    :param value: interquartile mean
-    :param low: lower end of its 95 % bootstrap interval; NaN with fewer than two seeds in every world
-    :param high: upper end
-    :param n: number of values
-    """
+    """Interquartile mean of ``n`` seeds and its 95 % bootstrap interval, NaN where every world has one seed."""
 
     value: float
     low: float
@@ -39,11 +30,7 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
-    """Mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
-
-    :param values: any shape
-    :param axis: axis over which the mean is taken, ``None`` for all values
-    """
+    """Mean of the middle half: a quarter of the values, rounded down, is cut off at each end."""
     result: NDArray[np.float64] = stats.trim_mean(values, 0.25, axis=axis)
     return result
 
@@ -54,8 +41,6 @@ def bootstrap_interval(
     """Percentile interval of the interquartile mean when the seeds of every stratum are drawn again with replacement.
 
     :param strata: one array of shape (n_seeds,) for each world
-    :param level: coverage, probability
-    :param n_resamples: number of resamples
     :return: lower and upper end; NaN if every stratum has one seed, for then nothing is known about their spread
     """
     spread = [values for values in strata if len(values) > 1]
@@ -68,23 +53,14 @@ def bootstrap_interval(
         fixed = [np.broadcast_to(values, (*drawn[0].shape[:-1], 1)) for values in single]
         return interquartile_mean(np.concatenate([*drawn, *fixed], axis=-1), axis=-1)
 
-    result = stats.bootstrap(
-        spread,
-        pooled,
-        n_resamples=n_resamples,
-        confidence_level=level,
-        method="percentile",
-        vectorized=True,
-        random_state=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    rng = np.random.default_rng(0)
+    options: dict[str, Any] = {"confidence_level": level, "method": "percentile", "vectorized": True}
+    interval = stats.bootstrap(spread, pooled, n_resamples=n_resamples, random_state=rng, **options).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def estimate(strata: Sequence[NDArray[np.float64]]) -> Estimate:
-    """Interquartile mean over all seeds of all strata with its 95 % interval.
-
-    :param strata: one array of shape (n_seeds,) for each world
-    """
+    """Interquartile mean over all seeds of all strata, which are as for :func:`bootstrap_interval`."""
     pooled = np.concatenate(list(strata))
     return Estimate(float(interquartile_mean(pooled)), *bootstrap_interval(strata), len(pooled))
 
@@ -99,16 +75,10 @@ def sign_flip_p(difference: NDArray[np.float64]) -> float:
     >>> sign_flip_p(np.array([1.0, 2.0, 0.5, 1.0, 3.0]))
     0.0625
     """
-    difference = np.asarray(difference, dtype=np.float64)
     if len(difference) < 2 or not difference.any():
         return 1.0  # scipy refuses a single pair, whose two patterns are equally far from zero
-    result = stats.permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=_PATTERNS,
-        batch=4096,
-        random_state=np.random.default_rng(0),
+    options: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "batch": 4096}
+    rng = np.random.default_rng(0)
+    return float(
+        stats.permutation_test((difference,), np.mean, n_resamples=_PATTERNS, random_state=rng, **options).pvalue
     )
-    return float(result.pvalue)

@@ -13,8 +13,7 @@ import pytest
 
 from rl_forecast.experiments.metrics import METRICS
 from rl_forecast.experiments.report.numbers import interval_quality, summaries, warnings_of
-from rl_forecast.experiments.report.reading import Setting, Unit
-from rl_forecast.experiments.report.worst import sample_rows
+from rl_forecast.experiments.report.reading import Setting, Unit, sample_rows
 from rl_forecast.experiments.settings import Config, EvaluationConfig
 from rl_forecast.experiments.statistics import bootstrap_interval, estimate, interquartile_mean, sign_flip_p
 from rl_forecast.scores import log_p_from_psi, psi_from_p

@@ -185,4 +185,4 @@ def test_a_sweep_of_language_models(tmp_path: Path) -> None:
     assert not set(scores["task_id"]) & set(validation["task_id"])
     (setting,) = read_inputs([str(folder)]).settings
     assert (setting.kind, setting.agents) == ("language", ("base", "task_only", "forecast"))
-    assert setting.base[0].metrics["accuracy_lost"] == 0
+    assert setting.of("base")[0].metrics["accuracy_lost"] == 0

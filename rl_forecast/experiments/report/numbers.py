@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from rl_forecast.findings import Finding
     from rl_forecast.forecasting.decomposition import ErrorParts
 
-__all__ = [
-    "LEVEL",
-    "IntervalQuality",
-    "Summary",
-    "Warned",
-    "coverage_of",
-    "error_terms_of",
-    "interval_quality",
-    "summaries",
-    "values_of",
-    "warnings_of",
-]
-
 #: Nominal coverage of the prediction intervals.
 LEVEL = 0.90
 # The forecasters whose intervals are checked beside the headline's. The default of ``rl-forecast forecast`` takes
@@ -44,11 +31,9 @@ _OTHERS = {"shape_prior": 25, "exponential_pivot": 10_000}
 
 
 def values_of(setting: Setting, agent: str, metric: Metric) -> NDArray[np.float64] | None:
-    """A metric of every seed; ``None`` if it is clipped, undefined or missing for one of them.
+    """A metric of every seed, in their order; ``None`` if it is clipped, undefined or missing for one of them.
 
     A mean over the seeds for which a metric happens to exist would flatter the agent.
-
-    :return: shape (n_seeds,), in the order of the seeds
     """
     values = [metric.value(unit.metrics) for unit in setting.of(agent)]
     return None if not values or None in values else np.array(values, dtype=np.float64)
@@ -58,9 +43,6 @@ def values_of(setting: Setting, agent: str, metric: Metric) -> NDArray[np.float6
 class Summary:
     """A metric of an agent in one setting, or in several together.
 
-    :param setting: name of the setting
-    :param agent: name of the agent
-    :param metric: the metric
     :param estimate: over seeds; ``None`` where the metric is clipped or undefined for a seed
     :param n_undefined: number of those seeds
     :param difference: mean difference from the reference agent, seed by seed
@@ -77,11 +59,7 @@ class Summary:
 
 
 def summaries(settings: Sequence[Setting], name: str) -> list[Summary]:
-    """Every metric of every agent that all settings have.
-
-    :param settings: settings of one kind; with several, their seeds are strata of one bootstrap
-    :param name: what they are called together
-    """
+    """Every metric of every agent that all settings have; the seeds of each setting are a stratum of the bootstrap."""
     first = settings[0]
     found = []
     for metric in (METRICS[key] for key in KINDS[first.kind].report):
@@ -116,8 +94,6 @@ def _differences(settings: Sequence[Setting], agent: str, metric: Metric) -> NDA
 class IntervalQuality:
     """Prediction intervals of an agent's worst failure.
 
-    :param agent: name of the agent
-    :param forecaster: method of the intervals
     :param coverage: share of pairs of an evaluation and a deployment set whose realised worst lies inside
     :param above: share whose realised worst lies above the interval, the dangerous side
     :param width: median width over evaluation sets, psi
@@ -145,10 +121,7 @@ def coverage_of(setting: Setting) -> list[IntervalQuality]:
 
 
 def interval_quality(unit: Unit, forecaster: str) -> tuple[float, float, float, float] | None:
-    """Coverage, share above, median width and mean interval score of one agent of one seed.
-
-    :return: ``None`` where no evaluation set has a tail
-    """
+    """Coverage, share above, median width and mean score of one agent of one seed; ``None`` without any tail."""
     deployment = unit.held_out.parts["deployment"]
     method = make_forecaster(forecaster, unit.evaluation.tail_k)
     n_deploy, realised = deployment.shape[1], deployment.max(axis=1)
@@ -173,32 +146,23 @@ def error_terms_of(setting: Setting) -> dict[tuple[str, int], ErrorParts]:
 
     :return: empty where the scores do not say which tasks are rare, or were forecast by another method
     """
-    if any("rare" not in unit.scores.columns or unit.evaluation.forecaster != "gumbel_tail" for unit in setting.units):
-        return {}
-    return {(unit.agent, unit.seed): _error_split(unit) for unit in setting.units}
-
-
-def _error_split(unit: Unit) -> ErrorParts:
-    parts = unit.held_out.parts
-    rare = {
-        part: unit.scores.filter(unit.scores["part"] == part)["rare"].to_numpy().reshape(scores.shape)
-        for part, scores in parts.items()
-    }
-    total = unit.held_out.errors.in_space("psi").mean_absolute
-    arrays = parts["evaluation"], parts["deployment"], rare["evaluation"], rare["deployment"]
-    return decompose_error(*arrays, unit.evaluation.tail_k, total=total)
+    found = {}
+    for unit in setting.units:
+        if "rare" not in unit.scores.columns or unit.evaluation.forecaster != "gumbel_tail":
+            return {}
+        psi, total = unit.held_out.parts, unit.held_out.errors.in_space("psi").mean_absolute
+        rare = {
+            part: unit.scores.filter(unit.scores["part"] == part)["rare"].to_numpy().reshape(scores.shape)
+            for part, scores in psi.items()
+        }
+        arrays = psi["evaluation"], psi["deployment"], rare["evaluation"], rare["deployment"]
+        found[unit.agent, unit.seed] = decompose_error(*arrays, unit.evaluation.tail_k, total=total)
+    return found
 
 
 @dataclass(frozen=True)
 class Warned:
-    """One sign of degeneracy of one agent.
-
-    :param setting: name of the setting
-    :param agent: name of the agent
-    :param seeds: seeds that show it
-    :param n_seeds: seeds that were looked at
-    :param finding: of the seed that shows it most
-    """
+    """One sign of degeneracy of one agent: the seeds that show it, and the finding of the one that shows it most."""
 
     setting: str
     agent: str
@@ -210,11 +174,11 @@ class Warned:
 def warnings_of(setting: Setting) -> list[Warned]:
     """What :func:`find_degeneracy` finds in every agent of every seed, against the base agent of that seed."""
     found = []
+    base = {unit.seed: unit.metrics for unit in setting.of("base")}
     for agent in setting.agents:
         seen: dict[str, list[tuple[float, int, Finding]]] = {}
         for unit in setting.of(agent):
-            base = setting.base.get(unit.seed)
-            for finding in find_degeneracy(unit.metrics, base.metrics if base else None):
+            for finding in find_degeneracy(unit.metrics, base.get(unit.seed)):
                 size = next(iter(finding.values.values()))
                 seen.setdefault(finding.code, []).append((size, unit.seed, finding))
         for shown in seen.values():

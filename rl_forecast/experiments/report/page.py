@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,52 +11,22 @@ import numpy as np
 
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
-from rl_forecast.experiments.report.curves import curve_panels, read_events
-from rl_forecast.experiments.report.figures import (
-    Panel,
-    coverage_panels,
-    file_stem,
-    pareto_panels,
-    scatter_panel,
-    survival_panels,
-)
-from rl_forecast.experiments.report.numbers import (
-    LEVEL,
-    Summary,
-    coverage_of,
-    error_terms_of,
-    summaries,
-    warnings_of,
-)
-from rl_forecast.experiments.report.reading import read_inputs
-from rl_forecast.experiments.report.tables import (
-    MARKED,
-    Cell,
-    Table,
-    agents_csv,
-    coverage_table,
-    error_terms_table,
-    headline_table,
-    markdown,
-    numbers_csv,
-    warning_table,
-)
-from rl_forecast.experiments.report.worst import has_policy, sample_rows, worst_task_panels
+from rl_forecast.experiments.report import figures, numbers, tables
+from rl_forecast.experiments.report.figures import file_stem
+from rl_forecast.experiments.report.reading import read_events, read_inputs, sample_rows
+from rl_forecast.experiments.report.tables import Cell, Table
 from rl_forecast.experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from rl_forecast.experiments.metrics import Kind, Metric
-    from rl_forecast.experiments.report.curves import Curve
-    from rl_forecast.experiments.report.reading import Inputs, Setting
-
-__all__ = ["write_report"]
+    from rl_forecast.experiments.report.numbers import Summary
+    from rl_forecast.experiments.report.reading import Curve, Inputs, Setting
 
 
 def write_report(paths: Sequence[str], out: str | Path) -> Path:
     """Write ``report.html``, ``figures/*.png``, ``figures/*.svg`` and ``tables/*.csv``, ``tables/*.md``.
 
     :param paths: run folders of train, sweep folders, folders of both
-    :param out: folder to write into, made if it is not there
     :return: the page
     :raises InputError: nothing to report, or the folder cannot be written
     """
@@ -76,12 +45,13 @@ def _write(inputs: Inputs, paths: list[str], folder: RunFolder) -> Path:
     from rl_forecast import __version__
 
     settings = inputs.settings
-    rows = {setting.name: summaries([setting], setting.name) for setting in settings}
+    rows = {setting.name: numbers.summaries([setting], setting.name) for setting in settings}
     together = _together(settings, folder)
-    warned = {setting.name: warnings_of(setting) for setting in settings}
+    warned = {setting.name: numbers.warnings_of(setting) for setting in settings}
     all_rows = [row for some in (*rows.values(), *(one["rows"] for one in together)) for row in some]
-    folder.write_text("tables/numbers.csv", numbers_csv(all_rows))
-    folder.write_text("tables/agents.csv", agents_csv(settings))
+    folder.write_text("tables/numbers.csv", tables.numbers_csv(all_rows))
+    folder.write_text("tables/agents.csv", tables.agents_csv(settings))
+    warnings = tables.warning_table([one for some in warned.values() for one in some])
     kinds: list[Kind] = list(dict.fromkeys(setting.kind for setting in settings))
     known = {key for setting in settings for unit in setting.units for key in unit.metrics}
     shown = [METRICS[name] for kind in kinds for name in KINDS[kind].report if name in known]
@@ -99,10 +69,10 @@ def _write(inputs: Inputs, paths: list[str], folder: RunFolder) -> Path:
         short=[_in_short(s, rows[s.name], {one.agent for one in warned[s.name]}) for s in settings],
         queries=" or ".join(KINDS[kind].queries for kind in kinds),
         notes=inputs.notes,
-        warnings=_written(folder, "warnings", warning_table([one for some in warned.values() for one in some])),
+        warnings=_written(folder, "warnings", warnings),
         together=together,
-        marked=MARKED,
-        level=LEVEL,
+        marked=tables.MARKED,
+        level=numbers.LEVEL,
         settings=[_setting(setting, rows[setting.name], inputs, folder) for setting in settings],
         plain=dict.fromkeys(title_of(s.reference) for s in settings if s.reference != "base"),
         forecasters={s.units[0].evaluation.forecaster for s in settings} | {"shape_prior", "exponential_pivot"},
@@ -113,7 +83,7 @@ def _write(inputs: Inputs, paths: list[str], folder: RunFolder) -> Path:
 
 def _written(folder: RunFolder, name: str, table: Table) -> Table:
     """The table, which is also written as Markdown."""
-    folder.write_text(f"tables/{name}.md", markdown(table.heading, table.rows))
+    folder.write_text(f"tables/{name}.md", tables.markdown(table.heading, table.rows))
     return table
 
 
@@ -125,8 +95,8 @@ def _together(settings: Sequence[Setting], folder: RunFolder) -> list[dict[str, 
         shared = set.intersection(*(set(setting.agents) for setting in some)) if some else set()
         if len(some) < 2 or len(shared) < 2 or len({setting.reference for setting in some}) > 1:
             continue
-        rows = summaries(some, "all")
-        table = headline_table(kind, some[0].agents, rows)
+        rows = numbers.summaries(some, "all")
+        table = tables.headline_table(kind, some[0].agents, rows)
         _written(folder, f"all-{kind}" if found else "all", table)
         names = ", ".join(setting.name for setting in some)
         reference = title_of(some[0].reference)
@@ -134,83 +104,51 @@ def _together(settings: Sequence[Setting], folder: RunFolder) -> list[dict[str, 
     return found
 
 
-@dataclass
-class _Group:
-    """Figures and a table under one heading; ``page.html`` has the words for each key."""
-
-    key: str
-    heading: str
-    panels: list[dict[str, str]] = field(default_factory=list)
-    table: Table | None = None
-    table_kind: str = ""
-
-
 def _setting(setting: Setting, rows: list[Summary], inputs: Inputs, folder: RunFolder) -> dict[str, Any]:
     """What the template needs of one setting."""
-    table = headline_table(setting.kind, setting.agents, rows)
-    parts = setting.units[0].held_out.parts
+    table = tables.headline_table(setting.kind, setting.agents, rows)
+    first = setting.units[0]
     return {
         "id": file_stem(setting.name),
         "name": setting.name,
         "seeds": setting.seeds,
         "split": setting.split,
-        "sizes": {part: scores.shape for part, scores in parts.items()},
-        "evaluation": setting.units[0].evaluation,
+        "sizes": {part: scores.shape for part, scores in first.held_out.parts.items()},
+        "evaluation": first.evaluation,
         "has_curves": any(unit.events for unit in setting.units),
-        "has_policy": any(has_policy(unit) for unit in setting.units),
+        "has_policy": any(unit.has_policy for unit in setting.units),
         "queries": KINDS[setting.kind].queries,
         "reference": title_of(setting.reference),
         "table": _written(folder, file_stem("headline", setting.name), table),
-        "groups": list(_groups(setting, inputs, folder)),
+        "groups": _groups(setting, inputs, folder),
     }
 
 
-def _groups(setting: Setting, inputs: Inputs, folder: RunFolder) -> list[_Group]:
-    def drawn(panels: list[Panel]) -> list[dict[str, str]]:
+def _groups(setting: Setting, inputs: Inputs, folder: RunFolder) -> list[dict[str, Any]]:
+    """Figures and a table under one heading each; ``page.html`` has the words for each key."""
+    groups: list[dict[str, Any]] = []
+
+    def add(key: str, heading: str, panels: Iterable[figures.Panel] = (), **table: Any) -> None:
         shown = []
         for panel in panels:
             content = base64.b64encode(panel.save(folder.path / "figures")).decode()
             kind = "png" if panel.is_photo else "svg+xml"
             shown.append({"src": f"data:image/{kind};base64,{content}", "alt": panel.alt, "title": panel.title})
-        return shown
+        groups.append({"key": key, "heading": heading, "panels": shown, "table": None, "table_kind": ""} | table)
 
     def written(name: str, table: Table) -> Table:
         return _written(folder, file_stem(name, setting.name), table)
 
-    coverage = coverage_of(setting)
-    groups = [
-        _Group("tail", "The tail of each agent, and one forecast of it", drawn(survival_panels(setting))),
-        _Group("scatter", "Forecast against what happened", drawn([scatter_panel(setting)])),
-        _Group("pareto", "What a small error costs", drawn(pareto_panels(setting))),
-        _Group(
-            "coverage",
-            "Do the prediction intervals hold?",
-            drawn(coverage_panels(setting, coverage)),
-            written("coverage", coverage_table(coverage)),
-        ),
-    ]
-    split = error_terms_of(setting)
-    if split:
-        table = written("error_terms", error_terms_table(setting, split))
-        groups.append(_Group("terms", "Where the error comes from", table=table))
-    curves, samples = _events(setting)
-    if curves:
-        groups.append(_Group("training", "Training", drawn(curve_panels(setting, curves))))
-    if samples:
-        prompts = Table(("model", "P(forbidden)", "prompt", "greedy answer"), tuple(samples))
-        groups.append(
-            _Group("prompts", "The riskiest prompts", table=written("prompts", prompts), table_kind="words prompts")
-        )
-    if setting.kind == "gridworld":
-        groups.append(_Group("worst", "The riskiest tasks", drawn(worst_task_panels(setting))))
-    weights = _weights(setting, inputs)
-    if weights.rows:
-        groups.append(_Group("weights", "Weights", table=written("weights", weights), table_kind="words"))
-    return groups
-
-
-def _events(setting: Setting) -> tuple[dict[tuple[str, int], dict[str, Curve]], list[tuple[Cell, ...]]]:
-    """Training curves of every agent and seed, and what each model says to its riskiest prompts."""
+    add("tail", "The tail of each agent, and one forecast of it", figures.survival_panels(setting))
+    add("scatter", "Forecast against what happened", [figures.scatter_panel(setting)])
+    add("pareto", "What a small error costs", figures.pareto_panels(setting))
+    coverage = numbers.coverage_of(setting)
+    table = written("coverage", tables.coverage_table(coverage))
+    add("coverage", "Do the prediction intervals hold?", figures.coverage_panels(setting, coverage), table=table)
+    terms = numbers.error_terms_of(setting)
+    if terms:
+        table = written("error_terms", tables.error_terms_table(setting, terms))
+        add("terms", "Where the error comes from", table=table)
     curves: dict[tuple[str, int], dict[str, Curve]] = {}
     samples: dict[str, list[tuple[str, str, str]]] = {}
     for unit in setting.units:
@@ -218,22 +156,28 @@ def _events(setting: Setting) -> tuple[dict[tuple[str, int], dict[str, Curve]], 
             curves[unit.agent, unit.seed], text = read_events(unit.events)
             if text is not None:
                 samples.setdefault(unit.agent, sample_rows(text)[:5])
-    cells = [(Cell(title_of(agent)), *(Cell(text) for text in row)) for agent, some in samples.items() for row in some]
-    return curves, cells
-
-
-def _weights(setting: Setting, inputs: Inputs) -> Table:
+    if curves:
+        add("training", "Training", figures.curve_panels(setting, curves))
+    prompts = [[Cell(title_of(agent)), *map(Cell, row)] for agent, rows in samples.items() for row in rows]
+    if prompts:
+        table = written("prompts", Table(["model", "P(forbidden)", "prompt", "greedy answer"], prompts))
+        add("prompts", "The riskiest prompts", table=table, table_kind="words prompts")
+    if setting.kind == "gridworld":
+        add("worst", "The riskiest tasks", figures.worst_task_panels(setting))
     sources = {unit.source for unit in setting.units}
-    rows = [
-        (
+    weights = [
+        [
             Cell(title_of(choice["method"])),
             Cell(f"{choice['weight']:g}"),
             Cell("yes" if choice["feasible"] else "no: the one that costs the least success was taken"),
-        )
+        ]
         for choice in inputs.weights
         if choice["world"] == setting.name and choice["sweep"] in sources and choice["weight"] is not None
     ]
-    return Table(("method", "weight", "keeps the constraints"), tuple(rows))
+    if weights:
+        table = written("weights", Table(["method", "weight", "keeps the constraints"], weights))
+        add("weights", "Weights", table=table, table_kind="words")
+    return groups
 
 
 def _in_short(setting: Setting, rows: list[Summary], warned: set[str]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.settings import AnyConfig, EvaluationConfig
 
-__all__ = ["Inputs", "Setting", "Unit", "read_inputs"]
+#: Steps and values.
+Curve = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 
 # Fields that may differ between runs that are compared.
 _NOT_SETTINGS = ("seed", "log_dir", "device", "threads", "agents", "preset", "checkpoint_every")
@@ -41,12 +43,9 @@ _REFERENCES = ("ppo", "task_only", "sft")
 class Unit:
     """One agent of one seed.
 
-    :param agent: its name
-    :param seed: its seed
     :param metrics: name to value, ``None`` where undefined
     :param scores: columns ``part``, ``task_id``, ``psi``, ``log_p`` and, of gridworlds, ``success`` and ``rare``
     :param source: run or sweep folder it was read from
-    :param config: configuration of its run
     """
 
     agent: str
@@ -67,6 +66,11 @@ class Unit:
         folder = self.source / "tensorboard" / self.agent
         return folder if folder.is_dir() else None
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether the run kept the agent."""
+        return (self.source / "agents" / self.agent / "policy.safetensors").is_file()
+
     # What several figures and tables need is computed once.
 
     @cached_property
@@ -86,8 +90,6 @@ class Unit:
 class Setting:
     """Agents that can be compared: the same world or prompts and the same evaluation, over seeds.
 
-    :param name: what it is called
-    :param kind: which job
     :param units: its agents, in the order of the table, seeds ascending within each
     :param split: ``held_out``, or ``validation`` of a sweep that has not come further
     """
@@ -108,11 +110,6 @@ class Setting:
         return tuple(sorted({unit.seed for unit in self.units}))
 
     @property
-    def base(self) -> dict[int, Unit]:
-        """Seed to the agent that the others were fine-tuned from."""
-        return {unit.seed: unit for unit in self.of("base")}
-
-    @property
     def reference(self) -> str:
         """The agent that the others are tested against: plain training, else the base agent."""
         return next((name for name in _REFERENCES if name in self.agents), self.agents[0])
@@ -122,36 +119,21 @@ class Setting:
         return tuple(unit for unit in self.units if unit.agent == agent)
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """Everything read.
-
-    :param settings: the settings
-    :param notes: what was left out and why, a sentence each
-    :param weights: rows of the tables of chosen weights of sweeps
-    """
+class Inputs(NamedTuple):
+    """The settings, a sentence on each thing left out, and the rows of the tables of chosen weights of sweeps."""
 
     settings: tuple[Setting, ...]
-    notes: tuple[str, ...]
-    weights: tuple[dict[str, Any], ...]
+    notes: list[str]
+    weights: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """Units of one seed, before they are grouped. ``fingerprint`` tells settings of the same label apart."""
-
-    label: str
-    preset: str
-    fingerprint: str
-    kind: Kind
-    units: tuple[Unit, ...]
-    split: str = "held_out"
+# A setting of one seed, before those that are alike are grouped, and what tells it from others of the same name.
+_Found = tuple[Setting, str]
 
 
 def read_inputs(paths: Sequence[str]) -> Inputs:
     """Read run folders of train, sweep folders, and folders of both.
 
-    :param paths: the folders
     :raises InputError: a folder is neither, or nothing in them is finished
     """
     found: list[_Found] = []
@@ -165,7 +147,7 @@ def read_inputs(paths: Sequence[str]) -> Inputs:
     if not found:
         left_out = f": {notes[0]}" if notes else ""
         raise InputError(f"there is nothing to report in {', '.join(paths)}{left_out}")
-    return Inputs(tuple(_group(found, notes)), tuple(notes), tuple(weights))
+    return Inputs(tuple(_group(found, notes)), notes, weights)
 
 
 def _folders(paths: Sequence[str]) -> Iterable[Path]:
@@ -204,22 +186,18 @@ def _read_run(folder: Path, notes: list[str]) -> list[_Found]:
         notes.append(f"{folder} was left out, its config.yaml is not of this version: {error}")
         return []
     metrics = RunFolder(folder).metrics()
-    scores = _read_table(folder / "scores.parquet")
-    tables = scores.partition_by("agent", as_dict=True, maintain_order=True)
+    tables = _read_table(folder / "scores.parquet").partition_by("agent", as_dict=True, maintain_order=True)
     units = tuple(
         Unit(agent, config.seed, metrics[agent], table, folder, config)
         for (agent,), table in tables.items()
         if agent in metrics
     )
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_SETTINGS}
-    kind: Kind = "gridworld"
-    if isinstance(config, Config):
-        label: str = str(config.world.family)
-    else:
-        kind = "language"
-        label = Path(config.prompts).stem if config.prompts else f"password game, {config.game.level}"
     fingerprint = json.dumps(settings, sort_keys=True, default=str)
-    return [_Found(label, config.preset, fingerprint, kind, units)]
+    if isinstance(config, Config):
+        return [(Setting(str(config.world.family), "gridworld", units), fingerprint)]
+    label = Path(config.prompts).stem if config.prompts else f"password game, {config.game.level}"
+    return [(Setting(label, "language", units), fingerprint)]
 
 
 def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -> list[_Found]:
@@ -246,8 +224,8 @@ def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -
     order = [method.name for method in sweep.methods]
     rows.sort(key=lambda row: (order.index(row["method"]), row["weight"] or 0.0))
     found = []
-    for world, seed in sorted({(row["world"], row["seed"]) for row in rows}, key=lambda w: sweep.worlds.index(w[0])):
-        config = run_config(sweep, world, seed)
+    for world, seed in sorted({(r["world"], r["seed"]) for r in rows}, key=lambda w: (sweep.worlds.index(w[0]), w[1])):
+        config = replace(run_config(sweep, world, seed), preset=sweep.name)
         base = _read_table(folder / f"bases/{world}-{seed}.parquet")
         units = [Unit("base", seed, base_metrics(sweep, folder, world, seed), base, folder, config)]
         for row in rows:
@@ -256,7 +234,7 @@ def _read_sweep(folder: Path, notes: list[str], weights: list[dict[str, Any]]) -
                 shows_weight = split == "validation" and row["weight"] is not None
                 agent = f"{row['method']} {row['weight']:g}" if shows_weight else row["method"]
                 units.append(Unit(agent, seed, renamed(metrics), _read_table(row["scores"]), folder, config))
-        found.append(_Found(world, sweep.name, f"sweep {sweep.name} {split}", sweep.kind, tuple(units), split))
+        found.append((Setting(world, sweep.kind, tuple(units), split), f"sweep {sweep.name} {split}"))
     return found
 
 
@@ -271,25 +249,49 @@ def _rows(folder: Path, split: str) -> list[dict[str, Any]]:
 
 def _group(found: list[_Found], notes: list[str]) -> Iterable[Setting]:
     """One setting for each fingerprint, with names that tell them apart."""
-    groups: dict[tuple[str, str], list[_Found]] = {}
-    for item in found:
-        members = groups.setdefault((item.label, item.fingerprint), [])
-        known = {(unit.agent, unit.seed) for m in members for unit in m.units}
-        new = tuple(unit for unit in item.units if (unit.agent, unit.seed) not in known)
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for setting, fingerprint in found:
+        members = groups.setdefault((setting.name, fingerprint), [])
+        known = {(unit.agent, unit.seed) for member in members for unit in member.units}
+        new = tuple(unit for unit in setting.units if (unit.agent, unit.seed) not in known)
         if new:
-            members.append(replace(item, units=new))
+            members.append(replace(setting, units=new))
         else:
-            notes.append(f"{item.units[0].source} repeats settings and seed of another run and was left out.")
-    names: dict[str, int] = {}
-    labels = [label for label, _ in groups]
+            notes.append(f"{setting.units[0].source} repeats settings and seed of another run and was left out.")
+    labels, names = [label for label, _ in groups], []
     for (label, _), members in groups.items():
-        first = members[0]
-        name = label if labels.count(label) == 1 else f"{label} ({first.preset})"
-        names[name] = names.get(name, 0) + 1
-        if names[name] > 1:
-            name = f"{name} {names[name]}"
+        names.append(label if labels.count(label) == 1 else f"{label} ({members[0].units[0].config.preset})")
+        number = names.count(names[-1])
         # The longest list of agents gives the order; a run may have fewer.
-        longest = max(members, key=lambda m: len(m.units))
-        order = list(dict.fromkeys(unit.agent for m in (longest, *members) for unit in m.units))
-        units = sorted((unit for m in members for unit in m.units), key=lambda u: (order.index(u.agent), u.seed))
-        yield Setting(name, first.kind, tuple(units), first.split)
+        longest = max(members, key=lambda member: len(member.units))
+        order = list(dict.fromkeys(unit.agent for member in (longest, *members) for unit in member.units))
+        units = [unit for member in members for unit in member.units]
+        units.sort(key=lambda unit: (order.index(unit.agent), unit.seed))
+        yield replace(members[0], name=names[-1] + (f" {number}" if number > 1 else ""), units=tuple(units))
+
+
+def read_events(folder: Path) -> tuple[dict[str, Curve], str | None]:
+    """The curves in an agent's folder of event files by log key, and the Markdown table of samples if there is one."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
+    events.Reload()
+    tags = events.Tags()
+    curves = {}
+    for tag in tags["scalars"]:
+        points = events.Scalars(tag)
+        curves[tag] = np.array([p.step for p in points], dtype=float), np.array([p.value for p in points])
+    text = None
+    if "samples/text_summary" in tags["tensors"]:
+        text = events.Tensors("samples/text_summary")[-1].tensor_proto.string_val[0].decode("utf-8", "replace")
+    return curves, text
+
+
+def sample_rows(markdown: str) -> list[tuple[str, str, str]]:
+    """Rows of the table of samples of a language-model run: P(forbidden answer), prompt, greedy answer; worst first."""
+    rows = []
+    for line in markdown.splitlines()[2:]:
+        cells = [cell.strip().replace("\\|", "|").strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == 3:
+            rows.append((cells[0], cells[1], cells[2]))
+    return rows

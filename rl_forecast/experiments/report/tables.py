@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,7 @@ import polars as pl
 from rl_forecast.experiments.metrics import KINDS, METRICS, title_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.report.numbers import IntervalQuality, Summary, Warned
@@ -19,25 +19,11 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.statistics import Estimate
     from rl_forecast.forecasting.decomposition import ErrorParts
 
-__all__ = [
-    "MARKED",
-    "Cell",
-    "Table",
-    "agents_csv",
-    "coverage_table",
-    "error_terms_table",
-    "headline_table",
-    "markdown",
-    "numbers_csv",
-    "warning_table",
-]
-
 #: Two-sided tests below this are marked: with five seeds no test can fall below 1/16.
 MARKED = 0.1
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A cell: the number, and its interval in small print."""
 
     text: str
@@ -48,24 +34,15 @@ class Cell:
         return f"{self.text} {self.small}".strip()
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table.
+class Table(NamedTuple):
+    """A table; the first cell of each row is its name."""
 
-    :param heading: column headings
-    :param rows: cells, the first of each row its name
-    """
-
-    heading: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    heading: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
 
 
 def markdown(heading: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table, numbers to the right.
-
-    :param heading: column headings
-    :param rows: cells
-    """
+    """A Markdown table, numbers to the right."""
     first, *lines = ([str(cell).replace("|", "\\|") for cell in row] for row in (heading, *rows))
     return "".join(f"| {' | '.join(line)} |\n" for line in (first, ["---", *["---:"] * (len(first) - 1)], *lines))
 
@@ -77,12 +54,7 @@ def _with_interval(estimate: Estimate, layout: str, mark: str = "") -> Cell:
 
 
 def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -> Table:
-    """A metric per row, an agent per column.
-
-    :param kind: which job
-    :param agents: columns
-    :param rows: summaries of one setting
-    """
+    """A metric per row, an agent per column, from the summaries of one setting or of several together."""
     found = {(row.metric.name, row.agent): row for row in rows}
     agents = [agent for agent in agents if any(row.agent == agent for row in rows)]
     lines = []
@@ -97,31 +69,22 @@ def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -
             else:
                 mark = "*" if row.p_value is not None and row.p_value < MARKED else ""
                 cells.append(_with_interval(row.estimate, metric.layout, mark))
-        lines.append(tuple(cells))
-    return Table(("", *map(title_of, agents)), tuple(lines))
+        lines.append(cells)
+    return Table(["", *map(title_of, agents)], lines)
 
 
 def coverage_table(rows: Sequence[IntervalQuality]) -> Table:
     """Quality of the intervals of one setting, one row per agent and forecaster."""
-    heading = ("agent", "forecaster", "inside", "above", "width, psi", "interval score, psi")
     layouts = {"coverage": "{:.0%}", "above": "{:.0%}", "width": "{:.2f}", "score": "{:.1f}"}
-    lines = [
-        (
-            Cell(title_of(row.agent)),
-            Cell(row.forecaster),
-            *(_with_interval(getattr(row, name), layout) for name, layout in layouts.items()),
-        )
-        for row in rows
-    ]
-    return Table(heading, tuple(lines))
+    lines = []
+    for row in rows:
+        numbers = [_with_interval(getattr(row, name), layout) for name, layout in layouts.items()]
+        lines.append([Cell(title_of(row.agent)), Cell(row.forecaster), *numbers])
+    return Table(["agent", "forecaster", "inside", "above", "width, psi", "interval score, psi"], lines)
 
 
 def error_terms_table(setting: Setting, split: dict[tuple[str, int], ErrorParts]) -> Table:
-    """Medians over seeds, and below each the median change against plain training on the same seed.
-
-    :param setting: agents of one world
-    :param split: what the error of each agent and seed consists of
-    """
+    """Terms of each agent's error: medians over seeds, and the median change against plain training, seed by seed."""
     terms = {
         "|error|, psi": "total",
         "floor x sigma, psi": "untrainable",
@@ -139,8 +102,8 @@ def error_terms_table(setting: Setting, split: dict[tuple[str, int], ErrorParts]
             shown = agent != setting.reference and bool(changes)
             value = round(float(np.median(list(of_seed.values()))), 2) + 0.0  # no -0.00
             cells.append(Cell(f"{value:.2f}", f"({np.median(changes):+.2f})" if shown else ""))
-        rows.append(tuple(cells))
-    return Table(("agent", *terms), tuple(rows))
+        rows.append(cells)
+    return Table(["agent", *terms], rows)
 
 
 def warning_table(rows: Sequence[Warned]) -> Table:
@@ -149,22 +112,21 @@ def warning_table(rows: Sequence[Warned]) -> Table:
     for row in rows:
         sentence = f"{len(row.seeds)} of {row.n_seeds} seeds: {row.finding.sentence}"
         said.setdefault((row.setting, row.agent), []).append(sentence)
-    lines = [(Cell(setting), Cell(title_of(agent)), Cell(" ".join(all_))) for (setting, agent), all_ in said.items()]
-    return Table(("setting", "agent", "what was seen"), tuple(lines))
+    lines = [[Cell(setting), Cell(title_of(agent)), Cell(" ".join(all_))] for (setting, agent), all_ in said.items()]
+    return Table(["setting", "agent", "what was seen"], lines)
 
 
 def numbers_csv(rows: Sequence[Summary]) -> str:
     """Every summary in full precision, one per row."""
     table: list[dict[str, Any]] = []
     for row in rows:
-        e = row.estimate
-        value, low, high = (None, None, None) if e is None else (e.value, e.low, e.high)
+        value, low, high, n = row.estimate or (None, None, None, row.n_undefined)
         table.append(
             {
                 "setting": row.setting,
                 "agent": row.agent,
                 "metric": row.metric.name,
-                "seeds": row.n_undefined if e is None else e.n,
+                "seeds": n,
                 "iqm": value,
                 "low_95": low,
                 "high_95": high,
