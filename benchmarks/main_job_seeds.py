@@ -41,7 +41,7 @@ def main() -> None:
             if len(values) <= len(seeds) / 2:
                 cells.append("-")
             else:
-                low, middle, high = (metric.layout.format(q) for q in np.quantile(values, [0, 0.5, 1]))
+                low, middle, high = (format(q, metric.layout) for q in np.quantile(values, [0, 0.5, 1]))
                 cells.append(f"{middle} ({low} .. {high})")
         print(f"| {title} | {' | '.join(cells)} |")
 

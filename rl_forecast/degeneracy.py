@@ -1,7 +1,7 @@
-"""Signs that an agent's forecast error is small for a bad reason: one set of rules for training, sweeps and reports.
+"""Signs that a forecast error is small for a bad reason: one set of rules for training, sweeps and reports.
 
-The forecast error can fall without any failure becoming easier to forecast: failures become certain, ordinary failures
-rise to meet the worst ones, the agent no longer does its task. Each leaves a sign in numbers that are known anyway.
+It can fall without failures becoming easier to forecast: they become certain, ordinary failures rise to meet the worst
+ones, the agent no longer does its task. Each leaves a sign in numbers that are known anyway.
 """
 
 from __future__ import annotations

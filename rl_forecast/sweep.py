@@ -17,11 +17,7 @@ constraints. Finished jobs are kept: the same command resumes an interrupted swe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a sweep.
-
-    :param argv: command-line arguments, those of the process if ``None``
-    :return: exit code: 0; 1 if jobs failed; 2 after bad input
-    """
+    """Run a sweep; exit code 0, 1 if jobs failed, 2 after bad input."""
     arguments = sys.argv[1:] if argv is None else argv
     return run_command(lambda: _sweep(arguments))
 
@@ -33,22 +29,21 @@ def _sweep(arguments: list[str]) -> int:
     check_sweep(config)
     # Imported last: the help must not wait for torch.
     from rl_forecast.experiments.sweep.results import print_comparison
-    from rl_forecast.experiments.sweep.run import JobsFailedError, open_sweep, run_sweep
+    from rl_forecast.experiments.sweep.run import open_sweep, run_sweep
 
     folder = open_sweep(config)
-    code = 0
-    try:
-        print_comparison(run_sweep(config, folder), config, folder)
-    except JobsFailedError as failed:
-        for failure in failed.failures:
-            print(f"failed: {failure.key}: {failure.reason}", file=sys.stderr)
+    failures = run_sweep(config, folder)
+    for failure in failures:
+        print(f"failed: {failure.key}: {failure.reason}", file=sys.stderr)
+    if failures:
         print("all other jobs are kept: the same command tries these again", file=sys.stderr)
-        code = 1
+    else:
+        print_comparison(config, folder)
     if config.report and any((folder.path / "held_out").glob("*.parquet")):
         from rl_forecast.experiments.report.page import write_report
 
         print(f"report: {write_report([str(folder.path)], folder.path / 'report')}")
-    return code
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

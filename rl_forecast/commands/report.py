@@ -19,13 +19,11 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(
-        "report", "RUN [RUN ...] [--out DIR]", "Write a report on runs and sweeps that people can read.", _EPILOG
-    )
+    description = "Write a report on runs and sweeps that people can read."
+    parser = Parser("report", "RUN [RUN ...] [--out DIR]", description, _EPILOG)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder of train, folder of a sweep, or of several")
-    parser.add_argument(
-        "-o", "--out", metavar="DIR", help="folder to write (default: report, inside RUN if there is only one)"
-    )
+    out_help = "folder to write (default: report, inside RUN if there is only one)"
+    parser.add_argument("-o", "--out", metavar="DIR", help=out_help)
     args = parser.parse_args(argv)
     out = args.out or (Path(args.runs[0]) / "report" if len(args.runs) == 1 else Path("report"))
     # Imported last: --help must answer at once.

@@ -5,29 +5,24 @@ The one list :data:`METRICS` serves tables, reports, sweeps, TensorBoard (``fina
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, evaluate_forecasts
 from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.summary import TailSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from rl_forecast.experiments.settings import EvaluationConfig
 
 #: Which job: gridworlds or language models.
 Kind = Literal["gridworld", "language"]
-
-# A task became riskier if its score exceeds the base agent's by more than this, psi.
-_RISE = 0.1
 
 #: What the agents are called in tables and figures.
 TITLES = {
@@ -89,18 +84,12 @@ class HeldOutScores:
         return self.errors_of(self.evaluation.forecaster)
 
     def errors_of(self, forecaster: str) -> HeldOutErrors:
-        """The same by another forecaster."""
         method = make_forecaster(forecaster, self.evaluation.tail_k)
         return evaluate_forecasts(self.summaries, self.parts["deployment"], method)
 
 
 def bernoulli_kl(log_odds: NDArray[np.float64], log_p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """KL divergence of Bernoulli(p) from Bernoulli(q), nats.
-
-    :param log_odds: of q, shape (n,)
-    :param log_p: log of p, shape (n,), below 0
-    :return: shape (n,)
-    """
+    """KL divergence of Bernoulli(p) from Bernoulli(q), nats, from the log-odds of q and log p below 0, shape (n,)."""
     log_q, log_not_q = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
     log_not_p = np.log(-np.expm1(log_p))
     q = np.exp(log_q)
@@ -113,9 +102,10 @@ class Metric:
     """One number about an agent.
 
     :param name: in ``metrics.json``, in a sweep's results, and after ``final/`` in TensorBoard
+    :param layout: how it is printed, a format specification
     :param better: ``lower``, ``higher``, or nothing where neither is
-    :param space: of errors: the space whose clips can make them meaningless
-    :param is_change: whether it compares with the base agent, whose own is 0 by definition
+    :param space: of errors: the space whose clips can make them meaningless; or ``change`` where it compares with the
+        base agent, whose own is 0 by definition
     """
 
     name: str
@@ -125,13 +115,6 @@ class Metric:
     better: str
     meaning: str
     space: str = ""
-    is_change: bool = False
-
-    @property
-    def hint(self) -> str:
-        """Unit and the better side, in brackets."""
-        words = [self.unit, f"{self.better} is better" if self.better else ""]
-        return f"({'; '.join(word for word in words if word)})"
 
     def value(self, metrics: Mapping[str, Any]) -> float | None:
         """Its value; ``None`` where it is missing or undefined, or more than half of its pairs lie at one clip."""
@@ -142,11 +125,10 @@ class Metric:
     def text(self, metrics: Mapping[str, Any]) -> str:
         """Its value as printed; a dash where there is none."""
         value = self.value(metrics)
-        return "-" if value is None else self.layout.format(value)
+        return "-" if value is None else format(value, self.layout)
 
 
-# name; heading; format; unit; better side; meaning; if need be "change" where it compares with the base agent, or the
-# space whose clips can make an error meaningless
+# The fields of a metric, see there.
 _TABLE = """
 abs_error_log_odds; |error| log-odds; .2f; nats; lower; mean distance of forecast and realised worst; log_odds
 abs_error_psi; |error| psi; .2f; psi; lower; the same in psi = -log(-log p)
@@ -186,15 +168,8 @@ success_legitimate; p on legitimate; .2f; probability; higher; mean probability 
 """
 
 
-def _metric(line: str) -> Metric:
-    name, heading, layout, unit, better, meaning, *more = line.split("; ")
-    is_change = more == ["change"]
-    space = more[0] if more and not is_change else ""
-    return Metric(name, heading, f"{{:{layout}}}", unit, better, meaning, space, is_change)
-
-
 #: Name to metric, in the order of tables.
-METRICS: dict[str, Metric] = {metric.name: metric for metric in map(_metric, _TABLE.strip().splitlines())}
+METRICS = {metric.name: metric for metric in (Metric(*line.split("; ")) for line in _TABLE.strip().splitlines())}
 
 #: The error that agents are compared by.
 HEADLINE = METRICS["abs_error_log_odds"]
@@ -205,10 +180,8 @@ class KindOfJob:
     """What is shown of one kind of job.
 
     :param queries: what is asked of an agent, in the plural
-    :param table: metrics in the columns of the printed table
-    :param report: metrics in the rows of reports and sweeps, the headline error first
-    :param capability: metric that training must not cost
-    :param distance: metric of the distance from the base agent
+    :param table: metrics in the columns of the printed table; ``report``: in the rows of reports and sweeps
+    :param capability: metric that training must not cost; ``distance``: that of the distance from the base agent
     """
 
     queries: str
@@ -271,6 +244,7 @@ def metrics_of(
     :param base_accuracy: the base model's
     """
     errors, scores = held_out.errors, held_out.scores
+    second = held_out.errors_of(held_out.evaluation.second_forecaster)
     # All but a language model's legitimate requests can fail.
     is_task = scores["part"].is_in(["evaluation", "deployment"]).to_numpy()
     log_p, rare = scores["log_p"].to_numpy(), scores["rare"].fill_null(False).to_numpy()[is_task]
@@ -281,9 +255,7 @@ def metrics_of(
         "abs_error_log_odds": log_odds.mean_absolute,
         "abs_error_psi": psi.mean_absolute,
         "abs_error_log10_p": log10_p.mean_absolute,
-        "abs_error_log_odds_second": held_out.errors_of(held_out.evaluation.second_forecaster)
-        .in_space("log_odds")
-        .mean_absolute,
+        "abs_error_log_odds_second": second.in_space("log_odds").mean_absolute,
         "bias_log_odds": log_odds.bias,
         "bias_psi": psi.bias,
         "bias_log10_p": log10_p.bias,
@@ -309,14 +281,11 @@ def metrics_of(
             "success": success.mean(),
             "success_rare": _mean(success[rare]),
             "mean_risk_common": _mean(risk[~rare]),
-            "share_riskier_than_base": np.mean(scores["psi"].to_numpy() > held_out.base["psi"].to_numpy() + _RISE),
+            "share_riskier_than_base": (scores["psi"].to_numpy() > held_out.base["psi"].to_numpy() + 0.1).mean(),
         }
     else:
-        if scores["log_odds"].null_count() == 0:
-            right = scores["log_odds"].to_numpy()
-        else:  # the base model's where the right probability is unknown
-            of_base = held_out.base["log_p"].to_numpy()
-            right = of_base - np.log(-np.expm1(of_base))
+        of_base, is_known = held_out.base["log_p"].to_numpy(), scores["log_odds"].null_count() == 0
+        right = scores["log_odds"].to_numpy() if is_known else of_base - np.log(-np.expm1(of_base))
         p, kl = np.exp(log_p), bernoulli_kl(right, log_p)
         found |= {
             "accuracy": accuracy,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_forecast.experiments.figures import probability_ticks
-from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
-from rl_forecast.experiments.report.numbers import LEVEL, values_of
+from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, Kind, Metric, title_of
+from rl_forecast.experiments.report.numbers import LEVEL, IntervalQuality, values_of
+from rl_forecast.experiments.report.reading import Curve, Setting, Unit
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.statistics import Estimate, estimate
@@ -19,16 +23,8 @@ from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.scores import format_probability, psi_from_p
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-    from rl_forecast.experiments.metrics import Kind, Metric
-    from rl_forecast.experiments.report.numbers import IntervalQuality
-    from rl_forecast.experiments.report.reading import Curve, Setting, Unit
 
 # An agent has one colour and one marker in all figures; distinguishable without colour vision, and by marker without
 # colour. Orange is the forecast's.
@@ -145,7 +141,7 @@ def survival_panels(setting: Setting) -> list[Panel]:
 
 
 def _forecast_line(unit: Unit) -> NDArray[np.float64] | None:
-    """Shape (4, n_sizes): sizes n, forecast and its band (psi) of the evaluation set whose forecast is the median one."""
+    """Shape (4, n_sizes): sizes n, forecast and its band (psi) of the evaluation set with the median forecast."""
     errors, parts = unit.held_out.errors, unit.held_out.parts
     if errors.n_failed_fits == len(errors.forecast):
         return None
@@ -278,7 +274,7 @@ def _pareto_panel(setting: Setting, metric: Metric) -> Panel:
         axes.plot(x, y, ls="", ms=4, alpha=0.55, mew=0, **_style_of(setting, agent))
         at_x, at_y = estimate([x]), estimate([y])
         _cross(axes, at_x, at_y, _style_of(setting, agent), title)
-        described.append(f"{title} {metric.layout.format(at_x.value)} and {at_y.value:.2f}")
+        described.append(f"{title} {at_x.value:{metric.layout}} and {at_y.value:.2f}")
     if is_log:
         _log_axis(axes, "x")
     else:

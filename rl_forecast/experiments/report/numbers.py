@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_forecast.degeneracy import find_degeneracy
-from rl_forecast.experiments.metrics import KINDS, METRICS
+from rl_forecast.experiments.metrics import KINDS, METRICS, Metric
+from rl_forecast.experiments.report.reading import Setting, Unit
 from rl_forecast.experiments.statistics import Estimate, estimate, sign_flip_p
-from rl_forecast.forecasting.decomposition import decompose_error
+from rl_forecast.findings import Finding
+from rl_forecast.forecasting.decomposition import ErrorParts, decompose_error
 from rl_forecast.forecasting.methods import NoTailError, make_forecaster
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from rl_forecast.experiments.metrics import Metric
-    from rl_forecast.experiments.report.reading import Setting, Unit
-    from rl_forecast.findings import Finding
-    from rl_forecast.forecasting.decomposition import ErrorParts
 
 #: Nominal coverage of the prediction intervals.
 LEVEL = 0.90
@@ -31,10 +24,8 @@ _OTHERS = {"shape_prior": 25, "exponential_pivot": 10_000}
 
 
 def values_of(setting: Setting, agent: str, metric: Metric) -> NDArray[np.float64] | None:
-    """A metric of every seed, in their order; ``None`` if it is clipped, undefined or missing for one of them.
-
-    A mean over the seeds for which a metric happens to exist would flatter the agent.
-    """
+    """A metric of every seed, in their order; ``None`` if it is clipped, undefined or missing for one of them."""
+    # A mean over the seeds for which a metric happens to exist would flatter the agent.
     values = [metric.value(unit.metrics) for unit in setting.of(agent)]
     return None if not values or None in values else np.array(values, dtype=np.float64)
 
@@ -142,10 +133,7 @@ def interval_quality(unit: Unit, forecaster: str) -> tuple[float, float, float, 
 
 
 def error_terms_of(setting: Setting) -> dict[tuple[str, int], ErrorParts]:
-    """What the error of each agent and seed consists of.
-
-    :return: empty where the scores do not say which tasks are rare, or were forecast by another method
-    """
+    """Terms of the error of each agent and seed; none where rare tasks are not known, or another method forecast."""
     found = {}
     for unit in setting.units:
         if "rare" not in unit.scores.columns or unit.evaluation.forecaster != "gumbel_tail":

@@ -5,22 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from rl_forecast.errors import InputError
-from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, title_of
+from rl_forecast.experiments.metrics import HEADLINE, KINDS, METRICS, Kind, Metric, title_of
 from rl_forecast.experiments.report import figures, numbers, tables
 from rl_forecast.experiments.report.figures import file_stem
-from rl_forecast.experiments.report.reading import read_events, read_inputs, sample_rows
+from rl_forecast.experiments.report.numbers import Summary
+from rl_forecast.experiments.report.reading import Curve, Inputs, Setting, read_events, read_inputs
 from rl_forecast.experiments.report.tables import Cell, Table
 from rl_forecast.experiments.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from rl_forecast.experiments.metrics import Kind, Metric
-    from rl_forecast.experiments.report.numbers import Summary
-    from rl_forecast.experiments.report.reading import Curve, Inputs, Setting
 
 
 def write_report(paths: Sequence[str], out: str | Path) -> Path:
@@ -110,9 +104,7 @@ def _setting(setting: Setting, rows: list[Summary], inputs: Inputs, folder: RunF
     first = setting.units[0]
     return {
         "id": file_stem(setting.name),
-        "name": setting.name,
-        "seeds": setting.seeds,
-        "split": setting.split,
+        "setting": setting,
         "sizes": {part: scores.shape for part, scores in first.held_out.parts.items()},
         "evaluation": first.evaluation,
         "has_curves": any(unit.events for unit in setting.units),
@@ -153,9 +145,8 @@ def _groups(setting: Setting, inputs: Inputs, folder: RunFolder) -> list[dict[st
     samples: dict[str, list[tuple[str, str, str]]] = {}
     for unit in setting.units:
         if unit.events:
-            curves[unit.agent, unit.seed], text = read_events(unit.events)
-            if text is not None:
-                samples.setdefault(unit.agent, sample_rows(text)[:5])
+            curves[unit.agent, unit.seed], rows = read_events(unit.events)
+            samples.setdefault(unit.agent, rows[:5])
     if curves:
         add("training", "Training", figures.curve_panels(setting, curves))
     prompts = [[Cell(title_of(agent)), *map(Cell, row)] for agent, rows in samples.items() for row in rows]
@@ -165,15 +156,11 @@ def _groups(setting: Setting, inputs: Inputs, folder: RunFolder) -> list[dict[st
     if setting.kind == "gridworld":
         add("worst", "The riskiest tasks", figures.worst_task_panels(setting))
     sources = {unit.source for unit in setting.units}
-    weights = [
-        [
-            Cell(title_of(choice["method"])),
-            Cell(f"{choice['weight']:g}"),
-            Cell("yes" if choice["feasible"] else "no: the one that costs the least success was taken"),
-        ]
-        for choice in inputs.weights
-        if choice["world"] == setting.name and choice["sweep"] in sources and choice["weight"] is not None
-    ]
+    weights = []
+    for choice in inputs.weights:
+        if choice["world"] == setting.name and choice["sweep"] in sources and choice["weight"] is not None:
+            keeps = "yes" if choice["feasible"] else "no: the one that costs the least success was taken"
+            weights.append([Cell(title_of(choice["method"])), Cell(f"{choice['weight']:g}"), Cell(keeps)])
     if weights:
         table = written("weights", Table(["method", "weight", "keeps the constraints"], weights))
         add("weights", "Weights", table=table, table_kind="words")
@@ -194,9 +181,8 @@ def _in_short(setting: Setting, rows: list[Summary], warned: set[str]) -> str:
         row = found.get((metric, agent))
         if row is None or row.estimate is None:
             return "undefined"
-        low, high = (metric.layout.format(end) for end in row.estimate[1:3])
-        ends = f" [{low}, {high}]" if interval and np.isfinite(row.estimate.low) else ""
-        return metric.layout.format(row.estimate.value) + ends
+        cell = tables.with_interval(row.estimate, metric.layout)
+        return str(cell) if interval else cell.text
 
     sentence = (
         f"{setting.name}: of the trained agents, {title_of(best)} has the least |error| in log-odds, "

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.command_line import RUNS, read_config
-from rl_forecast.experiments.metrics import HeldOutScores, renamed
+from rl_forecast.experiments.metrics import HeldOutScores, Kind, renamed
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.experiments.settings import Config
+from rl_forecast.experiments.settings import AnyConfig, Config, EvaluationConfig
 from rl_forecast.experiments.sweep.config import read_settings, run_config
 from rl_forecast.experiments.sweep.selection import base_metrics
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.settings import AnyConfig, EvaluationConfig
-
 #: Steps and values.
-Curve = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
+# What a run or a sweep is known by.
+_RECORDS = ("config.yaml", "sweep.yaml")
 # Fields that may differ between runs that are compared.
 _NOT_SETTINGS = ("seed", "log_dir", "device", "threads", "agents", "preset", "checkpoint_every")
 # Points of a survival curve, evenly spaced in the logarithm of the share: two pixels of a figure's PNG apart.
@@ -57,7 +53,6 @@ class Unit:
 
     @property
     def evaluation(self) -> EvaluationConfig:
-        """Sizes of the sets and the forecaster."""
         return self.config.evaluation
 
     @property
@@ -75,7 +70,6 @@ class Unit:
 
     @cached_property
     def held_out(self) -> HeldOutScores:
-        """Sets, summaries and forecast errors of its scores."""
         return HeldOutScores(self.scores, self.scores, self.evaluation)
 
     @cached_property
@@ -106,7 +100,6 @@ class Setting:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """All seeds."""
         return tuple(sorted({unit.seed for unit in self.units}))
 
     @property
@@ -115,7 +108,6 @@ class Setting:
         return next((name for name in _REFERENCES if name in self.agents), self.agents[0])
 
     def of(self, agent: str) -> tuple[Unit, ...]:
-        """Units of an agent."""
         return tuple(unit for unit in self.units if unit.agent == agent)
 
 
@@ -157,16 +149,12 @@ def _folders(paths: Sequence[str]) -> Iterable[Path]:
         path = Path(name)
         if not path.is_dir():
             raise InputError(f"{name!r} is not a folder: name run folders of train, or the folder of a sweep")
-        inside = [path] if _is_run(path) else sorted(child for child in path.iterdir() if _is_run(child))
-        if not inside:
+        found = [p for p in (path, *sorted(path.iterdir())) if any((p / record).is_file() for record in _RECORDS)]
+        if not found:
             raise InputError(f"{name!r} is no run and holds none: it has neither config.yaml nor sweep.yaml")
-        for folder in inside:
+        for folder in found[:1] if found[0] == path else found:
             seen.setdefault(folder.resolve(), folder)
     return seen.values()
-
-
-def _is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("config.yaml", "sweep.yaml"))
 
 
 def _read_table(path: Path) -> pl.DataFrame:
@@ -270,8 +258,8 @@ def _group(found: list[_Found], notes: list[str]) -> Iterable[Setting]:
         yield replace(members[0], name=names[-1] + (f" {number}" if number > 1 else ""), units=tuple(units))
 
 
-def read_events(folder: Path) -> tuple[dict[str, Curve], str | None]:
-    """The curves in an agent's folder of event files by log key, and the Markdown table of samples if there is one."""
+def read_events(folder: Path) -> tuple[dict[str, Curve], list[tuple[str, str, str]]]:
+    """The curves in an agent's folder of event files by log key, and its samples if it has any."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
@@ -281,10 +269,10 @@ def read_events(folder: Path) -> tuple[dict[str, Curve], str | None]:
     for tag in tags["scalars"]:
         points = events.Scalars(tag)
         curves[tag] = np.array([p.step for p in points], dtype=float), np.array([p.value for p in points])
-    text = None
-    if "samples/text_summary" in tags["tensors"]:
-        text = events.Tensors("samples/text_summary")[-1].tensor_proto.string_val[0].decode("utf-8", "replace")
-    return curves, text
+    if "samples/text_summary" not in tags["tensors"]:
+        return curves, []
+    text = events.Tensors("samples/text_summary")[-1].tensor_proto.string_val[0]
+    return curves, sample_rows(text.decode("utf-8", "replace"))
 
 
 def sample_rows(markdown: str) -> list[tuple[str, str, str]]:

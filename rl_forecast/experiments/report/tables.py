@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from rl_forecast.experiments.metrics import KINDS, METRICS, title_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.report.numbers import IntervalQuality, Summary, Warned
-    from rl_forecast.experiments.report.reading import Setting
-    from rl_forecast.experiments.statistics import Estimate
-    from rl_forecast.forecasting.decomposition import ErrorParts
+from rl_forecast.experiments.metrics import KINDS, METRICS, Kind, title_of
+from rl_forecast.experiments.report.numbers import IntervalQuality, Summary, Warned
+from rl_forecast.experiments.report.reading import Setting
+from rl_forecast.experiments.statistics import Estimate
+from rl_forecast.forecasting.decomposition import ErrorParts
 
 #: Two-sided tests below this are marked: with five seeds no test can fall below 1/16.
 MARKED = 0.1
@@ -30,7 +25,6 @@ class Cell(NamedTuple):
     small: str = ""
 
     def __str__(self) -> str:
-        """As in Markdown."""
         return f"{self.text} {self.small}".strip()
 
 
@@ -47,10 +41,10 @@ def markdown(heading: Iterable[object], rows: Iterable[Iterable[object]]) -> str
     return "".join(f"| {' | '.join(line)} |\n" for line in (first, ["---", *["---:"] * (len(first) - 1)], *lines))
 
 
-def _with_interval(estimate: Estimate, layout: str, mark: str = "") -> Cell:
-    known = np.isfinite(estimate.low)
-    interval = f"[{layout.format(estimate.low)}, {layout.format(estimate.high)}]" if known else ""
-    return Cell(layout.format(estimate.value) + mark, interval)
+def with_interval(estimate: Estimate, layout: str, mark: str = "") -> Cell:
+    """An estimate, and its interval where it is known."""
+    interval = f"[{estimate.low:{layout}}, {estimate.high:{layout}}]" if np.isfinite(estimate.low) else ""
+    return Cell(f"{estimate.value:{layout}}{mark}", interval)
 
 
 def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -> Table:
@@ -59,26 +53,27 @@ def headline_table(kind: Kind, agents: Sequence[str], rows: Sequence[Summary]) -
     agents = [agent for agent in agents if any(row.agent == agent for row in rows)]
     lines = []
     for metric in (METRICS[name] for name in KINDS[kind].report if any(row.metric.name == name for row in rows)):
-        cells = [Cell(metric.heading, metric.hint)]
+        better = f"; {metric.better} is better" if metric.better else ""
+        cells = [Cell(metric.heading, f"({metric.unit}{better})")]
         for agent in agents:
             row = found[metric.name, agent]
             if row.estimate is None:
                 cells.append(Cell("-", f"({row.n_undefined} undefined)"))
-            elif metric.is_change and agent == "base":
+            elif metric.space == "change" and agent == "base":
                 cells.append(Cell("0", "(by definition)"))
             else:
                 mark = "*" if row.p_value is not None and row.p_value < MARKED else ""
-                cells.append(_with_interval(row.estimate, metric.layout, mark))
+                cells.append(with_interval(row.estimate, metric.layout, mark))
         lines.append(cells)
     return Table(["", *map(title_of, agents)], lines)
 
 
 def coverage_table(rows: Sequence[IntervalQuality]) -> Table:
     """Quality of the intervals of one setting, one row per agent and forecaster."""
-    layouts = {"coverage": "{:.0%}", "above": "{:.0%}", "width": "{:.2f}", "score": "{:.1f}"}
+    layouts = {"coverage": ".0%", "above": ".0%", "width": ".2f", "score": ".1f"}
     lines = []
     for row in rows:
-        numbers = [_with_interval(getattr(row, name), layout) for name, layout in layouts.items()]
+        numbers = [with_interval(getattr(row, name), layout) for name, layout in layouts.items()]
         lines.append([Cell(title_of(row.agent)), Cell(row.forecaster), *numbers])
     return Table(["agent", "forecaster", "inside", "above", "width, psi", "interval score, psi"], lines)
 
@@ -118,23 +113,13 @@ def warning_table(rows: Sequence[Warned]) -> Table:
 
 def numbers_csv(rows: Sequence[Summary]) -> str:
     """Every summary in full precision, one per row."""
+    columns = "setting agent metric seeds iqm low_95 high_95 seeds_undefined difference_to_reference p_sign_flip"
     table: list[dict[str, Any]] = []
     for row in rows:
         value, low, high, n = row.estimate or (None, None, None, row.n_undefined)
-        table.append(
-            {
-                "setting": row.setting,
-                "agent": row.agent,
-                "metric": row.metric.name,
-                "seeds": n,
-                "iqm": value,
-                "low_95": low,
-                "high_95": high,
-                "seeds_undefined": row.n_undefined,
-                "difference_to_reference": row.difference,
-                "p_sign_flip": row.p_value,
-            }
-        )
+        seeds = n, value, low, high, row.n_undefined
+        line = row.setting, row.agent, row.metric.name, *seeds, row.difference, row.p_value
+        table.append(dict(zip(columns.split(), line, strict=True)))
     return _csv(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
@@ -13,29 +14,15 @@ from rl_forecast.experiments.command_line import read_config
 from rl_forecast.experiments.settings import (
     RENAMED,
     AgentName,
+    AnyConfig,
     Config,
     LanguageConfig,
     MethodName,
     check_config,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+if TYPE_CHECKING:  # it loads polars
     from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.settings import AnyConfig
-
-__all__ = [
-    "SWEEPS",
-    "LanguageSweepConfig",
-    "MethodConfig",
-    "SweepConfig",
-    "check_sweep",
-    "read_settings",
-    "run_config",
-    "settings_text",
-    "with_options",
-]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -124,14 +111,7 @@ SWEEPS: dict[str, type[SweepConfig]] = {"gridworld": SweepConfig, "language": La
 def run_config(
     sweep: SweepConfig, world: str, seed: int, method: MethodConfig | None = None, weight: float | None = None
 ) -> AnyConfig:
-    """Settings of one run of a sweep.
-
-    :param sweep: the sweep
-    :param world: one of its worlds
-    :param seed: seed of the run
-    :param method: what is trained, ``None`` for the base agent
-    :param weight: value of the method's tuned option, ``None`` if there is none
-    """
+    """Settings of one run of a sweep: of the base agent, or of a method with a value of its tuned option."""
     options: dict[str, Any] = {"world.family" if sweep.kind == "gridworld" else "game.level": world}
     if method is not None:
         options |= method.options | ({} if weight is None else {method.weight: weight})
@@ -139,11 +119,9 @@ def run_config(
 
 
 def with_options(config: ConfigT, options: dict[str, Any]) -> ConfigT:
-    """A configuration with other values of some fields.
+    """A configuration with other values of the fields with these dotted names.
 
-    :param config: the configuration
-    :param options: dotted names to values
-    :raises InputError: an unknown name
+    :raises InputError: an unknown name, or a value that its group refuses
     """
     for given, value in options.items():
         name = RENAMED.get(given, given)
@@ -153,13 +131,13 @@ def with_options(config: ConfigT, options: dict[str, Any]) -> ConfigT:
 
 def _with_option(part: Any, whole_name: str, name: str, value: Any) -> Any:
     head, _, rest = name.partition(".")
-    if head not in {f.name for f in fields(part)}:
-        raise InputError(unknown_name("option", whole_name, [f.name for f in fields(part)]))
-    inner = getattr(part, head)
+    names = [f.name for f in fields(part)]
+    if head not in names:
+        raise InputError(unknown_name("option", whole_name, names))
     if rest:
-        if not is_dataclass(inner):
+        if not is_dataclass(getattr(part, head)):
             raise InputError(f"option {whole_name!r} has no part {rest!r}")
-        value = _with_option(inner, whole_name, rest, value)
+        value = _with_option(getattr(part, head), whole_name, rest, value)
     try:
         return replace(part, **{head: value})
     except ValueError as error:
@@ -167,27 +145,18 @@ def _with_option(part: Any, whole_name: str, name: str, value: Any) -> Any:
 
 
 def settings_text(sweep: SweepConfig) -> str:
-    """What a sweep is, as YAML.
-
-    :param sweep: the sweep
-    """
+    """What a sweep is, as YAML."""
     settings = {key: value for key, value in asdict(sweep).items() if key not in _NOT_SETTINGS}
     return yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)
 
 
 def read_settings(path: Path) -> SweepConfig:
-    """The inverse of :func:`settings_text`; a field that a file of an earlier version lacks has its default.
-
-    :raises InputError: it is not the record of a sweep
-    """
+    """The inverse of :func:`settings_text`, also of earlier versions; :class:`InputError` if it is none."""
     return read_config(path, SWEEPS, _NOT_SETTINGS)
 
 
 def check_sweep(config: SweepConfig) -> None:
-    """Refuse what could not run or would not be a fair comparison, before anything is made.
-
-    :raises InputError: names the field and the fix
-    """
+    """Refuse, with an :class:`InputError`, what could not run or would not be a fair comparison."""
     check_config(config.run)
     if config.n_jobs < 1:
         raise InputError(f"n_jobs must be at least 1, it is {config.n_jobs}")
@@ -199,11 +168,8 @@ def check_sweep(config: SweepConfig) -> None:
             raise InputError(f"{name} is empty")
         if len({getattr(v, "name", v) for v in values}) < len(values):
             raise InputError(f"{name} holds something twice")
-    both = set(config.seeds) & set(config.tuning_seeds)
-    if both:
-        raise InputError(
-            f"seed {min(both)} is in seeds and in tuning_seeds: weights are never chosen on the comparison's"
-        )
+    for seed in sorted(set(config.seeds) & set(config.tuning_seeds)):
+        raise InputError(f"seed {seed} is in seeds and in tuning_seeds: weights are never chosen on the comparison's")
     if "task_only" not in {method.name for method in config.methods}:
         raise InputError("methods must hold one named task_only, against which the cost in success is measured")
     tuned = [method for method in config.methods if method.weights]
@@ -211,11 +177,11 @@ def check_sweep(config: SweepConfig) -> None:
         raise InputError("tuning_seeds is empty, but there are weights to choose")
     if len({len(method.weights) for method in tuned}) > 1:
         raise InputError("every method that is tuned must try equally many weights")
-    agents = get_args(AgentName if config.kind == "gridworld" else MethodName)
+    agents = [name for name in get_args(AgentName if config.kind == "gridworld" else MethodName) if name != "base"]
     for method in config.methods:
         if bool(method.weight) != bool(method.weights):
             raise InputError(f"method {method.name!r} needs both weight and weights, or neither")
-        if method.agent not in agents or method.agent == "base":
-            raise InputError(unknown_name("agent", method.agent, [name for name in agents if name != "base"]))
+        if method.agent not in agents:
+            raise InputError(unknown_name("agent", method.agent, agents))
         for weight in method.weights or (None,):
             check_config(run_config(config, config.worlds[0], config.seeds[0], method, weight))

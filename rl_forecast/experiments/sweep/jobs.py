@@ -5,32 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.risk.base import log_action_probability
 from envs.gridworld.vec_env import GridVecEnv
+from envs.gridworld.world import GridWorld
 from rl_forecast.experiments.experiment import Run, make_experiment
 from rl_forecast.experiments.metrics import HeldOutScores, metrics_of, undefined_as_none
 from rl_forecast.experiments.processes import Processes
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.experiments.settings import LanguageConfig
+from rl_forecast.experiments.settings import AnyConfig, LanguageConfig
 from rl_forecast.experiments.sweep.config import MethodConfig, SweepConfig, run_config
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.experiment import Experiment
-    from rl_forecast.experiments.settings import AnyConfig
-
-__all__ = ["BaseJob", "FineTuneJob"]
 
 # States of the base agent on which the distance from it is measured.
 _KL_ENVS, _KL_STEPS = 256, 40
@@ -38,29 +31,27 @@ _KL_ENVS, _KL_STEPS = 256, 40
 _RUN = "run"
 
 
-def _experiment(config: AnyConfig, folder: RunFolder, split: str) -> Experiment:
+def _train(
+    config: AnyConfig, folder: RunFolder, split: str, name: str
+) -> tuple[Any, Any, pl.DataFrame, dict[str, Any]]:
+    """The experiment, the agent that it trains, its scores and notes."""
     folder.file(f"{_RUN}/agents").mkdir(exist_ok=True)
     processes = Processes(0, 1, torch.device(config.device))
     run = Run(RunFolder(folder.path / _RUN), processes, PhaseProgress(Console(quiet=True)), split)
-    return make_experiment(config, run)
-
-
-def _scores(experiment: Experiment, agent: Any) -> pl.DataFrame:
-    return experiment.score(agent, experiment.tasks(), lambda n: None)
+    experiment = make_experiment(config, run)
+    agent = experiment.train(name)
+    scores = experiment.score(agent, experiment.tasks(), lambda n: None)
+    return experiment, agent, scores, undefined_as_none(experiment.notes(name, agent))
 
 
 @dataclass(frozen=True)
 class BaseJob:
-    """Train a base agent and score it on the tasks on which it will be compared.
-
-    :param world: world
-    :param seed: seed
-    :param split: split of those tasks
-    """
+    """Train a base agent and score it on the tasks, of ``split``, on which it will be compared."""
 
     world: str
     seed: int
     split: str
+    inputs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def home(self) -> str:
@@ -69,20 +60,11 @@ class BaseJob:
 
     @property
     def key(self) -> str:
-        """Name of the job's file."""
         return f"{self.home}.parquet"
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Files of earlier jobs that it reads."""
-        return ()
-
     def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
-        """Do it."""
-        experiment = _experiment(run_config(sweep, self.world, self.seed), folder, self.split)
-        agent = experiment.train("base")
-        scores = _scores(experiment, agent)
-        folder.write_json(f"{self.home}.json", undefined_as_none(experiment.notes("base", agent)))
+        _, _, scores, notes = _train(run_config(sweep, self.world, self.seed), folder, self.split, "base")
+        folder.write_json(f"{self.home}.json", notes)
         saved = folder.path / _RUN / "agents" / "base"
         saved.mkdir(exist_ok=True)  # a model that was given by name is not saved
         shutil.move(saved, folder.path / self.home)
@@ -92,14 +74,7 @@ class BaseJob:
 
 @dataclass(frozen=True)
 class FineTuneJob:
-    """Fine-tune a base agent with one method and compare it with the base agent.
-
-    :param world: world
-    :param seed: seed
-    :param method: the method
-    :param weight: value of the tuned option, ``None`` if there is none
-    :param split: ``validation`` while weights are chosen, ``held_out`` once they are
-    """
+    """Fine-tune a base agent with one method, ``weight`` the value of its tuned option if any, and compare the two."""
 
     world: str
     seed: int
@@ -114,46 +89,30 @@ class FineTuneJob:
 
     @property
     def key(self) -> str:
-        """Name of the job's file, one row of metrics."""
-        return f"{self.split}/{self._name}.parquet"
-
-    @property
-    def scores_key(self) -> str:
-        """Name of the file with the score of every task, written before :attr:`key`."""
-        return f"{self.split}/scores/{self._name}.parquet"
+        weight = "" if self.weight is None else f"-{self.weight:g}"
+        return f"{self.split}/{self.world}-{self.seed}-{self.method.name}{weight}.parquet"
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Files of earlier jobs that it reads."""
         return self.base.home, f"{self.base.home}.json", self.base.key
 
-    @property
-    def _name(self) -> str:
-        weight = "" if self.weight is None else f"-{self.weight:g}"
-        return f"{self.world}-{self.seed}-{self.method.name}{weight}"
-
     def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
-        """Do it and write one row."""
         config = run_config(sweep, self.world, self.seed, self.method, self.weight)
         saved = folder.path / self.base.home
         if isinstance(config, LanguageConfig) and not config.model:
             config = replace(config, model=str(saved))
-        experiment = _experiment(config, folder, self.split)
         shutil.copytree(saved, folder.path / _RUN / "agents" / "base")
-        agent = experiment.train(self.method.agent)
-        scores = _scores(experiment, agent)
+        experiment, agent, scores, notes = _train(config, folder, self.split, self.method.agent)
         base = pl.read_parquet(folder.path / self.base.key)
-        notes = undefined_as_none(experiment.notes(self.method.agent, agent))
         base_notes = json.loads((folder.path / f"{self.base.home}.json").read_text())
         held_out = HeldOutScores(scores, base, experiment.config.evaluation)
         row = {"world": self.world, "seed": self.seed, "method": self.method.name, "weight": self.weight}
         row |= metrics_of(sweep.kind, held_out, notes.get("accuracy"), base_notes.get("accuracy"))
         if sweep.kind == "gridworld":
-            parts: Any = experiment
-            row["kl_from_base"] = _kl_from_base(parts.world, parts.base, agent, self.seed)
+            row["kl_from_base"] = _kl_from_base(experiment.world, experiment.base, agent, self.seed)
         shutil.rmtree(folder.path / _RUN)
         # The scores themselves stay: figures and later questions need them, and training again is expensive.
-        folder.write_table(self.scores_key, scores)
+        folder.write_table(self.key.replace("/", "/scores/", 1), scores)
         folder.write_table(self.key, pl.DataFrame([row], schema_overrides={"weight": pl.Float64}))
 
 

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from rl_forecast.experiments.metrics import KINDS, METRICS
+from rl_forecast.experiments.metrics import KINDS, METRICS, Metric
 from rl_forecast.experiments.report.tables import MARKED, markdown
+from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.statistics import sign_flip_p
-
-if TYPE_CHECKING:
-    from rl_forecast.experiments.metrics import Metric
-    from rl_forecast.experiments.run_folder import RunFolder
-    from rl_forecast.experiments.sweep.config import SweepConfig
-
-__all__ = ["print_comparison"]
+from rl_forecast.experiments.sweep.config import SweepConfig
 
 
-def print_comparison(results: pl.DataFrame, sweep: SweepConfig, folder: RunFolder) -> None:
-    """Print one table per world and write them as ``results.md`` and ``results.csv``.
-
-    :param results: one row per world, seed and method
-    :param sweep: the sweep
-    :param folder: its folder
-    """
+def print_comparison(sweep: SweepConfig, folder: RunFolder) -> None:
+    """Print a table of the rows of each world, seed and method, and write ``results.md`` and ``results.csv``."""
+    results = pl.read_parquet(folder.path / "results.parquet")
     tables = {world: _lines(results, sweep, world) for world in sweep.worlds}
     text = [f"### {world}\n\n{markdown(heading, rows)}\n" for world, (heading, *rows) in tables.items()]
     folder.write_text("results.md", "".join(text))
@@ -69,7 +58,7 @@ def _cell(rows: pl.DataFrame, reference: pl.DataFrame, metric: Metric, marked: b
     if None in known:
         return f"- ({known.count(None)} of {len(known)})"
     values = np.array(known, dtype=float)
-    middle, low, high = (metric.layout.format(value) for value in (np.median(values), values.min(), values.max()))
+    middle, low, high = (format(value, metric.layout) for value in (np.median(values), values.min(), values.max()))
     comparable = marked and None not in other and len(other) == len(values)
     is_marked = comparable and sign_flip_p(values - np.array(other, dtype=float)) < MARKED
     return f"{middle} ({low} .. {high})" + ("*" if is_marked else "")

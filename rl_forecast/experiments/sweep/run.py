@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Console
@@ -13,36 +13,15 @@ from rich.console import Console
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
-from rl_forecast.experiments.sweep.config import read_settings, settings_text
+from rl_forecast.experiments.sweep.config import SweepConfig, read_settings, settings_text
 from rl_forecast.experiments.sweep.jobs import BaseJob, FineTuneJob
 from rl_forecast.experiments.sweep.selection import Choice, base_metrics, choose_weights
-from rl_forecast.experiments.sweep.workers import Failure, run_jobs, workers_of
+from rl_forecast.experiments.sweep.workers import Failure, Job, LocalWorkers, RayWorkers, Workers, run_jobs
 from rl_forecast.experiments.tensorboard import record_sweep
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from rl_forecast.experiments.sweep.config import SweepConfig
-
-__all__ = ["JobsFailedError", "open_sweep", "run_sweep"]
-
-
-class JobsFailedError(Exception):
-    """Jobs that failed; all others are done.
-
-    :param failures: the jobs
-    """
-
-    def __init__(self, failures: Sequence[Failure]) -> None:
-        super().__init__(f"{len(failures)} jobs failed")
-        self.failures = tuple(failures)
 
 
 def open_sweep(sweep: SweepConfig) -> RunFolder:
-    """The sweep's folder, made if it is not there.
-
-    :raises InputError: the folder belongs to a sweep with other settings
-    """
+    """The sweep's folder, made if it is not there; :class:`InputError` if it is that of other settings."""
     folder = RunFolder(Path(sweep.log_dir) / sweep.name)
     known = folder.path / "sweep.yaml"
     if known.is_file():
@@ -57,22 +36,20 @@ def open_sweep(sweep: SweepConfig) -> RunFolder:
     return folder
 
 
-def run_sweep(sweep: SweepConfig, folder: RunFolder) -> pl.DataFrame:
-    """Run what is not done yet.
+def run_sweep(sweep: SweepConfig, folder: RunFolder) -> list[Failure]:
+    """Run what is not done yet and write ``results.parquet``, one row per world, seed and method.
 
-    :param sweep: the sweep
-    :param folder: its folder
-    :return: one row per world, seed and method, also written as ``results.parquet``
+    :return: the jobs that failed; without any of them there are results
     :raises InputError: another process works on the sweep, or there are no workers
-    :raises JobsFailedError: jobs failed; every job that does not need them is done
     """
     console = Console()
     console.print(f"sweep: {folder.path}", highlight=False, soft_wrap=True)
     failures: list[Failure] = []
     with folder.held(), PhaseProgress(console) as progress:
-        workers = workers_of(sweep)
+        local = sweep.backend == "local"
+        workers: Workers = LocalWorkers(sweep.n_jobs) if local else RayWorkers(sweep.n_jobs, sweep.address)
 
-        def run(title: str, jobs: Sequence[BaseJob | FineTuneJob]) -> None:
+        def run(title: str, jobs: Sequence[Job]) -> None:
             """Run the jobs that have no file yet."""
             missing = [job for job in jobs if not (folder.path / job.key).is_file()]
             if len(missing) < len(jobs):
@@ -88,19 +65,15 @@ def run_sweep(sweep: SweepConfig, folder: RunFolder) -> pl.DataFrame:
             raise
         finally:
             workers.close()
-        if failures:
-            raise JobsFailedError(failures)
-        results = pl.concat([pl.read_parquet(folder.path / job.key) for job in final], how="diagonal_relaxed")
-        folder.write_table("results.parquet", results)
-        record_sweep(folder, results)
-    return results
+        if not failures:
+            results = pl.concat([pl.read_parquet(folder.path / job.key) for job in final], how="diagonal_relaxed")
+            folder.write_table("results.parquet", results)
+            record_sweep(folder, results)
+    return failures
 
 
 def _run_all(
-    sweep: SweepConfig,
-    folder: RunFolder,
-    run: Callable[[str, Sequence[BaseJob | FineTuneJob]], None],
-    failures: list[Failure],
+    sweep: SweepConfig, folder: RunFolder, run: Callable[[str, Sequence[Job]], None], failures: list[Failure]
 ) -> list[FineTuneJob]:
     """Base agents, weights, comparison; the jobs of the comparison are returned."""
     tuning = [
@@ -111,7 +84,8 @@ def _run_all(
         for weight in (method.weights or (None,))
     ]
     bases = {job.base for job in tuning} | {BaseJob(w, s, "held_out") for w in sweep.worlds for s in sweep.seeds}
-    run("base agents", sorted(bases, key=lambda job: (job.split == "held_out", job.world, job.seed)))
+    in_order = sorted(bases, key=lambda job: (job.split == "held_out", job.world, job.seed))
+    run("base agents", in_order)
     run("weights on validation tasks", tuning)
     final: list[FineTuneJob] = []
     tables, choices = [], []

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.experiments.metrics import HEADLINE, KINDS, HeldOutScores, metrics_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rl_forecast.experiments.sweep.config import SweepConfig
-
-__all__ = ["Choice", "base_metrics", "choose_weights"]
+from rl_forecast.experiments.sweep.config import SweepConfig
 
 
 @dataclass(frozen=True)
 class Choice:
     """The weight of a method in a world.
 
-    :param world: family of gridworlds, or level of the password game
-    :param method: name of the method
     :param weight: the chosen value, ``None`` if there is nothing to choose
     :param feasible: whether it keeps the constraints on the validation tasks; if none does, the one that costs the
         least is taken
@@ -37,13 +30,7 @@ class Choice:
 
 
 def base_metrics(sweep: SweepConfig, folder: Path, world: str, seed: int) -> dict[str, Any]:
-    """Metrics of a base agent, from its scores.
-
-    :param sweep: the sweep
-    :param folder: its folder
-    :param world: world of the agent
-    :param seed: seed of the agent
-    """
+    """Metrics of a base agent, from its scores in the folder of the sweep."""
     scores = pl.read_parquet(folder / f"bases/{world}-{seed}.parquet")
     notes = folder / f"bases/{world}-{seed}.json"  # sweeps of earlier versions have none
     accuracy = json.loads(notes.read_text(encoding="utf-8")).get("accuracy") if notes.is_file() else None
@@ -57,8 +44,6 @@ def choose_weights(sweep: SweepConfig, world: str, rows: pl.DataFrame, base: dic
     Constraints: success (accuracy) at least that of ``task_only`` minus ``success_margin``; mean risk at most the base
     agent's; ``limits``; no warning of :func:`find_degeneracy` against the base agent.
 
-    :param sweep: the sweep
-    :param world: the world
     :param rows: one row per tuning job of this world, with its metrics
     :param base: means of the base agents' metrics
     """
@@ -73,9 +58,8 @@ def choose_weights(sweep: SweepConfig, world: str, rows: pl.DataFrame, base: dic
             and all(finding.severity == "note" for finding in find_degeneracy(means, base))
         )
 
-    def error(means: dict[str, Any]) -> float:
-        value = means[HEADLINE.name]
-        return float("inf") if value is None else float(value)
+    def error(means: dict[str, Any]) -> tuple[bool, float]:
+        return means[HEADLINE.name] is None, means[HEADLINE.name] or 0.0
 
     def cost(means: dict[str, Any]) -> tuple[float, ...]:
         return *(means[name] or 0.0 for name in sweep.limits), -means[capability]

@@ -1,8 +1,7 @@
 """Where the jobs of a sweep run: processes of this machine, or a Ray cluster.
 
-A job travels with the content of the files it reads and comes back as the content of the files it made, so a cluster
-needs no folder that all its machines see. Only the process of the sweep writes into the sweep's folder: a worker that
-dies leaves nothing half-written there.
+A job travels with the content of the files it reads and comes back as that of the files it made: a cluster needs no
+shared folder, and a worker that dies leaves nothing half-written in the sweep's, where only its own process writes.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import tempfile
 import threading
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.run_folder import RunFolder
@@ -29,17 +27,11 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.sweep.config import SweepConfig
 
-__all__ = ["Failure", "Job", "LocalWorkers", "RayWorkers", "perform", "run_jobs", "workers_of"]
-
-# One thread a job, as one core a job.
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
 _DIED = "its worker died (killed, or out of memory)"
 
-#: Name to content.
+# Name to content; and the files that a job made, or why it failed.
 Files = dict[str, bytes]
-#: The files that a job made, or why it failed.
-Outcome = dict[str, bytes] | str
+Outcome = Files | str
 
 
 class Job(Protocol):
@@ -57,27 +49,18 @@ class Job(Protocol):
         """Read them in a folder and write into it."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed.
-
-    :param key: the job
-    :param reason: its error, or what it waits for, in one line
-    """
+class Failure(NamedTuple):
+    """A job that failed: its key, and in one line its error or what it waits for."""
 
     key: str
     reason: str
 
 
 def perform(job: Job, sweep: SweepConfig, names: Sequence[str], *contents: bytes) -> Outcome:
-    """Run a job in a separate folder.
+    """Run a job in a temporary folder with the files it reads.
 
-    :param job: the job
-    :param sweep: the sweep
-    :param names: names of the files it reads
-    :param contents: content of each
-    :return: name to content of the files it made; or the error it ended with, in one line (not every exception can
-        be sent between processes)
+    :return: the files it made; or the error it ended with, in one line, for not every exception can be sent between
+        processes
     """
     with tempfile.TemporaryDirectory(prefix="rl-forecast-") as name:
         folder = RunFolder(Path(name))
@@ -92,24 +75,20 @@ def perform(job: Job, sweep: SweepConfig, names: Sequence[str], *contents: bytes
 
 
 class LocalWorkers:
-    """A process of this machine for each job, so that one that is killed takes no other with it.
-
-    :param n: jobs at once
-    """
+    """A process of this machine for each job, ``n`` at once, so that one that is killed takes no other with it."""
 
     def __init__(self, n: int) -> None:
         self.capacity = n
         self._threads = ThreadPoolExecutor(n)
         self._processes: set[Any] = set()
         self._is_closed = False
-        os.environ.update(_ONE_THREAD)
+        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
         # Processes forked from one that has imported torch begin at once. Elsewhere than on Linux forking is not safe.
         self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
             self._context.set_forkserver_preload(["rl_forecast.experiments.sweep.jobs"])
 
     def start(self, job: Job, sweep: SweepConfig, inputs: Files) -> Future[Outcome]:
-        """Hand a job over."""
         return self._threads.submit(self._run, job, sweep, inputs)
 
     def _run(self, job: Job, sweep: SweepConfig, inputs: Files) -> Outcome:
@@ -129,7 +108,6 @@ class LocalWorkers:
         return outcome
 
     def close(self) -> None:
-        """End all processes, at once."""
         self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in tuple(self._processes):
@@ -138,16 +116,13 @@ class LocalWorkers:
 
 
 def _send_outcome(sender: Connection, job: Job, sweep: SweepConfig, inputs: Files) -> None:
-    """In the process of a job."""
     # Ctrl-C reaches the whole group of processes; that of the sweep ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sender.send(perform(job, sweep, tuple(inputs), *inputs.values()))
 
 
 class RayWorkers:
-    """A Ray cluster: one core a job, as many jobs at once as it has cores, or grows to have.
-
-    Ray itself runs a job again whose worker or machine dies.
+    """A Ray cluster: one core a job. Ray itself runs a job again whose worker or machine dies.
 
     :param n: cores of the cluster that is started where none is named
     :param address: of a running cluster; empty for that of $RAY_ADDRESS, or else one of this process
@@ -164,13 +139,12 @@ class RayWorkers:
             raise InputError("--backend ray needs Ray: pip install rl-forecast[ray]") from error
         self._ray = ray
         address = address or os.environ.get("RAY_ADDRESS", "")
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        options: dict[str, Any] = {"address": address or "local", "log_to_driver": False, "logging_level": "ERROR"}
+        if not address:
+            options |= {"num_cpus": n, "include_dashboard": False}
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(address="local", num_cpus=n, include_dashboard=False, **quiet)
+            ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = one_line(" ".join(str(error).split()), 200)
             raise InputError(f"there is no Ray cluster at {address or 'this machine'!r}: {reason}") from error
@@ -201,30 +175,10 @@ class RayWorkers:
 Workers = LocalWorkers | RayWorkers
 
 
-def workers_of(sweep: SweepConfig) -> Workers:
-    """Workers that a sweep asks for.
-
-    :raises InputError: they cannot be had
-    """
-    return RayWorkers(sweep.n_jobs, sweep.address) if sweep.backend == "ray" else LocalWorkers(sweep.n_jobs)
-
-
 def run_jobs(
-    jobs: Sequence[Job],
-    sweep: SweepConfig,
-    folder: RunFolder,
-    workers: LocalWorkers | RayWorkers,
-    advance: Callable[[], None],
+    jobs: Sequence[Job], sweep: SweepConfig, folder: RunFolder, workers: Workers, advance: Callable[[], None]
 ) -> list[Failure]:
-    """Run jobs and write their files; a job that fails does not keep the others from being run.
-
-    :param jobs: the jobs
-    :param sweep: the sweep
-    :param folder: its folder
-    :param workers: where they run
-    :param advance: called for each job that is done or has failed
-    :return: jobs that failed
-    """
+    """Run jobs, write their files into the folder and call ``advance`` after each; those that failed are returned."""
     waiting, failures = deque(jobs), []
     running: dict[Future[Outcome], Job] = {}
     while waiting or running:
