@@ -43,10 +43,6 @@ def parse_job(
     The first of these decides which job it is: ``--job``; the last ``--config`` file that names one; the preset;
     ``--model`` or ``--prompts``, which only language models have; else it is the gridworlds'.
 
-    :param classes: job to its configuration
-    :param argv: command-line arguments
-    :param prog: name of the command in its help
-    :param texts: job to first and last lines of its help
     :raises InputError: as for :func:`parse_config`
     """
     given, _ = take_options(argv, "job", "preset", "config", "model", "prompts")
@@ -63,9 +59,6 @@ def parse_job(
 def read_config(path: Path, classes: Mapping[str, type[ConfigT]], without: Collection[str] = ()) -> ConfigT:
     """Configuration that a run or a sweep has written, of this version or an earlier one.
 
-    :param path: its ``config.yaml`` or ``sweep.yaml``
-    :param classes: job to its configuration
-    :param without: fields of the file that are not read
     :raises InputError: it cannot be read, in one line
     """
     cls = classes["language" if _job_of(path) == "language" else "gridworld"]
@@ -93,11 +86,6 @@ def read_config(path: Path, classes: Mapping[str, type[ConfigT]], without: Colle
 def parse_config(cls: type[ConfigT], argv: list[str], prog: str, description: str, epilog: str = "") -> ConfigT:
     """Resolve a configuration: preset, then ``--config`` files, then options, the later ones winning.
 
-    :param cls: configuration dataclass with a field ``preset``
-    :param argv: command-line arguments
-    :param prog: name of the command in its help
-    :param description: first lines of the help
-    :param epilog: last lines of the help
     :raises InputError: unknown name, wrong value or unreadable file, in one line naming the closest valid one
     """
     parser = Parser(
@@ -120,10 +108,6 @@ def parse_fields(
 ) -> tuple[ConfigT, Any]:
     """Parse the fields of a dataclass beside a parser's own arguments.
 
-    :param parser: parser that already has its own arguments
-    :param cls: dataclass whose fields become options
-    :param argv: command-line arguments
-    :param defaults: values of the fields that are not given, those of the class if ``None``
     :return: the dataclass, and the namespace with the parser's own arguments
     :raises InputError: as for :func:`parse_config`
     """
@@ -151,8 +135,6 @@ def _instance(parser: Parser, cls: type[ConfigT], namespace: Any) -> ConfigT:
 def take_options(argv: list[str], *names: str) -> tuple[dict[str, list[str]], list[str]]:
     """Options that are looked at before the others are parsed.
 
-    :param argv: command-line arguments
-    :param names: of options with a value
     :return: name to the values given, ``""`` for a value that is missing; and all other arguments
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

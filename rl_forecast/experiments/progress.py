@@ -59,11 +59,7 @@ class PhaseProgress:
 
     @contextmanager
     def phase(self, name: str, total: float) -> Iterator[Phase]:
-        """Time a phase and show its bar.
-
-        :param name: what is done
-        :param total: amount of work
-        """
+        """Time a phase and show its bar."""
         started = time.perf_counter()
         bar = self._progress.add_task(name, total=total)
         yield Phase(lambda amount: self._progress.advance(bar, amount))

@@ -55,8 +55,6 @@ def bounded(default: T, low: float = -math.inf, high: float = math.inf) -> T:
 def check_config(config: Any, prefix: str = "") -> None:
     """Refuse numbers out of range, before anything is made.
 
-    :param config: a configuration or a part of it
-    :param prefix: dotted name of the part, ending in a dot
     :raises InputError: names the field, its value and the bound
     """
     for f in fields(config):

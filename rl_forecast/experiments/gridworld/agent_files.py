@@ -71,9 +71,6 @@ def steps_of(folder: RunFolder, name: str) -> int:
 def load_policy(folder: RunFolder, name: str, base: BaseConfig) -> ActorCriticPolicy:
     """Rebuild an agent's policy from its safetensors and JSON, on the CPU, without unpickling anything.
 
-    :param folder: run folder
-    :param name: name of the agent
-    :param base: configuration of the run's networks
     :raises InputError: the agent's files are missing or damaged, or do not fit each other or the configuration
     """
     description, state = _read(folder, name)

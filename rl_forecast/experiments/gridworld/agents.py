@@ -39,10 +39,6 @@ def make_base(config: Config, world: GridWorld, device: torch.device | str = "cp
 
     Unless ``base.include_rare``, its pool is the common tasks only: it stands for an agent whose training has not seen
     the rare mode.
-
-    :param config: configuration of the run
-    :param world: the world
-    :param device: torch device
     """
     pool = SPLITS["train"].task_ids(config.world.pool_size, config.seed)
     if not config.base.include_rare:
@@ -56,11 +52,6 @@ def make_fine_tuned(
 ) -> PPO:
     """An agent with the base agent's weights, ready to be fine-tuned.
 
-    :param name: which one, not ``base``
-    :param config: configuration of the run
-    :param world: the world
-    :param base: policy of the trained base agent
-    :param device: torch device
     :raises InputError: settings that exclude each other
     """
     if name == "failure_cost":

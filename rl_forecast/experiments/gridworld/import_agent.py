@@ -21,8 +21,6 @@ __all__ = ["check_trust", "import_agent"]
 def check_trust(path: Path, trusted: bool) -> None:
     """Refuse a zip that is none of SB3's, and any that the user has not said to trust; nothing of it is loaded.
 
-    :param path: the zip
-    :param trusted: whether ``--trust`` was given
     :raises InputError: why, and what to do
     """
     try:
@@ -43,8 +41,6 @@ def check_trust(path: Path, trusted: bool) -> None:
 def import_agent(path: Path, config: Config) -> tuple[Config, PPO]:
     """Load a trusted zip, once; the run itself keeps the weights as safetensors.
 
-    :param path: zip of ``PPO.save``
-    :param config: configuration of the run
     :return: the configuration with the agent's network, and the agent in the run's world
     :raises InputError: it cannot be loaded, or is no agent for this world
     """

@@ -57,9 +57,6 @@ def held_out_tasks(config: Config, world: GridWorld, split: str = "held_out") ->
     Held-out evaluation tasks come from the first half of the seed's sequence, deployment tasks from the second, so
     either part can be enlarged and keeps the tasks it has.
 
-    :param config: configuration of the run
-    :param world: its world, which may take the evaluation tasks from another split
-    :param split: ``held_out`` or ``validation``
     :return: columns ``part`` and ``task_id``
     """
     e = config.evaluation
@@ -87,10 +84,6 @@ def score_tasks(
 ) -> pl.DataFrame:
     """Exact risk of a policy in each task.
 
-    :param world: the world
-    :param policy: the agent's policy
-    :param task_id: shape (n,), tasks
-    :param report: called with the number of tasks scored since the last call
     :return: columns ``task_id``, ``log_p``, ``psi``, ``success`` (probability), ``rare``
     """
     policy.set_training_mode(False)

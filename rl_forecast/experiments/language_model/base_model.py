@@ -42,9 +42,6 @@ def cached_base(
 
     The folder's name is a hash of everything that decides the weights. It appears whole or not at all.
 
-    :param config: the run
-    :param say: prints a line
-    :param report: called with the number of updates made since the last call
     :return: a folder for ``from_pretrained``
     """
     seed = config.seed if config.base.seed < 0 else config.base.seed
@@ -132,12 +129,7 @@ def _train_round(
 
 
 def accuracy(scorer: ContinuationScorer, examples: Sequence[Example], chunk: int = 250) -> float:
-    """Share of examples that greedy decoding answers exactly; NaN if there are none.
-
-    :param scorer: scorer of the model
-    :param examples: tasks with one right answer
-    :param chunk: examples of one forward pass
-    """
+    """Share of examples that greedy decoding answers exactly; NaN if there are none."""
     right = [
         correct_answers(scorer.model, encode_examples(scorer, examples[i : i + chunk])).float()
         for i in range(0, len(examples), chunk)

@@ -42,10 +42,6 @@ def method_weight(name: str, config: LanguageConfig) -> float:
 def make_fine_tuner(name: str, config: LanguageConfig, source: PromptSource, base: ContinuationScorer) -> FineTuner:
     """A fine-tuner with a copy of the base model.
 
-    :param name: which method, not ``base``
-    :param config: configuration of the run
-    :param source: prompts
-    :param base: scorer of the base model
     :raises InputError: the prompts lack what the method needs, or peft is missing
     """
     tune = config.fine_tune
