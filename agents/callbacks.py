@@ -112,8 +112,8 @@ class ForecastEvalCallback(BaseCallback):
 class TrainingStateCallback(BaseCallback):
     """Keeps a file from which a run resumes to the bit (:func:`agents.training_state.load_training_state`).
 
-    Written between rollouts, and after the last update; the file is replaced as a whole. SB3's ``CheckpointCallback``
-    saves an agent for use, in the middle of a rollout, and without the state of the run.
+    Written between rollouts, and after the last update. SB3's ``CheckpointCallback`` saves an agent for use, in the
+    middle of a rollout, and without the state of the run.
 
     :param path: of the file
     :param every: environment steps between two writes, rounded up to whole rollouts

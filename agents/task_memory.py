@@ -109,7 +109,6 @@ class RolloutRecord:
         self._n_envs = env.num_envs
 
     def clear(self, n_steps: int) -> None:
-        """Begin a rollout."""
         shape = (n_steps, self._n_envs)
         self.fatal = None if self.current is None else np.zeros((*shape, self.current.shape[1]), dtype=np.float32)
         self.done = np.zeros(shape, dtype=np.bool_)
@@ -143,11 +142,9 @@ class RolloutRecord:
         self._position += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next rollout begins with."""
         return {} if self.current is None else {"current": self.current}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
         self.current = state.get("current")
 
     def columns(self, buffer: Any, with_actions: bool) -> dict[str, NDArray[Any]]:
@@ -194,11 +191,9 @@ class VisitedStates:
         return self.columns[name]
 
     def where(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> VisitedStates:
-        """Some of the rows."""
         return VisitedStates({name: column[rows] for name, column in self.columns.items()})
 
     def adding(self, **columns: NDArray[Any]) -> VisitedStates:
-        """The same rows with further or other columns."""
         return VisitedStates(self.columns | columns)
 
     def at(self, position: NDArray[np.int64]) -> VisitedStates:
@@ -347,7 +342,6 @@ class TaskMemory:
     # -- state of a run -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """All that is scored and all that is pending, as flat arrays."""
         pairs = [(task, *pair) for task, pairs in self._ended.items() for pair in pairs]
         state: dict[str, NDArray[Any]] = {
             "task_id": self.task_id,
@@ -364,7 +358,6 @@ class TaskMemory:
         return state
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take over what :meth:`state_dict` gave."""
         self.task_id, self.episodes, self.failure_rate = (state[k] for k in ("task_id", "episodes", "failure_rate"))
         self._running, self._n_episodes = state["running"], int(state["n_episodes"])
         self._ended = {}

@@ -109,8 +109,7 @@ def restore_training_state(
     An environment without ``state_dict`` begins new episodes, with a warning: the run resumes, but not to the bit.
 
     :param model: made as the saved one was
-    :param tensors: of :func:`training_state`
-    :param values: of :func:`training_state`
+    :param tensors: of :func:`training_state`, and so are the values
     :param forecastability: a new callback with the same settings, to be given to ``learn``
     :raises ValueError: the state is of another algorithm, network, number of environments, or pool of tasks
     """
@@ -157,13 +156,10 @@ def restore_training_state(
 def save_training_state(
     model: OnPolicyAlgorithm, path: str | Path, forecastability: Forecastability | None = None
 ) -> None:
-    """Write :func:`training_state` to one safetensors file, the values as JSON in its header.
+    """Write :func:`training_state` to one safetensors file, the values as JSON in its header. The file appears whole or
+    not at all.
 
-    The file appears whole or not at all.
-
-    :param model: as for :func:`training_state`
-    :param path: of the file
-    :param forecastability: as for :func:`training_state`
+    The arguments are those of :func:`training_state`, and the path of the file.
     """
     tensors, values = training_state(model, forecastability)
     unfinished = Path(f"{path}.part")
@@ -176,9 +172,6 @@ def load_training_state(
 ) -> None:
     """:func:`restore_training_state` from a file of :func:`save_training_state`.
 
-    :param model: made as the saved one was
-    :param path: of the file
-    :param forecastability: as for :func:`restore_training_state`
     :raises ValueError: not such a file, or a state that does not fit the agent
     """
     try:

@@ -26,11 +26,8 @@ _COUNTERS = ("n_updates", "n_steps", "n_touched", "warned")
 class UpdateLog:
     """The latest update, and counters since the agent began to learn.
 
-    :ivar n_updates: updates
-    :ivar n_steps: optimiser steps
-    :ivar n_touched: optimiser steps that the forecast gradient was added to
-    :ivar grad_norms: norms of the gradients of the latest update before their limit
-    :ivar clip_factors: factors by which it scaled them
+    :ivar n_steps: optimiser steps, of which the forecast gradient was added to ``n_touched``
+    :ivar grad_norms: norms of the gradients of the latest update; ``clip_factors`` is what their limit scaled them by
     :ivar no_effect: why nothing was added last time
     :ivar side_effects: what :func:`rl_forecast.degeneracy.find_degeneracy` looks at; empty before the first update
     """
@@ -48,7 +45,6 @@ class UpdateLog:
         self._is_open = False
 
     def begin(self, memory: TaskMemory, success: list[bool]) -> None:
-        """A rollout has ended."""
         self.n_updates, self.seconds, self._is_open = self.n_updates + 1, 0.0, True
         self.logs, self.grad_norms, self.clip_factors = {}, [], []
         self._success = {"success": float(np.mean(success)), "n_episodes": len(success)} if success else {}
@@ -70,7 +66,6 @@ class UpdateLog:
             )
 
     def see_gradient(self, norm: float, factor: float) -> None:
-        """A gradient was computed, with this norm and scaled by this factor."""
         self.grad_norms.append(norm)
         if math.isfinite(norm):
             self.clip_factors.append(factor)
@@ -114,10 +109,8 @@ class UpdateLog:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters."""
         return {name: getattr(self, name) for name in _COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
         for name in _COUNTERS:
             setattr(self, name, state[name])
