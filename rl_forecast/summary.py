@@ -112,9 +112,7 @@ class TailSummary:
         :raises ValueError: as :meth:`from_counts`
         """
         psi = psi_from_counts(failures, samples)
-        rows = zip(
-            np.asarray(samples).tolist(), np.asarray(failures).tolist(), np.asarray(repeats).tolist(), strict=True
-        )
+        rows = zip(*(np.asarray(x).tolist() for x in (samples, failures, repeats)), strict=True)
         table = dict(sorted({(int(j), int(f)): int(c) for j, f, c in rows}.items()))
         return cls._weighted(psi, np.asarray(repeats, dtype=np.float64), capacity, n_unscored, table)
 
@@ -246,9 +244,9 @@ def summarize_scores(
         j = samples if np.ndim(samples) == 0 else _vector(samples, "samples")
         return TailSummary.from_counts(_vector(failures, "failures"), j, capacity)
     if p is not None:
-        return TailSummary.from_scores(psi_from_p(_vector(p, "p")), capacity)
-    if log_p is not None:
-        return TailSummary.from_scores(psi_from_log_p(_vector(log_p, "log_p")), capacity)
+        psi = psi_from_p(_vector(p, "p"))
+    elif log_p is not None:
+        psi = psi_from_log_p(_vector(log_p, "log_p"))
     return TailSummary.from_scores(_vector(psi, "psi"), capacity)
 
 

@@ -279,12 +279,10 @@ def forecast(
     >>> [warning.code for warning in fc.warnings]
     ['far_extrapolation', 'unstable_over_k', 'missed_mode']
     """
-    if isinstance(p, TailSummary):
-        if any(x is not None for x in (log_p, psi, failures, samples)):
-            raise ValueError("give a summary or scores, not both")
-        summary = p
-    else:
-        summary = summarize_scores(p, log_p=log_p, psi=psi, failures=failures, samples=samples, capacity=capacity)
+    forms = {"log_p": log_p, "psi": psi, "failures": failures, "samples": samples}
+    if isinstance(p, TailSummary) and any(x is not None for x in forms.values()):
+        raise ValueError("give a summary or scores, not both")
+    summary = p if isinstance(p, TailSummary) else summarize_scores(p, **forms, capacity=capacity)
     sizes = _deployment_sizes(n_deploy)
     if method is None or isinstance(method, str):
         forecaster = make_forecaster(_default_method(summary) if method is None else method, tail_k)

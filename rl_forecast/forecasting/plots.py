@@ -43,23 +43,14 @@ def tail_curve(fc: Forecast, level: float = 0.90, n_points: int = 60) -> Curve:
     ensemble = fc.fitted.ensemble.thinned(2048)
     finite = fc.summary.top[np.isfinite(fc.summary.top)]
     start = ensemble.threshold if np.isfinite(ensemble.threshold) else float(finite[-1])
-    stop = _right_end(fc, start, level)
-    x = np.linspace(start, stop, n_points)
+    # the last score to draw: the largest upper end, but no further from the forecast than that is from the data
+    points, upper = (v[np.isfinite(v)] for v in (fc.worst_query_psi, fc.prediction_interval(level, "psi")[:, 1]))
+    furthest = max(points.max(initial=start), start + 2.0 * fc.fitted.tail_scale)
+    drawn = min(2.0 * furthest - start, upper.max() if upper.size else np.inf)
+    x = np.linspace(start, max(drawn, finite[0] + 0.1 * (finite[0] - start)), n_points)
     levels = (0.5, 0.5 - level / 2, 0.5 + level / 2)
     shares = np.array([[ensemble.frequency_quantile(q, float(t)) for q in levels] for t in x])
     return Curve(x, shares[:, 0], shares[:, 1], shares[:, 2])
-
-
-def _right_end(fc: Forecast, start: float, level: float) -> float:
-    """Last score to draw: the largest upper end, but no further from the forecast than that is from the data."""
-    assert fc.fitted is not None
-    points, upper = (x[np.isfinite(x)] for x in (fc.worst_query_psi, fc.prediction_interval(level, "psi")[:, 1]))
-    furthest = max(points.max(initial=start), start + 2.0 * fc.fitted.tail_scale)
-    drawn = 2.0 * furthest - start
-    if upper.size:
-        drawn = min(drawn, upper.max())
-    seen = fc.summary.top[np.isfinite(fc.summary.top)][0]
-    return float(max(drawn, seen + 0.1 * (seen - start)))
 
 
 def return_level_curve(fc: Forecast, level: float = 0.90, n_points: int = 25) -> Curve:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from rl_forecast.findings import Finding
 from rl_forecast.forecasting.methods import BinomialTail, ExponentialPivot, GumbelTail, NoTailError, ShapePrior
 from rl_forecast.forecasting.methods.base import FittedTail, Forecaster, without_certain_failures
-from rl_forecast.forecasting.methods.shape_prior import ShapePriorFit, default_tail_k
+from rl_forecast.forecasting.methods.shape_prior import default_tail_k
 from rl_forecast.scores import format_count, format_probability, log_p_from_psi
 from rl_forecast.summary import TailSummary
 
@@ -119,9 +120,12 @@ def diagnose(fc: Forecast) -> Diagnostics:
     """Numbers behind the warnings of a forecast; the largest deployment size decides."""
     summary, fitted = fc.summary, fc.fitted
     largest = max(fc.n_deploy)
+    shape, effect = None, np.nan
     # estimated scores are too coarse for a shape; their noise alone looks like a bend
-    shape = _shape(summary) if fitted is not None and not summary.count_table else None
-    effect = np.nan
+    if fitted is not None and not summary.count_table:
+        finite = without_certain_failures(summary)
+        with suppress(NoTailError):
+            shape = ShapePrior(default_tail_k(finite.count)).fit_finite(finite)
     if shape is not None:
         reach = max(float(np.log(largest * shape.tail_k / summary.count)), 0.0)
         effect = shape.shape_sd * reach**2 / 2.0  # d/dxi of (e^(xi L) - 1) / xi at xi = 0
@@ -139,17 +143,9 @@ def diagnose(fc: Forecast) -> Diagnostics:
     )
 
 
-def _shape(summary: TailSummary) -> ShapePriorFit | None:
-    finite = without_certain_failures(summary)
-    try:
-        return ShapePrior(default_tail_k(finite.count)).fit_finite(finite)
-    except NoTailError:
-        return None
-
-
 def forecast_warnings(fc: Forecast) -> tuple[Finding, ...]:
     """All warnings of a forecast: on the scores, the fit, the extrapolation, the target; the missed-mode note last."""
-    found = list(_about_scores(fc))
+    found = _about_scores(fc)
     if fc.fitted is None:
         sentence = (
             f"No forecast: {fc.reason}. Without one this much remains: one of n new queries is strictly worse than "

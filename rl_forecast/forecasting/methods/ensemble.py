@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -158,7 +158,8 @@ class TailEnsemble:
         if self.rate is not None and 1.0 - self.maximum_exceedance(self.threshold, n_deploy) >= level:
             cdf = order_statistic_log_cdf(self.top.size, self.rate[1], n_deploy)
             return float(np.interp(np.log(level), cdf[::-1], self.top[::-1], left=np.nan))
-        step = width = self._typical_scale
+        one, two = self.tails.psi_at(np.array([1.0, 2.0])).T
+        step = width = float(np.median(two - one))
         low = self.threshold if self.rate is not None else float(np.min(self.tails.psi_at(np.array([0.5]))))
         while 1.0 - self.maximum_exceedance(low, n_deploy) > level:
             low -= width
@@ -170,11 +171,6 @@ class TailEnsemble:
         return float(
             optimize.brentq(lambda t: 1.0 - level - self.maximum_exceedance(t, n_deploy), low, high, rtol=1e-12)
         )
-
-    @cached_property
-    def _typical_scale(self) -> float:
-        one, two = self.tails.psi_at(np.array([1.0, 2.0])).T
-        return float(np.median(two - one))
 
     def frequency_quantile(self, level: float, psi: float) -> float:
         """The ``level`` quantile of ``P(a new score exceeds psi)``, probability, for psi from the threshold on."""
