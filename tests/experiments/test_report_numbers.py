@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import norm
 
-from rl_forecast.experiments.metrics import METRICS
 from rl_forecast.experiments.report.numbers import interval_quality, summaries, warnings_of
 from rl_forecast.experiments.report.reading import Setting, Unit, sample_rows
 from rl_forecast.experiments.settings import Config, EvaluationConfig
 from rl_forecast.experiments.statistics import bootstrap_interval, estimate, interquartile_mean, sign_flip_p
-from rl_forecast.scores import log_p_from_psi, psi_from_p
+from rl_forecast.scores import log_p_from_psi
 
 
 def test_the_interquartile_mean_cuts_off_a_quarter_at_each_end() -> None:
@@ -56,8 +56,6 @@ def test_beyond_fourteen_pairs_random_patterns_come_close() -> None:
     difference = np.random.default_rng(0).normal(0.4, 1.0, 24)
     # The sum of random signs is close to normal.
     z = abs(difference.sum()) / np.sqrt((difference**2).sum())
-    from scipy.stats import norm
-
     assert sign_flip_p(difference) == pytest.approx(2 * norm.sf(z), abs=0.01)
 
 
@@ -67,66 +65,40 @@ def _unit(agent: str, seed: int, metrics: dict[str, Any], scores: pl.DataFrame |
     return Unit(agent, seed, metrics, pl.DataFrame() if scores is None else scores, Path("x"), config)
 
 
+def _scores(psi: np.ndarray) -> pl.DataFrame:
+    part = ["evaluation"] * 10_000 + ["deployment"] * 20_000
+    return pl.DataFrame({"part": part, "psi": psi, "log_p": log_p_from_psi(psi)})
+
+
 def test_coverage_on_an_exponential_tail_is_what_was_promised() -> None:
     rng = np.random.default_rng(3)
-    inside = []
-    for _ in range(8):
-        psi = rng.exponential(0.7, 200 * 50 + 1000 * 20) - 3
-        part = ["evaluation"] * 10_000 + ["deployment"] * 20_000
-        scores = pl.DataFrame({"part": part, "psi": psi, "log_p": log_p_from_psi(psi)})
-        quality = interval_quality(_unit("a", 0, {}, scores), "gumbel_tail")
-        assert quality is not None
-        inside.append(quality[0])
+    scores = [_scores(rng.exponential(0.7, 200 * 50 + 1000 * 20) - 3) for _ in range(8)]
+    inside = [interval_quality(_unit("a", 0, {}, one), "gumbel_tail")[0] for one in scores]
     # Pairs that share a set are not independent; over eight agents the mean is within a few points.
     assert np.mean(inside) == pytest.approx(0.90, abs=0.03)
+    assert interval_quality(_unit("a", 0, {}, _scores(np.full(30_000, -4.0))), "gumbel_tail") is None, "no tail"
 
 
-def test_scores_without_a_tail_have_no_coverage() -> None:
-    psi = np.full(30_000, -4.0)
-    scores = pl.DataFrame({"part": ["evaluation"] * 10_000 + ["deployment"] * 20_000, "psi": psi, "log_p": psi})
-    assert interval_quality(_unit("a", 0, {}, scores), "gumbel_tail") is None
-
-
-_SOUND = {
-    "abs_error_log_odds": 1.0,
-    "both_at_lower_clip_log_odds": 0.0,
-    "both_at_upper_clip_log_odds": 0.0,
-    "failed_fits": 0,
-    "realised_worst_psi": 0.0,
-    "success": 0.98,
-    "mean_risk": 1e-3,
-    "share_riskier_than_base": 0.0,
-}
+_SOUND = {"abs_error_log_odds": 1.0, "both_at_lower_clip_log_odds": 0.0, "success": 0.98, "mean_risk": 1e-3}
 
 
 def _setting(*units: Unit) -> Setting:
     return Setting("slip", "gridworld", units)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"success": 0.90}, "success 0.9000 against 0.9800"),
-        ({"realised_worst_psi": float(psi_from_p(1e-20))}, "about 1e-20"),
-        ({"share_riskier_than_base": 0.06}, "6.0% of all tasks"),
-        ({"failed_fits": 3}, "3 evaluation sets"),
-    ],
-)
-def test_each_degenerate_agent_is_named(change: dict[str, Any], words: str) -> None:
-    units = [_unit("base", seed, _SOUND) for seed in (0, 1)]
-    units += [_unit("ppo", seed, _SOUND | (change if seed == 1 else {})) for seed in (0, 1)]
+def test_a_warning_names_the_seeds_that_show_it() -> None:
+    units = [_unit("base", seed, _SOUND) for seed in (0, 1, 2)]
+    units += [_unit("ppo", seed, _SOUND | {"success": success}) for seed, success in enumerate((0.98, 0.95, 0.9))]
     (warned,) = warnings_of(_setting(*units))
-    assert words in warned.finding.sentence
-    assert (warned.agent, warned.seeds, warned.n_seeds) == ("ppo", (1,), 2)
+    assert warned.finding.values["lost"] == pytest.approx(0.08), "of the seed that shows it most"
+    assert (warned.agent, warned.seeds, warned.n_seeds) == ("ppo", (1, 2), 3)
 
 
 def test_a_metric_that_is_clipped_for_one_seed_is_not_averaged_over_the_others() -> None:
     clipped = _SOUND | {"both_at_lower_clip_log_odds": 0.7}
     units = [_unit("ppo", seed, clipped if seed == 2 else _SOUND) for seed in range(3)]
     error, *_ = summaries([_setting(*units)], "slip")
-    assert error.metric.name == "abs_error_log_odds"
-    assert error.estimate is None
-    assert error.n_undefined == 1
+    assert (error.metric.name, error.estimate, error.n_undefined) == ("abs_error_log_odds", None, 1)
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -143,10 +115,3 @@ def test_differences_are_paired_by_seed() -> None:
 def test_samples_survive_the_bars_in_them() -> None:
     text = "| p(forbidden) | prompt | greedy answer |\n|---:|---|---|\n| 0.96 | `a \\| b` | `c` |"
     assert sample_rows(text) == [("0.96", "a | b", "c")]
-
-
-def test_the_page_of_log_keys_says_what_the_list_of_metrics_says() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "log_keys.md").read_text(encoding="utf-8")
-    written = [line for line in page.splitlines() if line.startswith("| `final/")]
-    bar = "\\|"
-    assert written == [f"| `final/{m.name}` | {m.unit} | {m.meaning.replace('|', bar)} |" for m in METRICS.values()]

@@ -43,12 +43,13 @@ def test_a_task_is_printed_and_saved(
 
 def test_agents_in_a_task(smoke: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "task.png"
-    assert main(["show", "--agent", str(smoke[0]), "--task", "5", "--out", str(out)]) == 0
+    arguments = ["show", "--agent", str(smoke[0]), "--task", "5", "--out", str(out)]
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     for name in ("base", "PPO", "mean-risk penalty", "ForecastPPO"):
         assert f"{name}, P(failure)" in printed
     four = _picture(out)
-    assert main(["show", "--agent", str(smoke[0]), "--task", "5", "--name", "ppo", "--out", str(out)]) == 0
+    assert main([*arguments, "--name", "ppo"]) == 0
     assert _picture(out).shape[1] < four.shape[1]
 
 

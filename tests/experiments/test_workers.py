@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from rl_forecast.experiments.run_folder import RunFolder
@@ -19,36 +21,50 @@ from rl_forecast.experiments.sweep.config import SweepConfig
 from rl_forecast.experiments.sweep.workers import Failure, LocalWorkers, run_jobs
 from rl_forecast.sweep import main
 from tests.experiments.conftest import SWEEP
-from tests.experiments.jobs_that_fail import Trouble
 
 # Name of an environment variable by which the processes of a test are known.
 _MARK = "RL_FORECAST_TEST_MARK"
 
 
-@pytest.fixture
-def workers() -> Iterator[LocalWorkers]:
-    """Two processes."""
-    made = LocalWorkers(2)
-    yield made
-    made.close()
+@dataclass(frozen=True)
+class Trouble:
+    """A job that writes a file, then fails, or kills its process, or writes another with the content of its inputs."""
+
+    name: str
+    does: str = ""
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"out/{self.name}.txt"
+
+    def run(self, sweep: SweepConfig, folder: RunFolder) -> None:
+        read = "".join(path.read_text() for name in self.inputs for path in (folder.path / name).iterdir())
+        folder.write_text(f"out/{self.name}-half.txt", read)
+        if self.does == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.does == "raise":
+            raise ValueError(f"{self.name} went\nwrong")
+        time.sleep(0.3)
+        folder.write_text(self.key, read)
 
 
-def test_a_job_that_fails_or_kills_its_process_is_named_and_takes_no_other_with_it(
-    tmp_path: Path, workers: LocalWorkers
-) -> None:
+def test_a_job_that_fails_or_kills_its_process_is_named_and_takes_no_other_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     (folder / "given").mkdir(parents=True)
     (folder / "given" / "file.txt").write_text("given ")
     jobs = [
         Trouble("killer", does="kill"),
-        *(Trouble(f"good{i}", inputs=("given",), seconds=0.3) for i in range(3)),
+        *(Trouble(f"good{i}", inputs=("given",)) for i in range(3)),
         Trouble("bad", does="raise"),
         Trouble("waits", inputs=("out/nobody.txt",)),
     ]
     advanced: list[int] = []
+    workers = LocalWorkers(2)
     failures = run_jobs(jobs, SweepConfig(), RunFolder(folder), workers, lambda: advanced.append(1))
+    workers.close()
     assert len(advanced) == len(jobs)
-    assert sorted(failures, key=lambda failure: failure.key) == [
+    assert sorted(failures) == [
         Failure("out/bad.txt", "ValueError: bad went wrong"),
         Failure("out/killer.txt", "its worker died (killed, or out of memory)"),
         Failure("out/waits.txt", "it needs out/nobody.txt"),
@@ -72,29 +88,20 @@ class _Sweep:
         environment["RAY_worker_niceness"] = "0"
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "rl_forecast.sweep", *SWEEP, "--log-dir", str(log_dir), "--n-jobs", "2"]
-        command += ["--report", "false"]
-        self.process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+        command += ["--report", "false", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
 
     def processes(self) -> dict[int, str]:
         """Pid to command line of everything that carries the mark."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if f"{_MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
-                        command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                        found[int(entry.name)] = command
-                except OSError:  # it has ended, or is somebody else's
-                    continue
-        return found
+        found = psutil.process_iter(["cmdline", "environ"])
+        return {p.pid: " ".join(p.info["cmdline"]) for p in found if (p.info["environ"] or {}).get(_MARK) == self.mark}
 
     def until(self, ready: Callable[[], bool], what: str) -> None:
         """Wait for something that the sweep does."""
         deadline = time.monotonic() + 300
         while not ready():
-            assert self.process.poll() is None, f"ended before {what}: {self.process.stderr.read()}"  # type: ignore[union-attr]
+            assert self.process.poll() is None, f"ended before {what}: {self.process.stderr.read()}"
             assert time.monotonic() < deadline, f"waited too long for {what}"
             time.sleep(0.05)
 
@@ -148,10 +155,6 @@ def _same_results(one: Path, other: Path) -> None:
         assert pl.read_parquet(one / name).equals(pl.read_parquet(other / name)), name
 
 
-linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
-
-
-@linux
 def test_a_sweep_on_a_ray_cluster_survives_a_killed_worker_and_gives_the_same_results(
     sweep: Path, tmp_path: Path, start: Callable[..., _Sweep]
 ) -> None:
@@ -164,7 +167,6 @@ def test_a_sweep_on_a_ray_cluster_survives_a_killed_worker_and_gives_the_same_re
     assert running.left_behind() == {}
 
 
-@linux
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
@@ -181,7 +183,6 @@ def test_a_sweep_on_a_ray_cluster_can_be_stopped(
     assert stopped.left_behind() == {}
 
 
-@linux
 def test_a_stopped_sweep_leaves_no_process_and_is_resumed_as_is_one_with_a_killed_worker(
     sweep: Path, tmp_path: Path, start: Callable[..., _Sweep]
 ) -> None:
