@@ -26,10 +26,13 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["metrics.json"]
 
 
-def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
+def test_json_refuses_what_is_not_json_and_files_have_the_users_usual_mode(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         RunFolder(tmp_path).write_json("metrics.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
+    plain = tmp_path / "b.txt"
+    plain.write_text("x")
+    assert RunFolder(tmp_path).write_text("a.txt", "x").stat().st_mode == plain.stat().st_mode
 
 
 def test_a_taken_name_gets_a_counter(tmp_path: Path) -> None:
@@ -39,10 +42,3 @@ def test_a_taken_name_gets_a_counter(tmp_path: Path) -> None:
     assert RunFolder.open(str(tmp_path / "p-3")).path.name == "p-3"
     with pytest.raises(InputError, match="is not a run folder"):
         RunFolder.open(str(tmp_path))
-
-
-def test_files_are_readable_as_others_of_the_user_are(tmp_path: Path) -> None:
-    written = RunFolder(tmp_path).write_text("a.txt", "x")
-    plain = tmp_path / "b.txt"
-    plain.write_text("x")
-    assert written.stat().st_mode == plain.stat().st_mode

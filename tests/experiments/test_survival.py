@@ -31,8 +31,7 @@ def test_a_killed_run_of_ppo_and_forecast_ppo_goes_on_to_the_bit(gridworld: Kill
     trial = gridworld.trial(seed, trained=trained)
     assert not trial.faults
     assert trial.killed_at
-    if trained:
-        assert trial.steps_before > 0, "the run that went on is shorter than the whole"
+    assert trial.steps_before > 0 or not trained, "the run that went on is shorter than the whole"
 
 
 @pytest.mark.slow
