@@ -39,7 +39,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 #: A sweep in small: two base agents, three runs for the weights, two for the comparison.
-SWEEP = ("--preset", "rl-study-smoke", "--worlds", "[slip]", "--run.fine-tune.total-timesteps", "8192")
+SWEEP = ("--preset", "rl-study-smoke", "--worlds", "[slip]", "--run.fine-tune.total-timesteps", "16384")
 
 
 @pytest.fixture(scope="session")
