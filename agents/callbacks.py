@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.forecasting.methods import Forecaster
 
-__all__ = ["DegeneracyCallback", "ForecastEvalCallback", "TrainingStateCallback"]
-
 
 class ForecastEvalCallback(BaseCallback):
     """Logs how well the agent's failures can be forecast on validation tasks while it trains.

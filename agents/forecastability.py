@@ -6,23 +6,19 @@ import copy
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.risk import RiskGradient, RiskSource, make_source
 from agents.task_memory import RolloutRecord, TaskMemory, part_of
 from agents.update_log import UpdateLog
 from rl_forecast.loss.objectives import Objective, objective_of
 from rl_forecast.loss.settings import ForecastSettings
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-__all__ = ["Forecastability"]
 
 # Any constant, so that the partitions never share random numbers with anything else.
 _STREAM = 0xF0CA57

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from agents.risk import RiskSource
     from rl_forecast.loss.objectives import Objective
 
-__all__ = ["ForecastPPO"]
-
 SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 
 _RECOMMENDED = ForecastSettings()

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-__all__ = ["TaskOutcomes", "simulate_tasks"]
-
 # A sum of per-step probabilities can reach or pass 1; the score must stay finite.
 _P_MAX = 1 - 1e-6
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnvWrapper
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, TASK_ID, BatchedRiskEnv
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.vec_env import VecEnv
-
-__all__ = ["RolloutRecord", "TaskMemory", "VisitedStates", "fatal_source", "flat_observation", "part_of", "wrapped_env"]
 
 
 def flat_observation(observation: NDArray[np.float32] | dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 
     from agents.forecastability import Forecastability
 
-__all__ = [
-    "load_training_state",
-    "restore_training_state",
-    "save_training_state",
-    "training_state",
-]
-
 _FORMAT = 2
 # Key of what stands in JSON in place of a tensor.
 _TENSOR = "tensor"

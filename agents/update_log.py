@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from agents.risk import RiskGradient
     from agents.task_memory import TaskMemory
 
-__all__ = ["UpdateLog"]
-
 # Updates, or tasks played too rarely, without any effect, after which a warning says why.
 _PATIENCE, _MANY_TASKS = 10, 1000
 _COUNTERS = ("n_updates", "n_steps", "n_touched", "warned")

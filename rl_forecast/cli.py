@@ -12,8 +12,6 @@ from importlib import import_module
 
 from rl_forecast.errors import one_line, run_command, stop_output, unknown_name
 
-__all__ = ["COMMANDS", "main"]
-
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("rl_forecast.train", "train agents and check the forecasts of their failures"),
     "evaluate": ("rl_forecast.evaluate", "evaluate a finished run on held-out tasks"),

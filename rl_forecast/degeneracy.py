@@ -7,15 +7,11 @@ ones, the agent no longer does its task. Each leaves a sign in numbers that are 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from rl_forecast.findings import Finding
 from rl_forecast.scores import format_probability, log_p_from_psi, psi_from_p
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["find_degeneracy"]
 
 # Share of pairs of forecast and realised worst at the same end of the scale, which count as no error: a tenth of them
 # lowers a mean error by about a tenth, as much as a method usually gains.

@@ -7,13 +7,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-__all__ = ["InputError", "choose_name", "closest", "one_line", "reading", "run_command", "stop_output", "unknown_name"]
+from typing import NoReturn
 
 
 class InputError(Exception):

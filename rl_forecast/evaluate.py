@@ -10,8 +10,6 @@ from rl_forecast.experiments.command_line import RUNS, Parser, parse_fields, rea
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import EvaluationConfig
 
-__all__ = ["main"]
-
 _PROG = "python -m rl_forecast.evaluate"
 _DESCRIPTION = """Repeat the held-out evaluation of a finished run from its files, with other set sizes, another tail_k
 or another forecaster. Tasks that the run has scored are read; tasks beyond them are scored with the saved weights."""

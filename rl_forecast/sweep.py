@@ -8,8 +8,6 @@ from rl_forecast.errors import run_command
 from rl_forecast.experiments.command_line import parse_job
 from rl_forecast.experiments.sweep.config import SWEEPS, check_sweep
 
-__all__ = ["main"]
-
 _PROG = "python -m rl_forecast.sweep"
 _DESCRIPTION = """Train a base agent per world and seed, fine-tune it with every method, and compare them on held-out
 tasks. Each method's weight is chosen on validation tasks of other seeds, with the same budget and under the same

@@ -14,8 +14,6 @@ from rl_forecast.experiments.command_line import RUNS, parse_job, read_config, t
 from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import AnyConfig, LanguageConfig
 
-__all__ = ["main"]
-
 _PROG = "python -m rl_forecast.train"
 _RESUME = "--resume RUN_FOLDER resumes an interrupted run, to the same result."
 #: Job to first and last lines of its help.

@@ -13,8 +13,6 @@ from torch import distributed
 from agents.language_model.prompts import EncodedTask
 from agents.language_model.scorer import ContinuationScorer
 
-__all__ = ["added_gradient", "gathered", "shared_scores", "shares", "sum_over_processes"]
-
 T = TypeVar("T")
 
 

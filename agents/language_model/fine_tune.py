@@ -21,9 +21,6 @@ from agents.language_model.objective import ForecastObjective
 from agents.language_model.prompts import EncodedTask, Prompt, PromptTask
 from agents.language_model.scorer import ContinuationScorer
 
-__all__ = ["EncodedExamples", "FineTuneSettings", "FineTuner", "SupervisedExample"]
-__all__ += ["correct_answers", "encode_examples", "supervised_loss"]
-
 _IGNORED = -100
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["load_language_model", "model_fingerprint"]
-
 _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 

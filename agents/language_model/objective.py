@@ -21,8 +21,6 @@ from agents.language_model.scorer import ContinuationScorer, psi_from_model_log_
 from rl_forecast.loss.objectives import Objective
 from rl_forecast.scores import psi_from_p
 
-__all__ = ["ForecastObjective", "ObjectiveReport"]
-
 _PSI_1_PERCENT = float(psi_from_p(0.01))
 
 

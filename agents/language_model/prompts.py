@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EncodedTask", "Prompt", "PromptTask", "TaskEncoder", "read_prompts", "without_implied"]
-
 #: Plain text, or the messages of a chat, ``{"role": ..., "content": ...}``, as a chat template takes them.
 Prompt = str | Sequence[Mapping[str, Any]]
 

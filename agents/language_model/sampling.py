@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from agents.language_model.prompts import EncodedTask, without_implied
 from agents.language_model.scorer import ContinuationScorer
 
-__all__ = ["keyword_log_hazards", "keyword_log_p", "sample_outputs"]
-
 # Below exp(-30) a sum of hazards equals one minus the product of their complements to float64 rounding.
 _FIRST_ORDER = -30.0
 

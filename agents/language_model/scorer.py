@@ -18,8 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from agents.language_model.prompts import EncodedTask, PromptTask, TaskEncoder
 from rl_forecast.scores import psi_from_log_p
 
-__all__ = ["ContinuationScorer", "psi_from_model_log_p"]
-
 # A float32 softmax cannot tell p from 1 within a few of its roundings (6e-8 each): psi stops at -log(1e-6) = 13.8.
 _HIGHEST_LOG_P = -1e-6
 

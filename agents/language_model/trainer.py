@@ -12,8 +12,6 @@ from transformers.trainer_callback import ExportableState
 from agents.language_model.objective import ForecastObjective
 from agents.language_model.prompts import EncodedTask, PromptTask
 
-__all__ = ["ForecastTrainer"]
-
 Pool = Sequence[EncodedTask] | Sequence[PromptTask]
 
 

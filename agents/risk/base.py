@@ -17,17 +17,6 @@ if TYPE_CHECKING:
 
     from agents.task_memory import TaskMemory, VisitedStates
 
-__all__ = [
-    "POLICY_CONTEXT",
-    "RiskGradient",
-    "RiskSource",
-    "as_psi",
-    "log_action_probability",
-    "log_probability_of",
-    "psi_weight",
-    "tensors",
-]
-
 #: Columns, beside the observation, that a policy needs to be asked again.
 POLICY_CONTEXT = ("action_masks", "hidden", "cell", "episode_starts")
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from agents.task_memory import TaskMemory, VisitedStates
 
-__all__ = ["DirectGradient", "DirectRisk", "check_discrete", "step_risk"]
-
 
 def check_discrete(name: str, space: spaces.Space) -> None:  # type: ignore[type-arg]
     """Refuse actions that have no probability each.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from agents.task_memory import TaskMemory, VisitedStates
 
-__all__ = ["ExactRisk"]
-
 
 class ExactRisk(RiskSource):
     """Failure probability of the played tasks as the environment computes it for any policy.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from agents.task_memory import TaskMemory, VisitedStates
 
-__all__ = ["FailureRisk"]
-
 # Jeffreys' prior: half a failure and half a success. Without it a task that has not failed would be certain not to.
 _PRIOR = 0.5
 

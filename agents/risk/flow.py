@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from agents.task_memory import TaskMemory, VisitedStates
 
-__all__ = ["FlowRisk", "risk_to_come", "without_own"]
-
 
 class FlowRisk(DirectRisk):
     """As :class:`DirectRisk`, with the flow term: each played action is credited with the risk of the steps after it,

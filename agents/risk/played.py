@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from agents.task_memory import VisitedStates
 
-__all__ = ["PlayedSteps"]
-
 
 class PlayedSteps:
     """``sum_t ratio_t g_t`` per task, with ``ratio_t = pi(a_t | s_t) / pi_played(a_t | s_t)``.

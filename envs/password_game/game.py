@@ -17,8 +17,6 @@ from envs.hashing import below_probability, hash_draws, uniform
 from envs.password_game import grammar
 from envs.password_game.grammar import FACTS, NOUNS, REFUSAL, Level, Slot, Strength
 
-__all__ = ["Example", "PasswordGame", "Requests"]
-
 Ids = NDArray[np.int64]
 Draws = NDArray[np.uint64]
 Flags = NDArray[np.bool_]

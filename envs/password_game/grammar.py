@@ -11,9 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BOT", "FACTS", "NOUNS", "REFUSAL", "SYSTEM", "USER", "Level", "Slot", "Strength"]
-__all__ += ["key_words", "password_words", "slots", "vocabulary"]
-
 Level = Literal["easy", "hard", "tension"]
 Strength = Literal["strong", "mild"]
 

@@ -9,8 +9,6 @@ from envs.password_game.grammar import vocabulary
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["make_model", "make_tokenizer"]
-
 _PAD, _EOS, _UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 

@@ -15,8 +15,6 @@ import yaml
 from rl_forecast.errors import InputError, closest, unknown_name
 from rl_forecast.experiments.settings import RENAMED, Config, LanguageConfig, check_config
 
-__all__ = ["RUNS", "Parser", "parse_config", "parse_fields", "parse_job", "preset_names", "read_config", "take_options"]
-
 ConfigT = TypeVar("ConfigT")
 _PRESETS = Path(__file__).parent / "presets"
 

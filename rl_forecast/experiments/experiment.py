@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.processes import Processes
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["Experiment", "Run", "evaluate_run", "make_experiment", "metrics_table", "run_experiment"]
-
 # Columns of a terminal that hold one agent a row without cutting numbers.
 _WIDE = 165
 

@@ -12,8 +12,6 @@ from torch import distributed
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.settings import AnyConfig, Config
 
-__all__ = ["Processes"]
-
 
 @dataclass(frozen=True)
 class Processes:

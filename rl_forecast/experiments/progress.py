@@ -17,8 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Phase", "PhaseProgress"]
-
 
 @dataclass(frozen=True)
 class Phase:

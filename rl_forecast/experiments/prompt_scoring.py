@@ -29,8 +29,6 @@ from rl_forecast.errors import InputError
 from rl_forecast.experiments.progress import PhaseProgress
 from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["REGEX", "ScoringSettings", "Way", "score_prompts"]
-
 Way = Literal["specific", "keyword", "judge"]
 Judge = Callable[[PromptTask, str], bool]
 _COLUMNS: dict[Way, Any] = {

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.settings import RunConfig
 
-__all__ = ["RunFolder"]
-
 _RECORDED_PACKAGES: tuple[str, ...] = (
     "rl-forecast",
     "stable-baselines3",

@@ -12,21 +12,6 @@ from typing import Any, Literal, TypeVar
 from rl_forecast.errors import InputError
 from rl_forecast.loss.settings import ForecastSettings
 
-__all__ = [
-    "AGENTS",
-    "RENAMED",
-    "AnyConfig",
-    "BaseConfig",
-    "Config",
-    "EvaluationConfig",
-    "FineTuneConfig",
-    "LanguageConfig",
-    "LanguageEvaluationConfig",
-    "RunConfig",
-    "WorldConfig",
-    "check_config",
-]
-
 T = TypeVar("T")
 ForecasterName = Literal["gumbel_tail", "shape_prior", "exponential_pivot", "gpd", "log_normal"]
 AgentName = Literal[

@@ -6,15 +6,12 @@ resamples the seeds of every world separately are those of Agarwal et al. 2021 (
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 # Up to 14 pairs all sign patterns are tried; beyond, so many random ones. More would take seconds a cell.
 _PATTERNS = 20_000

@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = [
-    "GRIDWORLD_LAYOUT",
-    "LANGUAGE_LAYOUT",
-    "Layout",
-    "drawn",
-    "outcome_logger",
-    "record_outcome",
-    "record_sweep",
-    "training_logger",
-]
-
 #: Category to heading of a chart to the log key it shows.
 Layout = dict[str, dict[str, str]]
 

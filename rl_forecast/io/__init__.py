@@ -6,6 +6,7 @@ thousand. Errors are :class:`~rl_forecast.errors.InputError`: one line that name
 
 from __future__ import annotations
 
-from rl_forecast.io.read import ReadOptions, ReadResult, load_summary, read_groups, read_psi, save_summary
+from rl_forecast.io.read import ReadResult, load_summary, read_groups, read_psi, save_summary
+from rl_forecast.io.tables import ReadOptions
 
 __all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]

@@ -13,8 +13,6 @@ import polars as pl
 from rl_forecast.errors import InputError, choose_name
 from rl_forecast.io.tables import ReadOptions, psi_of_counts
 
-__all__ = ["count_verdicts", "log_records"]
-
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,

@@ -16,8 +16,6 @@ from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.io.counting import log_records
 from rl_forecast.io.tables import ReadOptions
 
-__all__ = ["read_inspect"]
-
 
 def read_inspect(path: str, options: ReadOptions) -> pl.DataFrame:
     """Records of all samples in a log, one for each epoch.

@@ -19,8 +19,6 @@ from rl_forecast.io.counting import log_records
 from rl_forecast.io.tables import ReadOptions
 from rl_forecast.scores import psi_from_log_p
 
-__all__ = ["is_sample", "read_lm_eval"]
-
 _NOT_METRICS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
 
 

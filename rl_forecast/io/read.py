@@ -39,8 +39,6 @@ from rl_forecast.io.lm_eval import is_sample, read_lm_eval
 from rl_forecast.io.tables import ReadOptions, read_table
 from rl_forecast.summary import SCHEMA, TailSummary
 
-__all__ = ["ReadOptions", "ReadResult", "load_summary", "read_groups", "read_psi", "save_summary"]
-
 _MOST_GROUPS = 1_000
 
 

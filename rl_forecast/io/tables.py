@@ -17,8 +17,6 @@ from rl_forecast.errors import InputError, choose_name, reading
 from rl_forecast.scores import psi_from_counts, psi_from_log_p, psi_from_p
 from rl_forecast.summary import TailSummary
 
-__all__ = ["ReadOptions", "psi_of_counts", "read_table"]
-
 Kind = Literal["p", "log_p", "psi"]
 
 _KIND_OF_COLUMN: dict[str, Kind] = dict.fromkeys(("p", "prob", "probability"), "p")

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.run_folder import RunFolder
 
-__all__ = ["KeepCheckpoint", "has_agent", "load_policy", "restore", "save_agent", "steps_of"]
-
 _FORMAT = 1
 _WEIGHTS, _DESCRIPTION, _EXPORT = "policy.safetensors", "agent.json", "agent.zip"
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.settings import BaseConfig, Config, FineTuneConfig
     from rl_forecast.loss.settings import ForecastSettings
 
-__all__ = ["make_base", "make_fine_tuned", "policy_kwargs"]
-
 # Weight of the anchor where it is all there is.
 _ANCHOR_COEF = 100.0
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.progress import Phase
     from rl_forecast.experiments.settings import Config
 
-__all__ = ["GridworldExperiment"]
-
 # Tasks on an agent's sheet of riskiest ones.
 _N_WORST = 9
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rl_forecast.experiments.settings import Config
 
-__all__ = ["check_trust", "import_agent"]
-
 
 def check_trust(path: Path, trusted: bool) -> None:
     """Refuse a zip that is none of SB3's, and any that the user has not said to trust; nothing of it is loaded.

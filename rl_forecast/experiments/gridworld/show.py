@@ -30,8 +30,6 @@ from rl_forecast.experiments.settings import Config
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["show_agents", "show_environment", "show_worst"]
-
 # Kinds of picture that matplotlib writes without more packages.
 _SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from envs.gridworld.world import GridWorld, TaskBatch
 
-__all__ = ["TaskPicture", "agent_picture", "task_picture", "task_sheet", "worst_tasks_sheet"]
-
 # Range of the colours of failure probabilities, log10.
 _LOG10_RANGE = (-8.0, 0.0)
 # Pixels of a tile.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from envs.gridworld.world import GridWorld
     from rl_forecast.experiments.settings import Config, WorldConfig
 
-__all__ = ["held_out_tasks", "make_world", "score_tasks"]
-
 # Tasks scored between two reports of progress.
 _CHUNK = 500
 

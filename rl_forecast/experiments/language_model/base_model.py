@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from envs.password_game.game import Example, PasswordGame
     from rl_forecast.experiments.settings import BaseModelConfig, LanguageConfig
 
-__all__ = ["accuracy", "cached_base"]
-
 # Raised whenever the game, the model or the training changes: cached models of another version are not used.
 _VERSION = 1
 # Validation tasks on which accuracy is measured.

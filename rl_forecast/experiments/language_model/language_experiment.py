@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.metrics import Kind
     from rl_forecast.experiments.settings import LanguageConfig
 
-__all__ = ["LanguageExperiment"]
-
 # log p is float32 near 0: a probability is at most 1 - 1e-6, as for psi.
 _HIGHEST_LOG_P = -1e-6
 # Prompts scored between two reports of progress.

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from rl_forecast.experiments.language_model.sources import PromptSource
     from rl_forecast.experiments.settings import LanguageConfig
 
-__all__ = ["make_fine_tuner", "method_weight"]
-
 _MEANS: dict[str, Callable[[float], Objective]]
 _MEANS = {"mean_log_p": mean_log_risk, "mean_p": mean_risk, "mean_score": mean_score}
 

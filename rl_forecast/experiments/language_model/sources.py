@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from envs.password_game.game import Requests
     from rl_forecast.experiments.settings import GameConfig, LanguageConfig, LanguageEvaluationConfig
 
-__all__ = ["FileSource", "HeldOut", "PromptSource", "fit_sets", "make_game", "make_source"]
-
 # Positions in a split's sequence, so that families of one split never share a task.
 _EVALUATION, _DEPLOYMENT, _LEGITIMATE, _CLEAR = 0, 2**26, 2**27, 2**28
 
