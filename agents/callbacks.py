@@ -5,24 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from agents.forecastability import Forecastability
 from agents.training_state import save_training_state
 from rl_forecast.degeneracy import find_degeneracy
 from rl_forecast.forecasting.evaluate_forecasts import evaluate_forecasts
+from rl_forecast.forecasting.methods import Forecaster
 from rl_forecast.scores import log_p_from_psi
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import BasePolicy
-
-    from rl_forecast.forecasting.methods import Forecaster
 
 
 class ForecastEvalCallback(BaseCallback):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from agents.forecastability import Forecastability
+from agents.risk import RiskSource
+from rl_forecast.loss.objectives import Objective
 from rl_forecast.loss.settings import ForecastSettings
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-
-    from agents.risk import RiskSource
-    from rl_forecast.loss.objectives import Objective
 
 SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 

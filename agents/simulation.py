@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.risk.base import log_action_probability
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.tasks import FAILURE, FATAL_PROBABILITY, TASK_ID
-
-if TYPE_CHECKING:
-    import gymnasium
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
 
 # A sum of per-step probabilities can reach or pass 1; the score must stay finite.
 _P_MAX = 1 - 1e-6

@@ -12,21 +12,18 @@ import os
 import warnings
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
+from agents.forecastability import Forecastability
 from rl_forecast.tasks import ResumableEnv
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-
-    from agents.forecastability import Forecastability
 
 _FORMAT = 2
 # Key of what stands in JSON in place of a tensor.

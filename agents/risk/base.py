@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.vec_env import VecEnv
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from agents.task_memory import TaskMemory, VisitedStates
+from agents.task_memory import TaskMemory, VisitedStates
 
 #: Columns, beside the observation, that a policy needs to be asked again.
 POLICY_CONTEXT = ("action_masks", "hidden", "cell", "episode_starts")

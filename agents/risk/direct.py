@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.risk.base import (
     POLICY_CONTEXT,
@@ -17,14 +18,7 @@ from agents.risk.base import (
     psi_weight,
     tensors,
 )
-from agents.task_memory import fatal_source
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from agents.task_memory import TaskMemory, VisitedStates
+from agents.task_memory import TaskMemory, VisitedStates, fatal_source
 
 
 def check_discrete(name: str, space: spaces.Space) -> None:  # type: ignore[type-arg]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import VecNormalize
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.risk.base import RiskGradient, RiskSource, log_action_probability
 from agents.risk.direct import check_discrete
-from agents.task_memory import wrapped_env
+from agents.task_memory import TaskMemory, VisitedStates, wrapped_env
 from rl_forecast.tasks import ExactRiskEnv
-
-if TYPE_CHECKING:
-    from gymnasium import spaces
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from agents.task_memory import TaskMemory, VisitedStates
 
 
 class ExactRisk(RiskSource):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.risk.base import RiskGradient, RiskSource, as_psi, psi_weight
 from agents.risk.played import PlayedSteps
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    from agents.task_memory import TaskMemory, VisitedStates
+from agents.task_memory import TaskMemory, VisitedStates
 
 # Jeffreys' prior: half a failure and half a success. Without it a task that has not failed would be certain not to.
 _PRIOR = 0.5

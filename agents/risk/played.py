@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.risk.base import log_probability_of, tensors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    from agents.task_memory import VisitedStates
+from agents.task_memory import VisitedStates
 
 
 class PlayedSteps:

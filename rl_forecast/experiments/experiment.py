@@ -10,7 +10,7 @@ import json
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import polars as pl
 import torch
@@ -25,18 +25,16 @@ from rl_forecast.experiments.metrics import (
     LEGEND,
     METRICS,
     HeldOutScores,
+    Kind,
     metrics_of,
     title_of,
     undefined_as_none,
 )
+from rl_forecast.experiments.processes import Processes
 from rl_forecast.experiments.progress import PhaseProgress
+from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import AnyConfig, LanguageConfig
 from rl_forecast.experiments.tensorboard import drawn, outcome_logger, record_outcome
-
-if TYPE_CHECKING:
-    from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.processes import Processes
-    from rl_forecast.experiments.run_folder import RunFolder
 
 # Columns of a terminal that hold one agent a row without cutting numbers.
 _WIDE = 165

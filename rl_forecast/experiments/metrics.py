@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from rl_forecast.experiments.settings import EvaluationConfig
 from rl_forecast.forecasting.evaluate_forecasts import HeldOutErrors, evaluate_forecasts
 from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.summary import TailSummary
-
-if TYPE_CHECKING:
-    from rl_forecast.experiments.settings import EvaluationConfig
 
 #: Which job: gridworlds or language models.
 Kind = Literal["gridworld", "language"]

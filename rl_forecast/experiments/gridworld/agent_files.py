@@ -5,25 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.callbacks import TrainingStateCallback
 from agents.training_state import restore_training_state, training_state
 from rl_forecast.errors import InputError
 from rl_forecast.experiments.gridworld.agents import policy_kwargs
+from rl_forecast.experiments.run_folder import RunFolder
 from rl_forecast.experiments.settings import BaseConfig
-
-if TYPE_CHECKING:
-    import torch
-    from stable_baselines3 import PPO
-
-    from rl_forecast.experiments.run_folder import RunFolder
 
 _FORMAT = 1
 _WEIGHTS, _DESCRIPTION, _EXPORT = "policy.safetensors", "agent.json", "agent.zip"

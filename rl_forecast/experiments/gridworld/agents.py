@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from agents.ppo import ForecastPPO
 from envs.gridworld.vec_env import GridVecEnv
+from envs.gridworld.world import GridWorld
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.settings import BaseConfig, Config, FineTuneConfig
 from rl_forecast.loss.objectives import Objective, anchor, cvar, risk_limit, top_risk
+from rl_forecast.loss.settings import ForecastSettings
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.settings import BaseConfig, Config, FineTuneConfig
-    from rl_forecast.loss.settings import ForecastSettings
 
 # Weight of the anchor where it is all there is.
 _ANCHOR_COEF = 100.0

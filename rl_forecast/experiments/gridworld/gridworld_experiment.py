@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
 from agents.callbacks import ForecastEvalCallback
+from rl_forecast.experiments.experiment import Run
 from rl_forecast.experiments.gridworld.agent_files import (
     KeepCheckpoint,
     has_agent,
@@ -21,23 +27,12 @@ from rl_forecast.experiments.gridworld.agent_files import (
 from rl_forecast.experiments.gridworld.agents import make_base, make_fine_tuned
 from rl_forecast.experiments.gridworld.task_pictures import worst_tasks_sheet
 from rl_forecast.experiments.gridworld.worlds import held_out_tasks, make_world, score_tasks
-from rl_forecast.experiments.metrics import title_of
+from rl_forecast.experiments.metrics import Kind, title_of
+from rl_forecast.experiments.progress import Phase
+from rl_forecast.experiments.settings import Config
 from rl_forecast.experiments.tensorboard import GRIDWORLD_LAYOUT, drawn, training_logger
 from rl_forecast.forecasting.methods import make_forecaster
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-
-    from rl_forecast.experiments.experiment import Run
-    from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.progress import Phase
-    from rl_forecast.experiments.settings import Config
 
 # Tasks on an agent's sheet of riskiest ones.
 _N_WORST = 9

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.risk.base import log_action_probability
 from envs.gridworld.exact_risk import exact_risk
 from envs.gridworld.families import FAMILIES
+from envs.gridworld.world import GridWorld
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.settings import Config, WorldConfig
 from rl_forecast.scores import psi_from_log_p
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-    from envs.gridworld.world import GridWorld
-    from rl_forecast.experiments.settings import Config, WorldConfig
 
 # Tasks scored between two reports of progress.
 _CHUNK = 500

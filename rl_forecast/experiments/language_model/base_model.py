@@ -5,25 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from agents.language_model.fine_tune import correct_answers, encode_examples, supervised_loss
 from agents.language_model.scorer import ContinuationScorer
+from envs.password_game.game import Example, PasswordGame
 from envs.password_game.model import make_model, make_tokenizer
 from rl_forecast.errors import InputError, one_line
 from rl_forecast.experiments.language_model.sources import make_game
 from rl_forecast.experiments.run_folder import RunFolder
+from rl_forecast.experiments.settings import BaseModelConfig, LanguageConfig
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from envs.password_game.game import Example, PasswordGame
-    from rl_forecast.experiments.settings import BaseModelConfig, LanguageConfig
 
 # Raised whenever the game, the model or the training changes: cached models of another version are not used.
 _VERSION = 1

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,25 +17,19 @@ import transformers
 from stable_baselines3.common.logger import Logger
 
 from agents.language_model.distributed import shared_scores
+from agents.language_model.fine_tune import FineTuner
 from agents.language_model.loading import load_language_model
 from agents.language_model.prompts import PromptTask
 from agents.language_model.scorer import ContinuationScorer
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.experiment import Run
 from rl_forecast.experiments.language_model.base_model import accuracy, cached_base
 from rl_forecast.experiments.language_model.methods import make_fine_tuner, method_weight
-from rl_forecast.experiments.language_model.sources import fit_sets, make_source
-from rl_forecast.experiments.metrics import title_of
+from rl_forecast.experiments.language_model.sources import HeldOut, fit_sets, make_source
+from rl_forecast.experiments.metrics import Kind, title_of
+from rl_forecast.experiments.settings import LanguageConfig
 from rl_forecast.experiments.tensorboard import LANGUAGE_LAYOUT, training_logger
 from rl_forecast.scores import psi_from_log_p
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from agents.language_model.fine_tune import FineTuner
-    from rl_forecast.experiments.experiment import Run
-    from rl_forecast.experiments.language_model.sources import HeldOut
-    from rl_forecast.experiments.metrics import Kind
-    from rl_forecast.experiments.settings import LanguageConfig
 
 # log p is float32 near 0: a probability is at most 1 - 1e-6, as for psi.
 _HIGHEST_LOG_P = -1e-6

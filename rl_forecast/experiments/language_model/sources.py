@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from agents.language_model.prompts import PromptTask, read_prompts
-from envs.password_game.game import Example, PasswordGame
+from envs.password_game.game import Example, PasswordGame, Requests
 from rl_forecast.errors import InputError
+from rl_forecast.experiments.settings import GameConfig, LanguageConfig, LanguageEvaluationConfig
 from rl_forecast.tasks import SPLITS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
-    from envs.password_game.game import Requests
-    from rl_forecast.experiments.settings import GameConfig, LanguageConfig, LanguageEvaluationConfig
 
 # Positions in a split's sequence, so that families of one split never share a task.
 _EVALUATION, _DEPLOYMENT, _LEGITIMATE, _CLEAR = 0, 2**26, 2**27, 2**28
