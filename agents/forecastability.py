@@ -92,8 +92,6 @@ class Forecastability(BaseCallback):
         self.settings = replace(self.settings, anchor_coef=0.0)
         self.objective = None if self.objective is None else self.objective.split_anchor()[0]
 
-    # -- once per call of learn -----------------------------------------------------------------------------------
-
     def check(self, model: Any) -> None:
         """Refuse an algorithm, action space or combination of settings that cannot work.
 
@@ -134,8 +132,6 @@ class Forecastability(BaseCallback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-
-    # -- once per rollout -----------------------------------------------------------------------------------------
 
     def _on_rollout_start(self) -> None:
         self._close_update()
@@ -181,8 +177,6 @@ class Forecastability(BaseCallback):
             gradient = self.source.score_gradient(policy, self.memory, weight)
             self.gradient = gradient if gradient.n_rows else None
 
-    # -- at every optimiser step ----------------------------------------------------------------------------------
-
     def _add_gradient(self) -> None:
         self.update.n_steps += 1
         if self.gradient is None or self.update.n_steps % self.settings.interval:
@@ -210,8 +204,6 @@ class Forecastability(BaseCallback):
         """Log the latest update beside the algorithm's own values of it: both stand in the logger's next dump."""
         self.update.close(self.logger, self.gradient, self.model.policy, self.memory)  # type: ignore[arg-type]
         self.gradient = None
-
-    # -- state of a run -------------------------------------------------------------------------------------------
 
     @property
     def _parts(self) -> dict[str, Any]:

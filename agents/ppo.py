@@ -106,8 +106,6 @@ class ForecastPPO(PPO):
             kwargs = {"tb_log_name": type(self).__name__} | kwargs
         return super().learn(total_timesteps, callback, *args, **kwargs)
 
-    # -- saving ---------------------------------------------------------------------------------------------------
-
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As PPO's."""
         if self.forecastability is not None:  # which leaves out the anchor of an untrained policy

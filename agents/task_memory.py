@@ -334,8 +334,6 @@ class TaskMemory:
         self.scored = rows if self.scored is None else self.scored.at(old_position) + rows
         self.new = new.at(new_position)
 
-    # -- state of a run -------------------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, NDArray[Any]]:
         pairs = [(task, *pair) for task, pairs in self._ended.items() for pair in pairs]
         state: dict[str, NDArray[Any]] = {

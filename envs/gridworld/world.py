@@ -89,8 +89,6 @@ class GridWorld:
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1, it is {self.horizon}")
 
-    # -- what a family may change --------------------------------------------------------------------------------
-
     @property
     def shown_severity(self) -> float:
         """How much of the recoloured hazard's type the agent sees, see :meth:`EgocentricObservation.build`."""
@@ -117,8 +115,6 @@ class GridWorld:
 
     def _goal_reward(self, rare: NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.ones(len(rare))
-
-    # -- what they all do ----------------------------------------------------------------------------------------
 
     @cached_property
     def rules(self) -> GridRules:

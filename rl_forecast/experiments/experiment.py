@@ -191,9 +191,6 @@ def _metrics(
     }
 
 
-# -- a finished run ---------------------------------------------------------------------------------------------------
-
-
 def evaluate_run(
     config: AnyConfig, evaluation: Any, folder: RunFolder, processes: Processes
 ) -> dict[str, dict[str, Any]]:
@@ -252,9 +249,6 @@ def _scores(experiment: Experiment, name: str, known: pl.DataFrame, progress: Ph
         known = pl.concat([known, new.with_columns(pl.lit(name).alias("agent")).select(known.columns)])
     keys = tasks.select("part", "task_id")
     return keys.join(known, on=["part", "task_id"], how="left", maintain_order="left").select(known.columns)
-
-
-# -- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _print(console: Console, experiment: Experiment, metrics: dict[str, dict[str, Any]]) -> None:

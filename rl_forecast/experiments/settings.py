@@ -101,9 +101,6 @@ class EvaluationConfig:
     second_forecaster: ForecasterName = "exponential_pivot"
 
 
-# -- gridworlds -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class WorldConfig:
     """The world and its training pool. A setting that is not given is the family's own.
@@ -228,9 +225,6 @@ class Config(RunConfig):
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-
-# -- language models --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,6 @@ def _read(folder: RunFolder, name: str) -> tuple[dict[str, Any], dict[str, torch
         raise InputError(f"agent {name!r}: {home / _WEIGHTS} holds no weights: {error}") from error
 
 
-# -- agents in training -----------------------------------------------------------------------------------------------
-
-
 class KeepCheckpoint(TrainingStateCallback):
     """Keeps the checkpoint of an agent in its run folder.
 

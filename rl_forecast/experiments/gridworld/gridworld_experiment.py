@@ -54,8 +54,6 @@ class GridworldExperiment:
         """The base agent, which the others start from."""
         return load_policy(self.folder, "base", self.config.base).to(self.device)
 
-    # -- training -----------------------------------------------------------------------------------------------------
-
     def train(self, name: str) -> ActorCriticPolicy:
         """Train an agent, unless that has been done."""
         if has_agent(self.folder, name):
@@ -147,8 +145,6 @@ class GridworldExperiment:
         psi = score_tasks(self.world, policy, self._validation_tasks())["psi"].to_numpy()  # type: ignore[arg-type]
         n_evaluation = v.n_eval * v.n_eval_sets
         return psi[:n_evaluation].reshape(v.n_eval_sets, -1), psi[None, n_evaluation:]
-
-    # -- scores -------------------------------------------------------------------------------------------------------
 
     def tasks(self) -> pl.DataFrame:
         """Columns ``part`` and ``task_id``."""

@@ -50,8 +50,6 @@ class LanguageExperiment:
         self.source = make_source(config)
         self.config: Any = replace(config, evaluation=fit_sets(self.source, config.evaluation, run.progress.say))
 
-    # -- models -------------------------------------------------------------------------------------------------------
-
     @cached_property
     def base(self) -> ContinuationScorer:
         """The base model, trained now if it is the game's own and not cached; never changed."""
@@ -104,8 +102,6 @@ class LanguageExperiment:
                 if every and tuner.step % every == 0 and self.processes.is_main:
                     self.folder.write_checkpoint(name, *tuner.state())
         logger.close()
-
-    # -- scores -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _held_out(self) -> HeldOut:
