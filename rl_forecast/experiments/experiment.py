@@ -276,8 +276,9 @@ def metrics_table(metrics: dict[str, dict[str, Any]], title: str, kind: Kind, ta
     :param kind: which job
     :param tall: one row per metric instead of one row per agent, for narrow terminals
     """
-    table = Table(title=title, title_justify="left", caption=LEGEND, caption_justify="left", header_style="bold")
     shown = [METRICS[name] for name in KINDS[kind].table]
+    legend = "; ".join(text for word, text in LEGEND.items() if any(word in metric.heading for metric in shown))
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left", header_style="bold")
     if tall:
         table.add_column("")
         for agent in metrics:

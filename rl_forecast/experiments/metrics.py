@@ -222,14 +222,16 @@ KINDS: dict[Kind, KindOfJob] = {
     ),
 }
 
-#: Explains the headings of the printed tables.
-LEGEND = (
-    "error = forecast - realised worst, over all pairs of an evaluation and a deployment set; p is clipped to [1e-6, "
-    "0.999] in log-odds and at 1e-6 in log10 p ('-' where most pairs are at the same clip); under: share of pairs with "
-    "error < 0; other forecaster: error in log-odds of one that no agent was trained on; sigma: tail scale, psi; "
-    "riskier: share of tasks whose psi is more than 0.1 above the base agent's; KL: from the right probability q (the "
-    "base model's where q is unknown), nats"
-)
+#: Word of the printed tables' headings to what it means.
+LEGEND = {
+    "|error|": "error = forecast - realised worst, over all pairs of an evaluation and a deployment set; p is clipped "
+    "to [1e-6, 0.999] in log-odds and at 1e-6 in log10 p ('-' where most pairs are at the same clip)",
+    "under": "under: share of pairs with error < 0",
+    "other forecaster": "other forecaster: error in log-odds of one that no agent was trained on",
+    "sigma": "sigma: tail scale, psi",
+    "riskier": "riskier: share of tasks whose psi is more than 0.1 above the base agent's",
+    "KL": "KL: from the right probability q (the base model's where q is unknown), nats",
+}
 
 
 def metrics_of(
