@@ -73,7 +73,8 @@ class Forecastability(BaseCallback):
             self.set_anchor(anchor)
         self._rng: np.random.Generator | None = None
         self._hook: Any = None
-        self._n_timesteps = -1
+        # Where the run stood after the latest rollout and its update: only there do episodes under way continue.
+        self._n_timesteps = self._n_updates = -1
 
     def set_anchor(self, policy: ActorCriticPolicy) -> None:
         """Copy a policy as the anchor."""
@@ -119,12 +120,14 @@ class Forecastability(BaseCallback):
             else:
                 logging.getLogger(__name__).warning("an untrained policy is no anchor: training without one")
                 self._leave_out_anchor()
-        continues = model.num_timesteps == self._n_timesteps
+        # Steps alone do not tell: a learn without this callback may have counted them from 0 again.
+        continues = (model.num_timesteps, model._n_updates) == (self._n_timesteps, self._n_updates)
         self.memory.resume_episodes(model._last_episode_starts.astype(bool), continues)
         self.record.begin(self.training_env, continues and not model._last_episode_starts.all())
         self._hook = model.policy.optimizer.register_step_pre_hook(lambda *_: self._add_gradient())
 
     def _on_training_end(self) -> None:
+        self._n_updates = self.model._n_updates
         self._close_update()
         self._remove_hook()
 
@@ -214,7 +217,8 @@ class Forecastability(BaseCallback):
         parts = self._parts | ({} if self.anchor is None else {"anchor": self.anchor})
         state = {f"{part}.{name}": value for part, of in parts.items() for name, value in of.state_dict().items()}
         rng = None if self._rng is None else self._rng.bit_generator.state
-        return state | {"n_timesteps": self._n_timesteps, "rng": rng}
+        n_updates = self._n_updates if self._hook is None else self.model._n_updates
+        return state | {"n_timesteps": self._n_timesteps, "n_updates": n_updates, "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any], policy: ActorCriticPolicy) -> None:
         """Take over what :meth:`state_dict` gave; ``policy`` is one of the anchor's architecture.
@@ -232,7 +236,7 @@ class Forecastability(BaseCallback):
             self._leave_out_anchor()
         for name, part in self._parts.items():
             part.load_state_dict(part_of(state, name))
-        self._n_timesteps = state["n_timesteps"]
+        self._n_timesteps, self._n_updates = state["n_timesteps"], state["n_updates"]
         if state["rng"] is not None:
             self._rng = np.random.default_rng()
             self._rng.bit_generator.state = state["rng"]
