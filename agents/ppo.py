@@ -75,6 +75,8 @@ class ForecastPPO(PPO):
         # Here rather than in __init__: ``load`` writes what it is given as attributes and then calls this. Two of them
         # are used up: the callback has the anchor, and the settings the weight.
         anchor, coef = self.__dict__.pop("anchor"), self.__dict__.pop("forecast_coef")
+        if coef and self.settings is None:
+            raise ValueError(f"forecast_coef={coef:g} has no settings to go into: give settings=ForecastSettings()")
         if coef is not None and self.settings is not None:
             is_plain = coef == 0 and self.settings is _RECOMMENDED and self.objective is None
             self.settings = None if is_plain else replace(self.settings, coef=coef)
