@@ -1,4 +1,4 @@
-"""A small environment of one's own that follows the risk contract through infos, for the agents' tests."""
+"""A small environment that follows the risk contract through infos, for the agents' tests."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import ForecastPPO
-from agents.task_memory import TaskMemory
-
-
-def memory_of(model: ForecastPPO) -> TaskMemory:
-    """What an agent remembers of its tasks."""
-    assert model.forecastability is not None
-    return model.forecastability.memory
-
 
 class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Cross a bridge of ``length`` planks; action 1 runs two at once, but falls with the task's slipperiness.
@@ -24,11 +15,10 @@ class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
     A task is an integer; its slipperiness is a fixed function of it. ``fatal_probability`` is a true float here.
     """
 
-    def __init__(self, length: int = 6, n_tasks: int = 500, repeats: int = 1, with_contract: bool = True) -> None:
-        self.length, self.n_tasks, self.repeats, self.with_contract = length, n_tasks, repeats, with_contract
+    def __init__(self, length: int = 6, n_tasks: int = 500, with_contract: bool = True) -> None:
+        self.length, self.n_tasks, self.with_contract = length, n_tasks, with_contract
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, shape=(2,), dtype=np.float32)
         self.action_space = gymnasium.spaces.Discrete(2)
-        self._played = 0
         self.task_id = 0
 
     @staticmethod
@@ -39,11 +29,8 @@ class Bridge(gymnasium.Env[NDArray[np.float32], np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
-        if options and "task_id" in options:
-            self.task_id = options["task_id"]
-        elif self._played % self.repeats == 0:
-            self.task_id = int(self.np_random.integers(self.n_tasks))
-        self._played += 1
+        chosen = (options or {}).get("task_id")
+        self.task_id = int(self.np_random.integers(self.n_tasks)) if chosen is None else chosen
         self.position = 0
         self._risk = 0.0
         return self._observe(), self._info()

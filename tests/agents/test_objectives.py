@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -70,14 +71,13 @@ def test_tasks_without_any_risk_have_no_gradient(objective: Objective) -> None:
 
 
 def test_a_sum_is_the_weighted_sum_of_its_parts() -> None:
-    psi = _scores()
-    base = psi - 0.3
+    psi, base = _scores(), _scores() - 0.3
     parts = [forecast_loss(0.5, LOSS), cvar(2.0, 0.05), anchor(3.0)]
     value, gradient, logs = _evaluate(parts[0] + parts[1] + parts[2], psi, base)
     alone = [_evaluate(part, psi, base) for part in parts]
     assert value == pytest.approx(sum(v for v, _, _ in alone), rel=1e-12)
     torch.testing.assert_close(gradient, sum(g for _, g, _ in alone))
-    leaf = psi.detach().clone().requires_grad_()
+    leaf = psi.clone().requires_grad_()
     (weight,) = torch.autograd.grad(LOSS(leaf, np.random.default_rng(1)).loss, leaf)
     torch.testing.assert_close(alone[0][1], 0.5 * weight)
     assert alone[2][0] == pytest.approx(3.0 * float(one_sided_anchor(psi, base)))
@@ -85,6 +85,9 @@ def test_a_sum_is_the_weighted_sum_of_its_parts() -> None:
     assert {"forecast_loss", "cvar", "anchor_loss"} <= set(logs)
     without, only = (parts[1] + parts[2]).split_anchor()
     assert (without.needs_anchor, only.needs_anchor) == (False, True)
+    # Few tasks shrink the partitions, too few give nothing.
+    assert _evaluate(parts[0], psi[:100])
+    assert parts[0](psi[:30], None, np.random.default_rng(0)) is None
     with pytest.raises(ValueError, match="no scores of it were given"):
         anchor(1.0)(psi, None, np.random.default_rng(0))
 
@@ -99,12 +102,6 @@ def test_the_settings_name_the_parts() -> None:
     assert not paper.needs_anchor
     assert _evaluate(paper, psi)[0] == _evaluate(forecast_loss(1.0, ForecastabilityLoss(**sizes)), psi)[0]
     assert not objective_of(ForecastSettings(coef=0.0, mean_risk_coef=0.0, anchor_coef=0.0))
-
-
-def test_few_tasks_shrink_the_partitions_and_too_few_give_nothing() -> None:
-    objective = forecast_loss(1.0, LOSS)
-    assert objective(_scores(100), None, np.random.default_rng(0)) is not None
-    assert objective(_scores(30), None, np.random.default_rng(0)) is None
 
 
 def test_saturated_and_floored_partitions_are_counted() -> None:
@@ -136,44 +133,34 @@ def test_the_multiplier_rises_above_the_limit_and_falls_below_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("made", "arguments", "message"),
     [
-        (lambda: risk_limit(0.0), "risk_limit must lie in"),
-        (lambda: risk_limit(0.1, multiplier=-1.0), "multiplier must be finite and not negative"),
-        (lambda: cvar(1.0, 0.0), "fraction must lie in"),
-        (lambda: top_score(1.0, 0), "n_top must be at least 1"),
-        (lambda: mean_risk(-1.0), "must be finite and not negative"),
-        (lambda: mean_risk(float("nan")), "must be finite and not negative"),
+        (risk_limit, {"limit": 0.0}, "risk_limit must lie in"),
+        (risk_limit, {"limit": 0.1, "multiplier": -1.0}, "multiplier must be finite and not negative"),
+        (cvar, {"coef": 1.0, "fraction": 0.0}, "fraction must lie in"),
+        (top_score, {"coef": 1.0, "n_top": 0}, "n_top must be at least 1"),
+        (mean_risk, {"coef": -1.0}, "must be finite and not negative"),
+        (mean_risk, {"coef": math.nan}, "must be finite and not negative"),
+        (ForecastSettings, {"coef": math.nan}, "coef must be a finite number"),
+        (ForecastSettings, {"mean_risk_coef": math.inf}, "mean_risk_coef must be a finite number"),
+        (ForecastSettings, {"anchor_coef": -1.0}, "anchor_coef must not be negative"),
+        (ForecastSettings, {"max_grad_norm": math.nan}, "max_grad_norm must be a finite number"),
+        (ForecastSettings, {"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
+        (ForecastSettings, {"max_grad_ratio": 0.0}, "max_grad_ratio must be positive"),
+        (ForecastSettings, {"psi_cap": math.inf}, "psi_cap must be a finite number"),
+        (ForecastSettings, {"interval": 2.5}, "interval must be an integer of at least 1, it is 2.5"),
+        (ForecastSettings, {"interval": 0}, "interval must be an integer of at least 1"),
+        (ForecastSettings, {"tail_k": 10.0}, "tail_k must be an integer of at least 2"),
+        (ForecastSettings, {"tail_k": 1}, "tail_k must be an integer of at least 2"),
+        (ForecastSettings, {"episodes_per_task": True}, "episodes_per_task must be an integer"),
+        (ForecastSettings, {"n_partitions": "many"}, "n_partitions must be an integer"),
+        (ForecastSettings, {"error_space": "log10"}, "unknown error_space 'log10': did you mean 'log10_p'"),
+        (ForecastSettings, {"gradient": "stop_forecast"}, "unknown gradient 'stop_forecast'"),
+        (ForecastSettings, {"penalty": "hubert"}, "unknown penalty 'hubert': did you mean 'huber'"),
+        (ForecastSettings, {"risk": "direkt"}, "unknown risk 'direkt': did you mean 'direct'"),
     ],
 )
-def test_values_out_of_range_are_refused(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"coef": float("nan")}, "coef must be a finite number"),
-        ({"mean_risk_coef": float("inf")}, "mean_risk_coef must be a finite number"),
-        ({"anchor_coef": -1.0}, "anchor_coef must not be negative"),
-        ({"max_grad_norm": float("nan")}, "max_grad_norm must be a finite number"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
-        ({"max_grad_ratio": 0.0}, "max_grad_ratio must be positive"),
-        ({"psi_cap": float("inf")}, "psi_cap must be a finite number"),
-        ({"interval": 2.5}, "interval must be an integer of at least 1, it is 2.5"),
-        ({"interval": 0}, "interval must be an integer of at least 1"),
-        ({"tail_k": 10.0}, "tail_k must be an integer of at least 2"),
-        ({"tail_k": 1}, "tail_k must be an integer of at least 2"),
-        ({"episodes_per_task": True}, "episodes_per_task must be an integer"),
-        ({"n_partitions": "many"}, "n_partitions must be an integer"),
-        ({"error_space": "log10"}, "unknown error_space 'log10': did you mean 'log10_p'"),
-        ({"gradient": "stop_forecast"}, "unknown gradient 'stop_forecast'"),
-        ({"penalty": "hubert"}, "unknown penalty 'hubert': did you mean 'huber'"),
-        ({"risk": "direkt"}, "unknown risk 'direkt': did you mean 'direct'"),
-    ],
-)
-def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_right_is_refused_in_one_line(made: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        ForecastSettings(**settings)
+        made(**arguments)
     assert "\n" not in str(error.value)
