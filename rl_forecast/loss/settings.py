@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from rl_forecast.error_spaces import ERROR_SPACES, ErrorSpace
@@ -84,13 +85,13 @@ class ForecastSettings:
             least["n_partitions"] = 1
         for name, low in least.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise ValueError(f"{name} must be an integer of at least {low}, it is {value!r}")
         for name in ("coef", "mean_risk_coef", "anchor_coef", "max_grad_norm", "max_grad_ratio", "psi_cap"):
             value = getattr(self, name)
             if value is None and name in ("max_grad_ratio", "psi_cap"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, it is {value!r}")
             if value < 0 and name != "psi_cap":
                 raise ValueError(f"{name} must not be negative, it is {value:g}")
