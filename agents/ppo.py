@@ -63,6 +63,8 @@ class ForecastPPO(PPO):
         forecast_coef: float | None = None,
         **kwargs: Any,
     ) -> None:
+        if settings is None and any(given is not None for given in (objective, risk, anchor)):
+            raise ValueError("settings=None is plain PPO, which takes no objective, risk or anchor: leave them out")
         self.settings = settings
         self.objective = objective
         self.risk = risk

@@ -394,6 +394,8 @@ def test_weight_anchor_and_objective_can_be_given(plain: PPO, tmp_path: Path) ->
     assert ForecastPPO.load(tmp_path / "ppo.zip", env=grid(), forecast_coef=0.0).forecastability is None
     with pytest.raises(ValueError, match=r"forecast_coef=0\.5 has no settings"):
         ForecastPPO("MlpPolicy", bridges(1), **SMALL, settings=None, forecast_coef=0.5)
+    with pytest.raises(ValueError, match="settings=None is plain PPO, which takes no objective"):
+        ForecastPPO("MlpPolicy", bridges(1), **SMALL, settings=None, anchor=plain.policy)
     objective = cvar(1.0, 0.05) + anchor(10.0)
     ForecastPPO.load(tmp_path / "ppo.zip", env=grid(), objective=objective).save(tmp_path / "cvar.zip")
     again = callback_of(ForecastPPO.load(tmp_path / "cvar.zip", env=grid())).objective
